@@ -1,0 +1,214 @@
+import copy
+
+import pytest
+import torch
+from tiny import pair_row, picture, tiny_llava, written_out
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from trl_modality import PairedCollator, PairError, View
+from trl_modality.collator import labels_of, select_views
+
+
+PLAIN = {
+    "id": "plain",
+    "images": [picture(50)],
+    "prompt": [{"role": "user", "content": "What is it?"}],
+    "completion": [{"role": "assistant", "content": "noise"}],
+}
+TEXT_ONLY = {
+    "id": "text",
+    "images": [],
+    "prompt": [{"role": "user", "content": "1 + 1?"}],
+    "completion": [{"role": "assistant", "content": "2"}],
+}
+DOCUMENT = {
+    "id": "doc",
+    "images": [picture(51)],
+    "messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Ah."}],
+}
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_llava()[1]
+
+
+def rows_of(batch, view):
+    span = batch["view_layout"].spans()[view]
+    return {key: batch[key][span] for key in ("input_ids", "attention_mask", "labels")}
+
+
+def unpadded(batch, row):
+    keep = batch["attention_mask"][row].bool()
+    return batch["input_ids"][row][keep], batch["labels"][row][keep]
+
+
+def test_views_are_what_the_host_collates(processor):
+    pairs = [pair_row(i) for i in range(5)]
+    batch = PairedCollator(processor)(copy.deepcopy(pairs))
+    host = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)(written_out(pairs))
+    for view, first in ((View.TEXT_RICH, 0), (View.VISION_CENTRIC, 1)):
+        rows = rows_of(batch, view)
+        for i in range(5):
+            for ours, theirs in zip(unpadded(rows, i), unpadded(host, 2 * i + first), strict=True):
+                assert torch.equal(ours, theirs)
+    assert torch.equal(batch["pixel_values"][:5], host["pixel_values"][::2])
+    assert torch.equal(batch["pixel_values"][5:], host["pixel_values"][1::2])
+
+
+def test_completions_are_aligned(processor):
+    batch = PairedCollator(processor)([pair_row(i) for i in range(6)])
+    text, vision = rows_of(batch, View.TEXT_RICH), rows_of(batch, View.VISION_CENTRIC)
+    assert torch.equal(text["labels"][text["labels"] != -100], vision["labels"][vision["labels"] != -100])
+    assert (text["labels"] != -100).sum() > 6
+
+
+def test_mixed_batch_keeps_every_row(processor):
+    rows = [TEXT_ONLY, pair_row(0), DOCUMENT, PLAIN, pair_row(1)]
+    batch = PairedCollator(processor)(copy.deepcopy(rows))
+    layout = batch["view_layout"]
+    assert layout.rows == {View.TEXT_RICH: 2, View.VISION_CENTRIC: 2, View.PLAIN: 3}
+    assert layout.examples == {View.TEXT_RICH: (1, 4), View.VISION_CENTRIC: (1, 4), View.PLAIN: (0, 3, 2)}
+    assert layout.entries["pixel_values"] == {View.TEXT_RICH: 2, View.VISION_CENTRIC: 2, View.PLAIN: 2}
+    host = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
+    alone = [host([copy.deepcopy(TEXT_ONLY)]), host([copy.deepcopy(PLAIN)])]
+    alone.append(DataCollatorForVisionLanguageModeling(processor)([copy.deepcopy(DOCUMENT)]))
+    plain = rows_of(batch, View.PLAIN)
+    for i, expected in enumerate(alone):
+        for ours, theirs in zip(unpadded(plain, i), unpadded(expected, 0), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_plain_rows_only(processor):
+    batch = PairedCollator(processor)([copy.deepcopy(TEXT_ONLY)])
+    assert batch["view_layout"].rows == {View.PLAIN: 1}
+    assert "pixel_values" not in batch
+
+
+def test_completion_only_loss_is_for_plain_rows(processor):
+    batch = PairedCollator(processor, completion_only_loss=False)([pair_row(0), copy.deepcopy(TEXT_ONLY)])
+    plain = rows_of(batch, View.PLAIN)
+    assert torch.equal(plain["labels"] != -100, plain["attention_mask"].bool())
+    assert (rows_of(batch, View.TEXT_RICH)["labels"] == -100).sum() > 5
+
+
+def test_strings_are_pairs_too(processor):
+    prompts = {"text_rich_prompt": "<image>red=1. red?", "vision_centric_prompt": "<image>red?", "completion": "1"}
+    batch = PairedCollator(processor)([{"images": [picture(0)], **prompts}])
+    text = processor.tokenizer.decode(batch["input_ids"][0][batch["attention_mask"][0].bool()])
+    assert text == "<image>" * 4 + "red=1. red?1"
+
+
+def test_each_view_has_its_own_images(processor):
+    row = pair_row(0)
+    row["vision_centric_images"] = [picture(99)]
+    batch = PairedCollator(processor)([row])
+    assert not torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])
+
+
+def test_select_views_is_a_batch_of_those_views(processor):
+    rows = [pair_row(0), pair_row(1), copy.deepcopy(PLAIN)]
+    batch = PairedCollator(processor)(rows)
+    selected = select_views(batch, {View.VISION_CENTRIC, View.PLAIN})
+    assert selected["view_layout"].rows == {View.VISION_CENTRIC: 2, View.PLAIN: 1}
+    assert torch.equal(selected["pixel_values"], batch["pixel_values"][2:])
+    longest = max(batch["view_layout"].tokens[view] for view in (View.VISION_CENTRIC, View.PLAIN))
+    assert selected["input_ids"].shape == (3, longest)
+    assert longest < batch["input_ids"].shape[1]
+    assert torch.equal(selected["labels"], batch["labels"][2:, :longest])
+    assert select_views(batch, set(View)) is batch
+
+
+def test_select_views_of_nothing_is_an_empty_batch(processor):
+    batch = PairedCollator(processor)([pair_row(0)])
+    selected = select_views(batch, {View.PLAIN})
+    assert selected["input_ids"].shape == (0, 0)
+    assert "pixel_values" not in selected
+
+
+def test_labels_of_ignores_the_other_views(processor):
+    batch = PairedCollator(processor)([pair_row(0), pair_row(1)])
+    labels = labels_of(batch, {View.TEXT_RICH})
+    assert torch.equal(labels[:2], batch["labels"][:2])
+    assert torch.all(labels[2:] == -100)
+
+
+def test_pad_to_multiple_of(processor):
+    assert PairedCollator(processor, pad_to_multiple_of=16)([pair_row(0)])["input_ids"].shape[1] % 16 == 0
+
+
+def test_overlong_pair_is_an_error_not_a_cut(processor):
+    row = pair_row(0)
+    length = PairedCollator(processor)([copy.deepcopy(row)])["input_ids"].shape[1]
+    PairedCollator(processor, max_length=length)([copy.deepcopy(row)])
+    with pytest.raises(
+        PairError, match=rf"pair-0.*text_rich view has {length} tokens, above `max_length`={length - 1}"
+    ):
+        PairedCollator(processor, max_length=length - 1)([row])
+
+
+def test_overlong_plain_row_is_cut_as_the_host_does_but_not_its_image(processor):
+    row = {**DOCUMENT, "messages": [{"role": "user", "content": "Hm? " * 9}, *DOCUMENT["messages"][1:]]}
+    batch = PairedCollator(processor, max_length=12)([copy.deepcopy(row)])
+    host = DataCollatorForVisionLanguageModeling(processor)([copy.deepcopy(row)])
+    assert torch.equal(batch["labels"], host["labels"][:, :12])
+    with pytest.raises(PairError, match="id='doc'.*`max_length`=3 would cut its image"):
+        PairedCollator(processor, max_length=3)([copy.deepcopy(row)])
+
+
+def test_completion_that_renders_differently_is_an_error(processor):
+    """A template that numbers its turns: the completion is turn 1 of one view and turn 3 of the other."""
+    processor = copy.deepcopy(processor)
+    processor.chat_template = processor.chat_template.replace(
+        "{{ '<|' + message['role'] + '|>' }}", "{{ '<|' + message['role'] + '|>' }}{{ loop.index0 }}"
+    ).replace("{{ '<|assistant|>' }}", "{{ '<|assistant|>' }}")
+    row = pair_row(0)
+    row["text_rich_prompt"] = [
+        {"role": "user", "content": "facts"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "red?"},
+    ]
+    with pytest.raises(PairError, match="pair-0.*`completion` tokenizes differently in the two views"):
+        PairedCollator(processor)([pair_row(1), row])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_rich_prompt": "red?", "vision_centric_prompt": "<image>red?"}, "text_rich"),
+        ({"text_rich_prompt": "<image>red?", "vision_centric_prompt": "red?"}, "vision_centric"),
+        (
+            {"text_rich_prompt": "<image><image>red?", "vision_centric_prompt": "<image>red?"},
+            "`text_rich_prompt` has 2 image slot",
+        ),
+    ],
+)
+def test_image_slots_and_images_come_together(processor, change, message):
+    row = {"id": "bad", "images": [picture(0)], "completion": "1", **change}
+    with pytest.raises(PairError, match=f"id='bad'.*{message}.*image"):
+        PairedCollator(processor)([row])
+
+
+def test_text_only_row_with_a_slot_is_an_error(processor):
+    row = {"id": "bad", "images": [], "prompt": "<image>red?", "completion": "1"}
+    with pytest.raises(PairError, match="id='bad'"):
+        PairedCollator(processor)([row])
+
+
+def test_row_without_text_is_an_error(processor):
+    with pytest.raises(PairError, match="neither a pair nor a plain row"):
+        PairedCollator(processor)([{"id": "bad", "images": [picture(0)], "prompt": "<image>"}])
+
+
+def test_what_the_processor_refuses_names_the_row(processor):
+    row = pair_row(1)
+    row["text_rich_prompt"] = [{"role": "narrator", "content": "Once."}, {"role": "user", "content": "red?"}]
+    with pytest.raises(PairError, match="id='pair-1'.*cannot collate its text_rich view.*Invalid role"):
+        PairedCollator(processor)([pair_row(0), row])
+
+
+def test_rows_are_left_as_they_were(processor):
+    row = pair_row(0)
+    before = copy.deepcopy({key: value for key, value in row.items() if key != "images"})
+    PairedCollator(processor)([row])
+    assert {key: value for key, value in row.items() if key != "images"} == before

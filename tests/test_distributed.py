@@ -1,0 +1,92 @@
+"""1 process × 8 rows ≡ 2 gloo processes × 4 rows: losses, gradients and metrics, in training and evaluation."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+WORKER = """
+import json, sys
+import torch
+from tiny import pair_dataset, tiny_llava
+from transformers import TrainerCallback
+from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
+
+out, batch_size, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+torch.set_num_threads(1)
+
+class Gradients(TrainerCallback):
+    steps = []
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append({n.removeprefix("module."): p.grad.clone() for n, p in model.named_parameters()
+                           if p.grad is not None})
+
+args = ModalityBalancedSFTConfig(
+    out, per_device_train_batch_size=batch_size, per_device_eval_batch_size=batch_size, max_steps=2, logging_steps=1,
+    learning_rate=1e-2, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0, use_cpu=True, bf16=False,
+    gradient_checkpointing=False, report_to="none", save_strategy="no", disable_tqdm=True,
+    train_sampling_strategy="sequential", **options,
+)
+# 7 rows to evaluate: neither one process nor two can fill their last batch without repeating one
+trainer = ModalityBalancedSFTTrainer(
+    tiny_llava()[0].double(), args, train_dataset=pair_dataset(16), eval_dataset=pair_dataset(7, first=50),
+    processing_class=tiny_llava()[1], callbacks=[Gradients()],
+)
+trainer.train()
+metrics = trainer.evaluate()
+if trainer.is_world_process_zero():
+    torch.save((Gradients.steps, trainer.state.log_history, metrics), out + ".pt")
+trainer.end()
+"""
+
+
+def run(tmp_path, name, processes, batch_size, options):
+    import torch
+
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root = Path(__file__).resolve().parents[1]
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests", root / "examples"))),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    arguments = [str(script), str(tmp_path / name), str(batch_size), json.dumps(options)]
+    done = subprocess.run(
+        [sys.executable, *launcher, *arguments], env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(tmp_path / f"{name}.pt", weights_only=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"kl_weight": 0.0}, {"kl_weight": 1.0}, {"curriculum": "two_stage"}], ids=str)
+def test_two_processes_are_one(tmp_path, options):
+    one = run(tmp_path, "one", 1, 8, options)
+    two = run(tmp_path, "two", 2, 4, options)
+    (steps, logs, metrics), (two_steps, two_logs, two_metrics) = one, two
+    for step, two_step in zip(steps, two_steps, strict=True):
+        assert step.keys() == two_step.keys()
+        typical = sum(g.norm() ** 2 for g in step.values()) / len(step)
+        for name, grad in step.items():
+            scale = max(grad.norm(), 1e-2 * typical.sqrt())
+            assert (grad - two_step[name]).norm() <= 1e-6 * scale, name
+    compared = 0
+    for log, two_log in zip([*logs, metrics], [*two_logs, two_metrics], strict=True):
+        for key in log:
+            if any(word in key for word in ("second", "runtime", "time", "flos", "epoch")):
+                continue
+            assert two_log[key] == pytest.approx(log[key], rel=1e-6), key
+            compared += 1
+    assert compared > 40
+    assert metrics["eval_text_rich_tokens"] == two_metrics["eval_text_rich_tokens"]

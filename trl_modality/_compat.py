@@ -1,0 +1,66 @@
+"""Every version check and every host name outside the hosts' documented API, each with an expiry.
+
+`tests/test_host_contract.py` pins each of them, so that a release that moves one fails there first.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+# Documented by TRL (its own docstrings import it from here), but not among its top-level names. Expiry: when
+# `trl.DataCollatorForVisionLanguageModeling` exists.
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+# Gathers a ZeRO-3 sharded head; TRL's fused losses enter it the same way. Expiry: when transformers offers one.
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+
+__all__ = [
+    "DataCollatorForVisionLanguageModeling",
+    "head_logit_scale",
+    "load_renamed_checkpoint",
+    "maybe_gather_lm_head_ctx",
+]
+
+
+def head_logit_scale(text_config) -> float:
+    """Factor between `lm_head(hidden)` and the model's logits, before soft-capping.
+
+    The models state it under five names, and TRL keeps its own reading of them inside `add_fused_lm_head`. Checked
+    against the models' logits in the tests. Expiry: when transformers or TRL exposes one accessor.
+    """
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        scale = getattr(text_config, name, None)
+        if scale is not None:
+            return float(scale)
+    scaling = getattr(text_config, "logits_scaling", None)
+    if scaling is None:
+        return 1.0
+    return float(scaling) if text_config.model_type == "hyperclovax" else 1.0 / float(scaling)
+
+
+def load_renamed_checkpoint(model: torch.nn.Module | None, folder: str) -> bool:
+    """Load a checkpoint that `save_pretrained` wrote under other names than the model's; say whether it was one.
+
+    transformers 5 saves LLaVA and other vision models under the names of their hub checkpoints, but `Trainer` resumes
+    with `load_state_dict(strict=False)` and no renaming: every weight is "missing", a warning is logged, and training
+    goes on from whatever the model held before. `from_pretrained` does rename. Expiry: when `Trainer` loads its own
+    checkpoints of such models (`test_host_contract.py` says when).
+    """
+    weights, index = (Path(folder) / name for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    if not isinstance(model, PreTrainedModel) or not (weights.is_file() or index.is_file()):
+        return False
+    if index.is_file():
+        saved = set(json.loads(index.read_text())["weight_map"])
+    else:
+        with safe_open(weights, "pt") as file:
+            saved = set(file.keys())
+    if saved <= set(model.state_dict()):
+        return False
+    loaded = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(loaded.state_dict())
+    return True

@@ -1,0 +1,140 @@
+"""`ModalityBalancedSFTConfig`: TRL's `SFTConfig` and what a paired run adds to it."""
+
+import math
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+from .curriculum import SCHEDULES
+from .kernels.paired_loss import DIVERGENCES
+
+
+@dataclass
+class ModalityBalancedSFTConfig(SFTConfig):
+    r"""
+    Configuration of [`ModalityBalancedSFTTrainer`]: every field of [`~trl.SFTConfig`], and those below, which act only
+    on datasets with pairs. Reachable from the command line and from YAML through [`~trl.TrlParser`].
+
+    Parameters:
+        > Parameters that control the loss
+
+        text_rich_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the cross-entropy of the text_rich view.
+        vision_centric_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the cross-entropy of the vision_centric view.
+        kl_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the divergence from the model's own text_rich prediction (no gradient) to its vision_centric one.
+            0 gives plain SFT on both views. A view that no weight uses is not run at all.
+        divergence (`str`, *optional*, defaults to `"forward_kl"`):
+            `"forward_kl"`, `"reverse_kl"` or `"jsd"`, over the whole vocabulary.
+        beta (`float`, *optional*, defaults to `0.5`):
+            Mixture coefficient of `"jsd"`, in [0, 1]; 0 is the forward KL, 1 the reverse KL, as in TRL.
+        kl_temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature that divides the logits of both views in the divergence.
+
+        > Parameters that control the curriculum
+
+        curriculum (`str`, *optional*, defaults to `"none"`):
+            `"none"` trains on both views throughout; `"two_stage"` on the text_rich view and the divergence first,
+            then on the vision_centric view alone.
+        curriculum_switch (`float`, *optional*, defaults to `0.5`):
+            Share of the training steps after which `"two_stage"` switches.
+
+        > Parameters that control the checks before training
+
+        check_rows (`int`, *optional*, defaults to `256`):
+            Number of rows, spread evenly over each dataset, that are put through the collator before the first step,
+            so that bad input fails there. −1 checks every row, 0 none; other bad rows fail when they are reached.
+    """
+
+    # Parameters that control the loss
+    text_rich_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the cross-entropy of the text_rich view."}
+    )
+    vision_centric_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the cross-entropy of the vision_centric view."}
+    )
+    kl_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the divergence from the model's own text_rich prediction (no gradient) to its "
+            "vision_centric one. 0 gives plain SFT on both views. A view that no weight uses is not run at all."
+        },
+    )
+    divergence: str = field(
+        default="forward_kl",
+        metadata={
+            "help": "`'forward_kl'`, `'reverse_kl'` or `'jsd'`, over the whole vocabulary.",
+            "choices": list(DIVERGENCES),
+        },
+    )
+    beta: float = field(
+        default=0.5,
+        metadata={
+            "help": "Mixture coefficient of `'jsd'`, in [0, 1]; 0 is the forward KL, 1 the reverse KL, as in TRL."
+        },
+    )
+    kl_temperature: float = field(
+        default=1.0, metadata={"help": "Temperature that divides the logits of both views in the divergence."}
+    )
+
+    # Parameters that control the curriculum
+    curriculum: str = field(
+        default="none",
+        metadata={
+            "help": "`'none'` trains on both views throughout; `'two_stage'` on the text_rich view and the divergence "
+            "first, then on the vision_centric view alone.",
+            "choices": list(SCHEDULES),
+        },
+    )
+    curriculum_switch: float = field(
+        default=0.5, metadata={"help": "Share of the training steps after which `'two_stage'` switches."}
+    )
+
+    # Parameters that control the checks before training
+    check_rows: int = field(
+        default=256,
+        metadata={
+            "help": "Number of rows, spread evenly over each dataset, that are put through the collator before the "
+            "first step, so that bad input fails there. -1 checks every row, 0 none; other bad rows fail when they "
+            "are reached."
+        },
+    )
+
+    def __post_init__(self):
+        for name in ("text_rich_weight", "vision_centric_weight", "kl_weight"):
+            weight = getattr(self, name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"`{name}` must be a finite number ≥ 0, got {weight}; use 0 to leave that loss out.")
+        if not (self.text_rich_weight or self.vision_centric_weight or self.kl_weight):
+            raise ValueError(
+                "`text_rich_weight`, `vision_centric_weight` and `kl_weight` are all 0: pairs would train nothing; "
+                "set one of them above 0."
+            )
+        if self.divergence not in DIVERGENCES:
+            raise ValueError(f"`divergence` must be one of {', '.join(DIVERGENCES)}, got {self.divergence!r}.")
+        if not 0.0 <= self.beta <= 1.0:
+            raise ValueError(f"`beta` must be in [0, 1], got {self.beta}; 0 is the forward KL, 1 the reverse KL.")
+        if not (math.isfinite(self.kl_temperature) and self.kl_temperature > 0):
+            raise ValueError(
+                f"`kl_temperature` must be finite and above 0, got {self.kl_temperature}; 1 leaves it out."
+            )
+        if self.curriculum not in SCHEDULES:
+            raise ValueError(f"`curriculum` must be one of {', '.join(SCHEDULES)}, got {self.curriculum!r}.")
+        if self.curriculum == "two_stage" and not (
+            self.vision_centric_weight and (self.text_rich_weight or self.kl_weight)
+        ):
+            raise ValueError(
+                "`curriculum='two_stage'` needs `vision_centric_weight` above 0 for its second stage and "
+                "`text_rich_weight` or `kl_weight` above 0 for its first, got "
+                f"{self.vision_centric_weight}, {self.text_rich_weight} and {self.kl_weight}; a stage without any "
+                "loss trains nothing."
+            )
+        if not 0.0 < self.curriculum_switch < 1.0:
+            raise ValueError(
+                f"`curriculum_switch` must be inside (0, 1), got {self.curriculum_switch}; it is a share of "
+                "the steps. Use `curriculum='none'` for a run without stages."
+            )
+        if self.check_rows < -1:
+            raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
+        super().__post_init__()

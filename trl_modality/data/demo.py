@@ -1,0 +1,98 @@
+"""Pairs to try things on: charts and tables of real records, with held-out records for the test."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from itertools import combinations, zip_longest
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .drawing import DRAWINGS
+from .problem import NAMED_FACTS, Problem
+from .tables import Record, load_records
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TEST_SHARE = 0.15  # of the records
+
+
+def make_demo_pairs(n_train: int, n_test: int, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """
+    Pairs for training and for testing; no facts of a test problem occur in training.
+
+    Every kind of question has the same share of a set, within one row, until the distinct questions of a kind are used
+    up. Questions and forms (chart, table) are drawn without replacement, a pure function of the arguments.
+
+    Args:
+        n_train: number of training pairs.
+        n_test: number of test pairs.
+        seed: seed of the split and of the draw.
+
+    Returns:
+        (train, test) with the columns `id`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`,
+        `answer`; an `id` names the record, the form and the question.
+
+    Raises:
+        ValueError: if there are fewer distinct problems than asked for.
+        ImportError: if `vega_datasets` is not installed.
+    """
+    rng = np.random.default_rng(seed)
+    records = load_records()
+    order = rng.permutation(len(records))
+    n_held_out = round(TEST_SHARE * len(records))
+    held_out, seen = order[:n_held_out], order[n_held_out:]
+    train = _draw(records, seen, n_train, rng)
+    test = _draw(records, held_out, n_test, rng)
+    return _to_dataset(train), _to_dataset(test)
+
+
+def _draw(records: list[Record], indices: np.ndarray, count: int, rng: np.random.Generator) -> list[tuple]:
+    """`count` (problem, form) without repeats, shuffled."""
+    queues = []
+    for kind, n_names in NAMED_FACTS.items():
+        options = [
+            (index, form, kind, names)
+            for index in indices
+            for form in DRAWINGS
+            for names in combinations([name for name, _ in records[index].facts], n_names)
+        ]
+        queues.append([options[i] for i in rng.permutation(len(options))])
+    if count > (available := sum(map(len, queues))):
+        raise ValueError(f"{count} pairs asked for, but these tables give {available} distinct ones.")
+    # Kinds in turn; a kind that is used up leaves its turn to the others.
+    in_turn = [option for turn in zip_longest(*queues) for option in turn if option is not None][:count]
+    chosen = []
+    for index, form, kind, names in (in_turn[i] for i in rng.permutation(count)):
+        identity = "-".join((str(index), form, kind, *names))
+        chosen.append((Problem(identity, records[index].title, records[index].facts, kind, names), form))
+    return chosen
+
+
+def _to_dataset(problems: list[tuple[Problem, str]]) -> Dataset:
+    from datasets import Dataset, Features, Image, List, Value
+
+    messages = List({"role": Value("string"), "content": Value("string")})
+    features = Features(
+        {
+            "id": Value("string"),
+            "images": List(Image()),
+            "text_rich_prompt": messages,
+            "vision_centric_prompt": messages,
+            "completion": messages,
+            "answer": Value("string"),
+        }
+    )
+    # A record is asked about many times: each of its two drawings is made and compressed once.
+    drawn: dict[tuple, bytes] = {}
+    rows = []
+    for problem, form in problems:
+        key = (problem.facts, form)
+        if key not in drawn:
+            file = BytesIO()
+            DRAWINGS[form](problem.facts).save(file, "PNG")
+            drawn[key] = file.getvalue()
+        rows.append(problem.to_pair({"bytes": drawn[key], "path": None}))
+    return Dataset.from_list(rows, features=features)

@@ -1,0 +1,63 @@
+"""Bar charts and tables of a few one-digit facts, drawn with PIL and its bundled font: same facts, same pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+
+IMAGE_SIZE = 64  # pixels, width and height
+LARGEST_VALUE = 9
+_INK, _BAR, _LINE, _PAPER = (20, 20, 20), (40, 90, 180), (215, 215, 215), (255, 255, 255)
+
+Facts = Sequence[tuple[str, int]]
+
+
+def draw_chart(facts: Facts) -> Image.Image:
+    """
+    One bar per fact to the right of its name, top to bottom; light lines one unit apart, so that it can be counted.
+
+    Raises ValueError for a value outside 0-9.
+    """
+    image, draw = _blank(facts)
+    base, unit, row_height = 24, 4, IMAGE_SIZE / len(facts)
+    for value in range(LARGEST_VALUE + 1):
+        draw.line([(base + unit * value, 0), (base + unit * value, IMAGE_SIZE)], fill=_LINE)
+    for row, (name, value) in enumerate(facts):
+        top = round(row * row_height)
+        draw.text((base - 2, top + row_height / 2), name, fill=_INK, font=_font(10), anchor="rm")
+        if value:
+            draw.rectangle([base, top + 3, base + unit * value, round(top + row_height) - 4], fill=_BAR)
+    return image
+
+
+def draw_table(facts: Facts) -> Image.Image:
+    """
+    One row per fact, top to bottom: its name on the left, its value in digits on the right.
+
+    Raises ValueError for a value outside 0-9.
+    """
+    image, draw = _blank(facts)
+    row_height = IMAGE_SIZE / len(facts)
+    for row, (name, value) in enumerate(facts):
+        top = round(row * row_height)
+        draw.rectangle([0, top, IMAGE_SIZE - 1, round(top + row_height) - 1], outline=_LINE)
+        draw.text((4, top + row_height / 2), name, fill=_INK, font=_font(12), anchor="lm")
+        draw.text((IMAGE_SIZE - 8, top + row_height / 2), str(value), fill=_INK, font=_font(14), anchor="mm")
+    return image
+
+
+# The forms in which facts are shown.
+DRAWINGS: dict[str, Callable[[Facts], Image.Image]] = {"chart": draw_chart, "table": draw_table}
+
+
+def _blank(facts: Facts) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    if outside := [fact for fact in facts if not 0 <= fact[1] <= LARGEST_VALUE]:
+        raise ValueError(f"Values to draw must lie in 0-{LARGEST_VALUE}, got {outside}; use a coarser unit.")
+    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), _PAPER)
+    return image, ImageDraw.Draw(image)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

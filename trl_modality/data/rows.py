@@ -1,0 +1,32 @@
+"""Reading rows of a dataset as they are stored: undecoded and numbered."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..views import INDEX_COLUMN
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class PairRows:
+    """A map-style dataset whose rows carry their index and whose images are left as stored.
+
+    `datasets` decodes an image while it reads the row, so that a corrupt one fails where nobody knows the row. Read
+    through Arrow, the image arrives as bytes or a path, and the collator decodes it with the row's name at hand.
+
+    Args:
+        rows: The dataset. One with a transform of its own (`with_transform`) is read through that transform.
+    """
+
+    def __init__(self, rows: "Dataset"):
+        self._rows = rows if rows.format["type"] == "custom" else rows.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._rows[index]
+        if not isinstance(row, dict):
+            row = row.to_pylist()[0]
+        return {**row, INDEX_COLUMN: index}

@@ -1,0 +1,158 @@
+"""The opt-in forward: `model(..., paired_loss=LossSettings(...))` returns the losses of both views, not logits."""
+
+import functools
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ._compat import head_logit_scale, maybe_gather_lm_head_ctx
+from .collator import ViewLayout
+from .kernels import PairedLossOutput, paired_linear_loss
+from .views import View
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The weights of one step and the divergence; see `paired_linear_loss`."""
+
+    text_rich_weight: float = 1.0
+    vision_centric_weight: float = 1.0
+    kl_weight: float = 1.0
+    divergence: str = "forward_kl"
+    beta: float = 0.5
+    temperature: float = 1.0
+
+    @property
+    def used_views(self) -> set[View]:
+        """The views that any weight asks for, and the rows without a partner."""
+        used = {View.PLAIN}
+        if self.text_rich_weight or self.kl_weight:
+            used.add(View.TEXT_RICH)
+        if self.vision_centric_weight or self.kl_weight:
+            used.add(View.VISION_CENTRIC)
+        return used
+
+    @property
+    def supervised_views(self) -> set[View]:
+        """The views whose tokens N counts: those with a cross-entropy; with the divergence alone, its student."""
+        supervised = {View.PLAIN}
+        if self.text_rich_weight:
+            supervised.add(View.TEXT_RICH)
+        if self.vision_centric_weight or not self.text_rich_weight:
+            supervised.add(View.VISION_CENTRIC)
+        return supervised
+
+
+@dataclass
+class PairedModelOutput(ModelOutput):
+    """Output of a model given `paired_loss`.
+
+    Args:
+        loss (`torch.Tensor`):
+            Scalar, nats per supervised token: the weighted losses of every view, summed and divided by
+            `num_items_in_batch` (by the tokens of the supervised views of this batch when not passed).
+        pairs, plain (`PairedLossOutput`, *optional*):
+            Per-token parts of the rows in pairs and of the rows without a partner; `None` where the batch has none.
+        aux_loss (`torch.Tensor`, *optional*):
+            Load-balancing loss of a mixture of experts, not weighted, when called with `output_router_logits=True`.
+    """
+
+    loss: torch.Tensor | None = None
+    pairs: PairedLossOutput | None = None
+    plain: PairedLossOutput | None = None
+    aux_loss: torch.Tensor | None = None
+
+
+def add_paired_loss(model: PreTrainedModel) -> None:
+    """Teach one model instance the keyword `paired_loss`; without it, its forward is the one it had.
+
+    With it, `model(**batch, paired_loss=settings)` takes a batch of `PairedCollator`, runs the backbone once over all
+    rows, and hands the hidden states that predict a label to `paired_linear_loss`, so the logits of the prompt are
+    never made. Enter through the outermost wrapper (`DistributedDataParallel`, FSDP, DeepSpeed, PEFT), so that its
+    hooks run; a sharded head is gathered for the loss.
+
+    Args:
+        model: A model with a language head (`get_output_embeddings()`); with PEFT, the base model.
+    """
+    original_forward = model.forward
+    text_config = model.config.get_text_config()
+    head_settings = {
+        "logit_scale": head_logit_scale(text_config),
+        "logit_softcap": getattr(text_config, "final_logit_softcapping", None),
+    }
+
+    # `generate` and `Trainer` read the signature, so the original one stays visible
+    @functools.wraps(type(model).forward)
+    def paired_forward(
+        self, *args, paired_loss: LossSettings | None = None, view_layout: ViewLayout | None = None, **kwargs
+    ):
+        if paired_loss is None:
+            return original_forward(*args, **kwargs)
+        labels = kwargs.pop("labels")
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        kwargs["use_cache"] = False
+        # Looked up on each call: FSDP and PEFT replace the backbone and the head after patching
+        backbone_output = self.base_model(*args, **kwargs)
+        head = self.get_output_embeddings()
+        hidden = backbone_output.last_hidden_state[:, :-1].to(head.weight.device)
+        labels = labels[:, 1:].to(hidden.device)
+        output = _losses(hidden, labels, view_layout, paired_loss, num_items_in_batch, head, head_settings)
+        if kwargs.get("output_router_logits"):
+            output.aux_loss = _router_loss(text_config, backbone_output.router_logits, kwargs.get("attention_mask"))
+        return output
+
+    model.forward = types.MethodType(paired_forward, model)
+
+
+def _losses(hidden, labels, layout, settings, num_items, head, head_settings) -> PairedModelOutput:
+    """The paired and the plain losses of `hidden` `[R, L, H]` against the shifted `labels` `[R, L]`."""
+    weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
+    spans = layout.spans()
+    if num_items is None:
+        num_items = sum((labels[spans[view]] != -100).sum() for view in spans if view in settings.supervised_views)
+
+    def supervised(view: View) -> tuple[Any, Any]:
+        if view not in spans:
+            return None, None
+        rows_labels = labels[spans[view]]
+        kept = rows_labels != -100
+        return hidden[spans[view]][kept], rows_labels[kept]
+
+    text_hidden, text_labels = supervised(View.TEXT_RICH)
+    vision_hidden, vision_labels = supervised(View.VISION_CENTRIC)
+    plain_hidden, plain_labels = supervised(View.PLAIN)
+    shared = {"lm_head_weight": weight, "lm_head_bias": bias, "normalizer": num_items, **head_settings}
+    loss = torch.zeros((), device=hidden.device)
+    pairs = plain = None
+    with maybe_gather_lm_head_ctx(head.weight, head.bias):
+        if text_hidden is not None or vision_hidden is not None:
+            pairs = paired_linear_loss(
+                text_hidden,
+                vision_hidden,
+                labels=text_labels if vision_labels is None else vision_labels,
+                text_weight=settings.text_rich_weight,
+                vision_weight=settings.vision_centric_weight,
+                kl_weight=settings.kl_weight,
+                divergence=settings.divergence,
+                beta=settings.beta,
+                temperature=settings.temperature,
+                **shared,
+            )
+            loss = loss + pairs.loss
+        if plain_hidden is not None:
+            plain = paired_linear_loss(None, plain_hidden, labels=plain_labels, **shared)
+            loss = loss + plain.loss
+    return PairedModelOutput(loss=loss, pairs=pairs, plain=plain)
+
+
+def _router_loss(text_config, router_logits, attention_mask) -> Any:
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func  # the one every family inherits
+
+    return load_balancing_loss_func(
+        router_logits, text_config.num_experts, text_config.num_experts_per_tok, attention_mask
+    )

@@ -1,0 +1,143 @@
+"""`paired_linear_loss`: one call for the losses of both views; checks its arguments and picks a backend."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from . import reference
+
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+BACKENDS = {"reference": reference.paired_linear_loss}
+IGNORE_INDEX = -100
+
+
+class PairedLossOutput(NamedTuple):
+    """The loss and, per token and without gradient, what the metrics need; zero where the label is ignored.
+
+    The fields of a view that was not given, and `kl` without a partner, are `None`.
+    """
+
+    loss: torch.Tensor
+    """Scalar, nats: (Σ text_weight·text_nll + vision_weight·vision_nll + kl_weight·kl) / normalizer."""
+    text_nll: torch.Tensor | None
+    """`[M]`, nats: −log p of the label in the text_rich view, at temperature 1."""
+    vision_nll: torch.Tensor | None
+    """`[M]`, nats: the same in the vision_centric view, or of rows without a partner."""
+    kl: torch.Tensor | None
+    """`[M]`, nats: the divergence between the views at `temperature`."""
+    text_entropy: torch.Tensor | None
+    """`[M]`, nats."""
+    vision_entropy: torch.Tensor | None
+    """`[M]`, nats."""
+    text_is_top1: torch.Tensor | None
+    """`[M]`, bool: the label is the most likely token."""
+    vision_is_top1: torch.Tensor | None
+    """`[M]`, bool."""
+
+
+def paired_linear_loss(
+    text_hidden: torch.Tensor | None,
+    vision_hidden: torch.Tensor | None,
+    lm_head_weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    lm_head_bias: torch.Tensor | None = None,
+    text_weight: float | torch.Tensor = 1.0,
+    vision_weight: float | torch.Tensor = 1.0,
+    kl_weight: float | torch.Tensor = 1.0,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+    normalizer: float | torch.Tensor | None = None,
+    backend: str = "auto",
+) -> PairedLossOutput:
+    """Cross-entropy of both views and the divergence between them, over the supervised tokens of a batch of pairs.
+
+        loss = Σ_t [ w_r·CE_r(t) + w_v·CE_v(t) + λ·D( stopgrad p_r(t) ‖ p_v(t) ) ] / normalizer
+
+    The text_rich distribution is the teacher: the divergence sends no gradient into `text_hidden`, nor into the head
+    through the text_rich view.
+
+    Args:
+        text_hidden: `[M, H]`, last hidden states of the text_rich view at the positions that predict `labels`; `None`
+            for rows without that view (plain rows, a vision_centric stage): then there is no divergence either.
+        vision_hidden: `[M, H]`, the same for the vision_centric view; `None` for rows without that view.
+        lm_head_weight: `[V, H]`.
+        labels: `[M]` int64, the next token, one for both views; −100 contributes nothing.
+        lm_head_bias: `[V]`.
+        text_weight, vision_weight, kl_weight: w_r, w_v and λ, floats or `[M]` tensors (a mask is a weight of 0).
+        divergence: `"forward_kl"` KL(p_r‖p_v), `"reverse_kl"` KL(p_v‖p_r), or `"jsd"`: β·KL(p_r‖m) + (1−β)·KL(p_v‖m)
+            with m = (1−β)·p_v + β·p_r. As in TRL, β=0 stands for the forward KL and β=1 for the reverse KL.
+        beta: β of the generalized JSD, in [0, 1]; ignored by the two KLs.
+        temperature: τ that divides the logits of both views in the divergence (no τ² factor), not in the
+            cross-entropies.
+        logit_scale: factor on the logits, before soft-capping.
+        logit_softcap: `c` of `c·tanh(logits / c)`, before the temperature.
+        normalizer: what the sum is divided by; by default the supervised tokens of the views that are given (2·M for
+            pairs without ignored labels). At least 1 in any case, so that no token gives a zero with a gradient.
+        backend: `"auto"` or `"reference"`.
+
+    Returns:
+        `PairedLossOutput`; only `loss` carries a gradient, to the hidden states, the head and its bias.
+
+    Raises:
+        ValueError: on shapes, labels, weights or options that do not fit; the message names the argument.
+    """
+    hidden = [h for h in (text_hidden, vision_hidden) if h is not None]
+    _check(hidden, lm_head_weight, labels, divergence, beta, temperature, logit_softcap, backend)
+    if divergence == "jsd" and beta in (0.0, 1.0):
+        divergence = "forward_kl" if beta == 0.0 else "reverse_kl"
+    if normalizer is None:
+        normalizer = len(hidden) * (labels != IGNORE_INDEX).sum()
+    run = BACKENDS["reference" if backend == "auto" else backend]
+    return PairedLossOutput(
+        *run(
+            text_hidden,
+            vision_hidden,
+            lm_head_weight,
+            labels,
+            lm_head_bias=lm_head_bias,
+            text_weight=text_weight,
+            vision_weight=vision_weight,
+            kl_weight=kl_weight,
+            divergence=divergence,
+            beta=beta,
+            temperature=temperature,
+            logit_scale=logit_scale,
+            logit_softcap=logit_softcap,
+            normalizer=torch.as_tensor(normalizer, device=labels.device).clamp(min=1),
+        )
+    )
+
+
+def _check(hidden, lm_head_weight, labels, divergence, beta, temperature, logit_softcap, backend) -> None:
+    if not hidden:
+        raise ValueError(
+            "`text_hidden` and `vision_hidden` are both None: give the hidden states of one view at least."
+        )
+    for h in hidden:
+        if h.dim() != 2 or h.shape != (labels.shape[0], lm_head_weight.shape[1]):
+            raise ValueError(
+                f"hidden states have shape {tuple(h.shape)}, expected [M, H] = "
+                f"{(labels.shape[0], lm_head_weight.shape[1])} from `labels` and `lm_head_weight`."
+            )
+    # One comparison for both ends: a negative label that is not the ignored one would be read as a token
+    if ((labels != IGNORE_INDEX) & ((labels < 0) | (labels >= lm_head_weight.shape[0]))).any():
+        raise ValueError(
+            f"`labels` span [{labels.min()}, {labels.max()}], outside the {lm_head_weight.shape[0]} rows of the head; "
+            f"use {IGNORE_INDEX} for tokens to ignore."
+        )
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"`divergence` must be one of {DIVERGENCES}, got {divergence!r}.")
+    if not 0.0 <= beta <= 1.0:
+        raise ValueError(f"`beta` must be in [0, 1], got {beta}; 0 is the forward KL, 1 the reverse KL.")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"`temperature` must be positive and finite, got {temperature}.")
+    if logit_softcap is not None and not logit_softcap > 0:
+        raise ValueError(f"`logit_softcap` must be positive or None, got {logit_softcap}.")
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"`backend` must be one of {('auto', *BACKENDS)}, got {backend!r}.")

@@ -1,0 +1,99 @@
+"""What a paired step is judged by: sums and counts over tokens, reduced across ranks and divided once."""
+
+from collections.abc import Callable
+
+import torch
+
+from .forward import LossSettings, PairedModelOutput
+from .views import View
+
+
+VIEWS = tuple(View)
+SUMS = (
+    *(f"{view}_{what}" for view in VIEWS for what in ("nll", "correct", "entropy", "tokens")),
+    "gap",
+    "kl",
+    "paired_tokens",
+    "loss",
+    "loss_tokens",
+    "tokens",
+    "input_tokens",
+)
+
+
+class LossMetrics:
+    """Sums over the supervised tokens since the last report, kept on the device without a sync."""
+
+    def __init__(self):
+        self._sums: torch.Tensor | None = None
+
+    def add(self, output: PairedModelOutput, settings: LossSettings, input_tokens: torch.Tensor) -> None:
+        """Add one micro-batch; `settings` are the weights it was trained (or evaluated) with.
+
+        `input_tokens` is the number of tokens that went through the model, padding left out.
+        """
+        values: dict[str, torch.Tensor] = {}
+        pairs, plain = output.pairs, output.plain
+        if pairs is not None:
+            _add_view(values, View.TEXT_RICH, pairs.text_nll, pairs.text_is_top1, pairs.text_entropy)
+            _add_view(values, View.VISION_CENTRIC, pairs.vision_nll, pairs.vision_is_top1, pairs.vision_entropy)
+            if pairs.kl is not None:
+                values["gap"] = values["vision_centric_nll"] - values["text_rich_nll"]
+                values["kl"] = pairs.kl.sum()
+                values["paired_tokens"] = values["text_rich_tokens"]
+        if plain is not None:
+            _add_view(values, View.PLAIN, plain.vision_nll, plain.vision_is_top1, plain.vision_entropy)
+        weights = {
+            "text_rich_nll": settings.text_rich_weight,
+            "vision_centric_nll": settings.vision_centric_weight,
+            "plain_nll": 1.0,
+            "kl": settings.kl_weight,
+        }
+        zero = output.loss.detach().new_zeros((), dtype=torch.float64)
+        values["loss"] = sum((w * values[name] for name, w in weights.items() if w and name in values), start=zero)
+        values["tokens"] = sum((values.get(f"{view}_tokens", zero) for view in VIEWS), start=zero)
+        supervised = settings.supervised_views
+        values["loss_tokens"] = sum((values.get(f"{view}_tokens", zero) for view in supervised), start=zero)
+        values["input_tokens"] = input_tokens
+        sums = torch.stack([values.get(name, zero).double() for name in SUMS])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def report(self, reduce: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> dict[str, float]:
+        """Means over all ranks since the last report, and start anew; what has no token is left out.
+
+        Every rank must call it: `reduce` sums over the ranks.
+
+        Returns:
+            nats per token: `{view}_nll`, `{view}_entropy`, `kl`, `gap_nats` (vision_centric minus text_rich, over the
+            tokens scored in both); shares: `{view}_token_accuracy`; counts: `{view}_tokens`, `input_tokens`; `loss`;
+            and over all rows, under the host's names, `entropy` and `mean_token_accuracy`.
+        """
+        sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device) if self._sums is None else self._sums
+        self._sums = None
+        total = dict(zip(SUMS, reduce(sums).tolist(), strict=True))
+        report = {}
+        for view in VIEWS:
+            if tokens := total[f"{view}_tokens"]:
+                report[f"{view}_nll"] = total[f"{view}_nll"] / tokens
+                report[f"{view}_token_accuracy"] = total[f"{view}_correct"] / tokens
+                report[f"{view}_entropy"] = total[f"{view}_entropy"] / tokens
+                report[f"{view}_tokens"] = tokens
+        if tokens := total["paired_tokens"]:
+            report["gap_nats"] = total["gap"] / tokens
+            report["kl"] = total["kl"] / tokens
+        if tokens := total["loss_tokens"]:
+            report["loss"] = total["loss"] / tokens
+        if tokens := total["tokens"]:
+            report["entropy"] = sum(total[f"{view}_entropy"] for view in VIEWS) / tokens
+            report["mean_token_accuracy"] = sum(total[f"{view}_correct"] for view in VIEWS) / tokens
+        report["input_tokens"] = total["input_tokens"]
+        return report
+
+
+def _add_view(values, view: View, nll, is_top1, entropy) -> None:
+    if nll is None:
+        return
+    values[f"{view}_nll"] = nll.double().sum()
+    values[f"{view}_correct"] = is_top1.sum()
+    values[f"{view}_entropy"] = entropy.double().sum()
+    values[f"{view}_tokens"] = nll.new_full((), nll.numel(), dtype=torch.float64)

@@ -1,0 +1,180 @@
+"""Checks before the first step: what can be known to fail later fails here, with the row, the field and the remedy."""
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.utils import logging
+
+from .data.rows import PairRows
+from .views import (
+    IMAGE_COLUMNS,
+    INDEX_COLUMN,
+    PAIR_COLUMNS,
+    PAIR_PROMPTS,
+    PLAIN_COLUMNS,
+    PairError,
+    View,
+    describe_row,
+    is_pair,
+    load_images,
+)
+
+
+logger = logging.get_logger(__name__)
+
+AnyDataset = Dataset | IterableDataset
+# A stream is read again from its start when training begins, so only its head is checked
+STREAM_HEAD = 16
+
+
+def named_datasets(train_dataset: Any, eval_dataset: Any) -> dict[str, AnyDataset]:
+    """The datasets of a run by what messages call them; `eval_dataset` may be a dict, or missing as any may be."""
+    named = {"train_dataset": train_dataset}
+    if isinstance(eval_dataset, Mapping):
+        named |= {f"eval_dataset[{key!r}]": dataset for key, dataset in eval_dataset.items()}
+    else:
+        named["eval_dataset"] = eval_dataset
+    return {name: dataset for name, dataset in named.items() if dataset is not None}
+
+
+def each(change: Callable[[AnyDataset], AnyDataset], datasets: Any) -> Any:
+    """`change` applied to a dataset, to each of a dict of datasets, or to none."""
+    if isinstance(datasets, dict):
+        changed = copy(datasets)  # a dict or a DatasetDict, and it stays one
+        changed.update({key: change(dataset) for key, dataset in datasets.items()})
+        return changed
+    return None if datasets is None else change(datasets)
+
+
+def columns_of(dataset: AnyDataset, name: str) -> list[str]:
+    """The columns of a dataset; those of its first row where a stream does not declare them.
+
+    Raises:
+        ValueError: the dataset is empty.
+    """
+    if isinstance(dataset, Dataset):
+        if not len(dataset):
+            raise ValueError(f"`{name}` is empty: it has no row. Check its split and its filters.")
+        return dataset.column_names
+    if dataset.column_names is not None:
+        return dataset.column_names
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"`{name}` is empty: its stream ends before the first row. Check its split and its filters.")
+    return list(first)
+
+
+def has_pairs(dataset: AnyDataset, name: str) -> bool:
+    """Whether the dataset has a column of pairs. Decided by its columns, not by whether its first row is a pair."""
+    columns = columns_of(dataset, name)
+    if not any(column in columns for column in PAIR_PROMPTS):
+        return False
+    known = {*PAIR_COLUMNS, *PLAIN_COLUMNS}
+    if ignored := sorted(set(columns) - known):
+        logger.warning(f"`{name}` has columns that are not part of a pair and are ignored: {', '.join(ignored)}.")
+    if not any(column in columns for column in IMAGE_COLUMNS[:2]):
+        raise ValueError(
+            f"`{name}` has pairs but no `images` or `image` column. Both views of a pair show its image: add the "
+            "column (a list of images, or one image)."
+        )
+    return True
+
+
+def reject_late_pair(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """Map function for a stream that does not declare its columns and begins with a plain row: a later pair would be
+    trained on as if it were not one."""
+    if is_pair(row):
+        raise PairError(
+            describe_row({**row, INDEX_COLUMN: index}),
+            "a pair in a stream whose first row is not one, so that the run was set up without pairs.",
+            "Declare the columns (`IterableDataset.cast(features)`), or put a pair first.",
+        )
+    return row
+
+
+def guard(dataset: AnyDataset) -> AnyDataset:
+    """A dataset without pairs as it is, but for a stream of unknown columns, which is watched for a late pair."""
+    if isinstance(dataset, IterableDataset) and dataset.column_names is None:
+        for index, row in enumerate(islice(dataset, STREAM_HEAD)):
+            reject_late_pair(row, index)
+        return dataset.map(reject_late_pair, with_indices=True)
+    return dataset
+
+
+def as_stored(dataset: AnyDataset) -> AnyDataset:
+    """A stream with its images left undecoded, so that the collator decodes them and can name the row."""
+    if isinstance(dataset, IterableDataset) and dataset.features is not None:
+        return dataset.decode(enable=False)
+    return dataset
+
+
+def check_first_image(dataset: AnyDataset) -> None:
+    """Decode the images of the first row: the host reads that row itself, and would fail without naming it."""
+    row = PairRows(dataset)[0] if isinstance(dataset, Dataset) else next(iter(dataset))
+    for view in (View.TEXT_RICH, View.VISION_CENTRIC) if is_pair(row) else (View.PLAIN,):
+        load_images(row, view)
+
+
+def check_rows(
+    dataset: AnyDataset, collate: Callable, count: int, *, name: str, rank: int = 0, world_size: int = 1
+) -> None:
+    """Put rows through the collator one by one, so that a bad one is named before the first step.
+
+    Args:
+        dataset: The dataset; of a stream, the head is checked.
+        collate: The collator.
+        count: How many rows, spread evenly over the dataset; −1 for all.
+        name: What to call the dataset in messages.
+        rank, world_size: Each rank checks its share.
+    """
+    if isinstance(dataset, Dataset):
+        rows = PairRows(dataset)
+        total = len(rows) if count == -1 else min(count, len(rows))
+        indices = [position * len(rows) // total for position in range(total)][rank::world_size]
+        picked = (rows[index] for index in indices)
+    else:
+        total = STREAM_HEAD if count == -1 else min(count, STREAM_HEAD)
+        indices = list(range(rank, total, world_size))
+        picked = islice(dataset, rank, total, world_size)
+    progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
+    for row in progress:
+        collate([row])
+
+
+def reject_text_run(datasets: Mapping[str, AnyDataset]) -> None:
+    """The host decides by the columns of the training set whether the run is one with images."""
+    train = datasets.get("train_dataset")
+    if train is not None and not set(IMAGE_COLUMNS[:2]) & set(columns_of(train, "train_dataset")):
+        raise ValueError(
+            "`eval_dataset` has pairs, but `train_dataset` has no `images` or `image` column, so the run would be set "
+            "up for text. Give both datasets an image column (an empty list where a row has no image)."
+        )
+
+
+def reject_text_model(model: PreTrainedModel) -> None:
+    """A text-only model would train on the words around the images, or fail deep inside its forward."""
+    if model.config.get_text_config() is model.config:
+        raise ValueError(
+            f"The dataset has pairs, but {type(model).__name__} has no vision tower (its config has no text part of "
+            "its own). Load an image-text-to-text model, or train on plain text rows."
+        )
+
+
+def reject_unsupported(args: TrainingArguments, compute_loss_func: Callable | None) -> None:
+    """Options of the host that would silently change or drop the loss of the pairs."""
+    unsupported = {
+        "loss_type='dft'": args.loss_type == "dft",
+        "label_smoothing_factor": args.label_smoothing_factor > 0,
+        "compute_loss_func": compute_loss_func is not None,
+    }
+    for option, is_set in unsupported.items():
+        if is_set:
+            raise ValueError(
+                f"`{option}` is not supported on datasets with pairs: it would replace the loss of the views. Unset "
+                "it, or train on plain rows."
+            )

@@ -1,0 +1,241 @@
+"""`ModalityBalancedSFTTrainer`: `SFTTrainer` for datasets with pairs. Wiring only."""
+
+import inspect
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from transformers import TrainingArguments
+from trl import SFTTrainer
+
+from . import preflight
+from ._compat import load_renamed_checkpoint
+from .collator import PairedCollator, labels_of, select_views
+from .config import ModalityBalancedSFTConfig
+from .curriculum import Mix, get_schedule
+from .data.rows import PairRows
+from .forward import LossSettings, PairedModelOutput, add_paired_loss
+from .metrics import LossMetrics
+from .views import PAIR_COLUMNS, PLAIN_COLUMNS
+
+
+class ModalityBalancedSFTTrainer(SFTTrainer):
+    """Supervised fine-tuning on pairs: both views of a question, and a KL from the text_rich view to the other.
+
+    A drop-in replacement for [`~trl.SFTTrainer`], with its arguments. A dataset without pairs takes the host's own
+    path untouched. With pairs (columns `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`), every row
+    is collated by [`PairedCollator`] and the loss is
+
+        L = 1/N · Σ_t [ w_r·CE_r + w_v·CE_v + λ·D( stopgrad p_r ‖ p_v ) ]
+
+    where N counts the tokens of every supervised view (weight above 0) in the global batch, so that λ=0 is what
+    `SFTTrainer` gives on the rows written out twice. A dataset may mix pairs with plain rows, with images or without.
+
+    Example:
+
+    ```python
+    from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
+
+    trainer = ModalityBalancedSFTTrainer(
+        model="llava-hf/llava-1.5-7b-hf",
+        args=ModalityBalancedSFTConfig(kl_weight=1.0),
+        train_dataset=pairs,
+    )
+    trainer.train()
+    ```
+
+    Args:
+        *args, **kwargs: As for `SFTTrainer`. `args` may be a [`ModalityBalancedSFTConfig`] or any config that the host
+            takes; the settings of pairs then have their defaults.
+
+    Raises:
+        PairError, ValueError: before the first step, on rows or options that cannot be trained on as they are.
+    """
+
+    _tag_names = ["trl", "sft", "trl-modality"]
+    _name = "Modality-balanced SFT"
+    _paper = {
+        "title": "Rethinking the Text-Vision Reasoning Imbalance in MLLMs through the Lens of Training Recipes",
+        "id": "2510.22836",
+    }
+
+    def __init__(self, *args, **kwargs):
+        given = inspect.signature(SFTTrainer.__init__).bind_partial(self, *args, **kwargs).arguments
+        given.pop("self")
+        train_dataset, eval_dataset = given.get("train_dataset"), given.get("eval_dataset")
+        datasets = preflight.named_datasets(train_dataset, eval_dataset)
+        with_pairs = [name for name, dataset in datasets.items() if preflight.has_pairs(dataset, name)]
+        self._has_pairs = bool(with_pairs)
+        if self._has_pairs:
+            given["args"] = _paired_config(given.get("args"), given.get("model"))
+            preflight.reject_unsupported(given["args"], given.get("compute_loss_func"))
+            preflight.reject_text_run(datasets)
+        prepare = preflight.as_stored if self._has_pairs else preflight.guard
+        given["train_dataset"] = preflight.each(prepare, train_dataset)
+        given["eval_dataset"] = preflight.each(prepare, eval_dataset)
+        if self._has_pairs and train_dataset is not None:
+            preflight.check_first_image(given["train_dataset"])
+        super().__init__(**given)
+        if self._has_pairs:
+            self._set_up_pairs(own_collator=given.get("data_collator") is None)
+
+    def _set_up_pairs(self, own_collator: bool) -> None:
+        """Everything that only a run with pairs has; the host is complete by now."""
+        args: Any = self.args
+        parallelism = self.accelerator.parallelism_config
+        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+            raise ValueError(
+                "Context and sequence parallelism are not supported on datasets with pairs: they cut the rows, and "
+                "the two views of a pair with them. Set `cp_size` and `sp_size` to 1."
+            )
+        model: Any = self.model
+        base_model = model.get_base_model() if is_peft_model(model) else model
+        preflight.reject_text_model(base_model)
+        add_paired_loss(base_model)
+        if own_collator:
+            host: Any = self.data_collator
+            self.data_collator = PairedCollator.from_host(host, args.completion_only_loss is not False)
+        self._schedule = get_schedule(args.curriculum, switch=args.curriculum_switch)
+        self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
+        self._input_tokens_seen = 0.0
+        if args.check_rows:
+            for name, dataset in preflight.named_datasets(self.train_dataset, self.eval_dataset).items():
+                preflight.check_rows(
+                    dataset,
+                    self.data_collator,
+                    args.check_rows,
+                    name=name,
+                    rank=args.process_index,
+                    world_size=args.world_size,
+                )
+
+    # Data
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if self._has_pairs:
+            extra = [*PAIR_COLUMNS, *PLAIN_COLUMNS, self.args.dataset_text_field]
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *extra]))
+
+    def _remove_unused_columns(self, dataset, description=None) -> Any:
+        dataset = super()._remove_unused_columns(dataset, description)
+        return PairRows(dataset) if self._has_pairs else dataset
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self._has_pairs:
+            # Views that the step does not use leave before the host counts the tokens that the loss is divided by
+            used = self._loss_settings(self._mix()).used_views
+            epoch_iterator = (select_views(batch, used) for batch in epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        if self._has_pairs:
+            supervised = self._loss_settings(self._mix()).supervised_views
+            batch_samples = [{"labels": labels_of(batch, supervised)} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    # Loss
+
+    def _mix(self) -> Mix:
+        return self._schedule(self.state.global_step / max(self.state.max_steps, 1))
+
+    def _loss_settings(self, mix: Mix) -> LossSettings:
+        args: Any = self.args
+        return LossSettings(
+            text_rich_weight=args.text_rich_weight * mix.text_rich,
+            vision_centric_weight=args.vision_centric_weight * mix.vision_centric,
+            kl_weight=args.kl_weight * mix.kl,
+            divergence=args.divergence,
+            beta=args.beta,
+            temperature=args.kl_temperature,
+        )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Any:
+        if not self._has_pairs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        training = self.model.training
+        # Evaluation is always of both views: a curriculum is a way to train, not a thing to measure
+        settings = self._loss_settings(self._mix() if training else Mix())
+        if not training:
+            inputs = self._without_duplicates(inputs)
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        output: PairedModelOutput = model(**inputs, paired_loss=settings, num_items_in_batch=num_items_in_batch)
+        loss: Any = output.loss
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # N counts the tokens of every rank, and DDP averages the gradients over the ranks
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        if self.aux_loss_enabled:
+            # A mean of its micro-batch: the host leaves accumulation to the loss once that is divided by N
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            aux_loss: Any = output.aux_loss
+            loss = loss + self.router_aux_loss_coef * aux_loss / steps
+        metrics = self._loss_metrics["train" if training else "eval"]
+        metrics.add(output, settings, inputs["attention_mask"].sum())
+        if return_outputs:
+            logits_inputs = {key: inputs[key] for key in inputs.keys() - {"labels", "view_layout"}}
+            with torch.no_grad():
+                return loss, model(**logits_inputs, use_cache=False)
+        return loss
+
+    def _without_duplicates(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Ignore the rows that a sampler repeats to fill the last batch of all ranks, so that each row counts once."""
+        state, layout = self.accelerator.gradient_state, inputs["view_layout"]
+        if not (state.end_of_dataloader and state.remainder > 0):
+            return inputs
+        own = state.remainder - self.args.process_index * self.args.eval_batch_size
+        examples = torch.tensor([example for view in layout.rows for example in layout.examples[view]])
+        labels = inputs["labels"].masked_fill((examples >= own).unsqueeze(1).to(inputs["labels"].device), -100)
+        return {**inputs, "labels": labels}
+
+    # Checkpoints
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if not self._load_renamed(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self):
+        if not self._load_renamed(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _load_renamed(self, folder: Any) -> bool:
+        # DeepSpeed and FSDP checkpoints are in formats of their own, without renaming
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return False
+        return load_renamed_checkpoint(self.model, folder)
+
+    # Metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._has_pairs:
+            mode = "train" if self.model.training else "eval"
+            report = self._loss_metrics[mode].report(self._sum_over_ranks, self.accelerator.device)
+            input_tokens = report.pop("input_tokens")
+            self._input_tokens_seen += input_tokens if mode == "train" else 0
+            if report:
+                prefix = ""
+                if mode == "train":
+                    report.pop("loss")  # the host's own has every part of the loss
+                    report["curriculum_progress"] = self.state.global_step / max(self.state.max_steps, 1)
+                else:
+                    prefix = next((key.removesuffix("loss") for key in logs if key.endswith("_loss")), "eval_")
+                report["num_tokens"] = self._input_tokens_seen
+                logs.update({f"{prefix}{key}": value for key, value in report.items()})
+        super().log(logs, start_time)
+
+    def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
+        total: Any = self.accelerator.reduce(sums, "sum")
+        return total / self.get_tp_size()  # ranks of one tensor-parallel group hold the same rows
+
+
+def _paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:
+    """The config as ours, as the host turns any `TrainingArguments` into its own."""
+    if isinstance(args, ModalityBalancedSFTConfig):
+        return args
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        return ModalityBalancedSFTConfig(f"{name.split('/')[-1] or 'model'}-ModalityBalancedSFT")
+    values = args.to_dict()
+    # `to_dict` hides the value of whatever ends in `_token`: secrets, and with them `eos_token`
+    values |= {key: getattr(args, key) for key in values if key.endswith("_token")}
+    return ModalityBalancedSFTConfig(**values)
