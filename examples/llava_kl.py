@@ -71,6 +71,7 @@ TINY_DEFAULTS = {
     "adam_beta2": 0.98,
     "bf16": False,
     "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
     "logging_steps": 50,
     "save_strategy": "no",
 }
@@ -127,7 +128,7 @@ def make_trainer(
             "dtype": model_args.dtype,
             **(training_args.model_init_kwargs or {}),
         }
-    trainer = ModalityBalancedSFTTrainer(
+    return ModalityBalancedSFTTrainer(
         model=model,
         args=training_args,
         train_dataset=train,
@@ -136,12 +137,15 @@ def make_trainer(
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),
     )
-    # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks 4-bit weights in the first evaluation for a product without
-    # a backward, and does not undo it for training: an evaluation before training would cut the gradients.
-    for module in trainer.model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    return trainer
+
+
+def describe(trainer: ModalityBalancedSFTTrainer) -> str:
+    """One line on what is about to happen."""
+    counts = [
+        f"{d.num_rows:,}" if isinstance(d, Dataset) else "?" for d in (trainer.train_dataset, trainer.eval_dataset)
+    ]
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    return f"{counts[0]} training pairs, {counts[1]} held-out pairs, a model of {parameters / 1e6:.2f} M parameters"
 
 
 def measure(trainer: ModalityBalancedSFTTrainer, script_args: Arguments) -> dict[str, Any]:
@@ -191,10 +195,15 @@ def main() -> None:
     started = time.perf_counter()
     script_args, training_args, model_args = parse_arguments()
     trainer = make_trainer(script_args, training_args, model_args)
+    say = trainer.accelerator.print
+    say(describe(trainer))
+    say("1/3 measuring both views before training")
     before = measure(trainer, script_args)
+    say(f"2/3 training on pairs: kl_weight={training_args.kl_weight:g}, curriculum={training_args.curriculum}")
     training_started = time.perf_counter()
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     training_seconds = time.perf_counter() - training_started
+    say("3/3 measuring both views after training")
     after = measure(trainer, script_args)
     trainer.save_model(training_args.output_dir)
     if trainer.is_world_process_zero():

@@ -7,6 +7,7 @@ from tiny import pair_dataset, pair_row, tiny_llava
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from trl_modality import ModalityBalancedSFTTrainer
+from trl_modality._compat import keep_4bit_trainable
 
 
 def quantization(kind):
@@ -29,11 +30,13 @@ def test_adapter_trains_saves_and_reloads(config, tmp_path, kind):
         str(tmp_path / "base"),
         config(max_steps=30, learning_rate=2e-2, logging_steps=5),
         train_dataset=pair_dataset(8),
+        eval_dataset=pair_dataset(4, first=50),
         processing_class=processor,
         peft_config=peft_config,
         quantization_config=quantization(kind),
     )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.evaluate()  # first: an evaluation must not spoil the quantized weights for training
     trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     assert losses[-1] < 0.8 * losses[0]
@@ -46,6 +49,7 @@ def test_adapter_trains_saves_and_reloads(config, tmp_path, kind):
         tmp_path / "base", dtype=torch.float32, quantization_config=quantization(kind)
     )
     reloaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    keep_4bit_trainable(reloaded)  # the same product as in training, to the last bit
     if kind == "qlora":  # the host trains the adapter of a quantized model in bfloat16
         for name, p in reloaded.named_parameters():
             if "lora_" in name:

@@ -22,6 +22,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 __all__ = [
     "DataCollatorForVisionLanguageModeling",
     "head_logit_scale",
+    "keep_4bit_trainable",
     "load_renamed_checkpoint",
     "maybe_gather_lm_head_ctx",
 ]
@@ -64,3 +65,15 @@ def load_renamed_checkpoint(model: torch.nn.Module | None, folder: str) -> bool:
     loaded = type(model).from_pretrained(folder, dtype=model.dtype)
     model.load_state_dict(loaded.state_dict())
     return True
+
+
+def keep_4bit_trainable(model: torch.nn.Module) -> None:
+    """Let a 4-bit model on a CPU be evaluated and then trained.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks its 4-bit weights at the first forward in evaluation mode, for
+    a product that has no backward, and does not undo it: training after an evaluation fails, or loses the gradients
+    below the layer. Expiry: when `Linear4bit` unpacks for training.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from trl import SFTTrainer
 
 from . import preflight
-from ._compat import load_renamed_checkpoint
+from ._compat import keep_4bit_trainable, load_renamed_checkpoint
 from .collator import PairedCollator, labels_of, select_views
 from .config import ModalityBalancedSFTConfig
 from .curriculum import Mix, get_schedule
@@ -91,6 +91,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         model: Any = self.model
         base_model = model.get_base_model() if is_peft_model(model) else model
         preflight.reject_text_model(base_model)
+        keep_4bit_trainable(base_model)
         add_paired_loss(base_model)
         if own_collator:
             host: Any = self.data_collator

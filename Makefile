@@ -1,0 +1,45 @@
+# `make demo` and `make test` take a fresh clone to the end: each makes its own environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-sft test test-fast lint types check bench wheel-test clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# Made again when the dependencies change
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train a small LLaVA on pairs on the CPU; both views before and after (about 3 minutes after set-up)
+	$(BIN)/accelerate launch examples/llava_kl.py
+
+demo-sft: $(READY)  ## the same budget without the KL: what plain SFT gives
+	$(BIN)/accelerate launch examples/llava_kl.py --kl_weight 0 --curriculum none --output_dir outputs/llava_sft
+
+test: $(READY)  ## the whole suite (about 6 minutes on two cores)
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## the suite without the slow tests (about a minute)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check: lint types test  ## everything that continuous integration runs
+
+bench: $(READY)  ## cost of a step without pairs against SFTTrainer; appends to benchmarks/results
+	$(BIN)/python benchmarks/bench_drop_in.py
+
+clean:  ## remove the environment and the outputs
+	rm -rf $(VENV) outputs build dist

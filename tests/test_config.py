@@ -1,0 +1,77 @@
+import re
+from dataclasses import fields
+
+import pytest
+from trl import SFTConfig, TrlParser
+
+from trl_modality import ModalityBalancedSFTConfig
+from trl_modality.curriculum import Mix, get_schedule
+
+
+OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not in {f.name for f in fields(SFTConfig)}]
+
+
+def test_every_field_is_documented_once_and_alike():
+    """The docstring's paragraph of a field, its default and its `help` say the same."""
+    doc = ModalityBalancedSFTConfig.__doc__
+    assert len(OURS) == 9
+    for field in OURS:
+        paragraph = re.search(
+            rf"^ +{field.name} \(`\w+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
+        )
+        assert paragraph, field.name
+        default, text = paragraph.groups()
+        assert default.strip('"') == str(field.default)
+
+        def words(sentence):
+            return re.sub(r"[^\w.]+", " ", sentence.replace("−", "-")).split()
+
+        assert words(text) == words(field.metadata["help"]), field.name
+
+
+def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("divergence: jsd\nbeta: 0.25\nkl_temperature: 2.0\ncheck_rows: -1\n")
+    flags = [
+        "--kl_weight",
+        "0.5",
+        "--text_rich_weight",
+        "0",
+        "--vision_centric_weight",
+        "2",
+        "--curriculum",
+        "two_stage",
+    ]
+    base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--config", str(recipe)]
+    (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config(
+        [*base, *flags, "--curriculum_switch", "0.2"]
+    )
+    given = {field.name: getattr(args, field.name) for field in OURS}
+    assert given == {
+        "text_rich_weight": 0.0,
+        "vision_centric_weight": 2.0,
+        "kl_weight": 0.5,
+        "divergence": "jsd",
+        "beta": 0.25,
+        "kl_temperature": 2.0,
+        "curriculum": "two_stage",
+        "curriculum_switch": 0.2,
+        "check_rows": -1,
+    }
+
+
+def test_choices_are_those_of_the_parser(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config(["--output_dir", "x", "--divergence", "kl"])
+    assert "invalid choice: 'kl'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("progress", "mix"), [(0.0, Mix(1, 0, 1)), (0.29, Mix(1, 0, 1)), (0.3, Mix(0, 1, 0)), (1.0, Mix(0, 1, 0))]
+)
+def test_two_stage(progress, mix):
+    assert get_schedule("two_stage", switch=0.3)(progress) == mix
+
+
+def test_none_is_both_views_throughout():
+    assert {get_schedule("none")(p) for p in (0.0, 0.5, 1.0)} == {Mix(1, 1, 1)}

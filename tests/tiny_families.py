@@ -1,0 +1,268 @@
+"""A tiny model and its processor for each family of vision-language models: from configs, random weights, no download.
+
+Images are 16 to 64 pixels wide, patches 4; every family reads 4 image tokens for a tile of 16 × 16.
+"""
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
+    GotOcr2ImageProcessor,
+    Idefics3Config,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
+    InternVLConfig,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+    MllamaConfig,
+    MllamaImageProcessor,
+    MllamaProcessor,
+    PaliGemmaConfig,
+    PaliGemmaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLProcessor,
+    Qwen2Config,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+    SiglipImageProcessor,
+)
+
+
+IMAGE = "<image>"
+VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+PATCHES = {"image_size": 16, "patch_size": 4}
+SQUARE = {"height": 16, "width": 16}
+
+
+def tokenizer_of(*special: str, **named: str) -> PreTrainedTokenizerFast:
+    """Bytes, the special tokens of the family, and those that its processor asks the tokenizer for by name."""
+    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<pad>", "<s>", "<end>", "<user>", "<assistant>", *special, *named.values()])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="<end>",
+        extra_special_tokens=named,
+        padding_side="left",
+    )
+
+
+def template(image: str = IMAGE, start: str = "") -> str:
+    """Turns `<user>…<end>`; an image part becomes what the family writes for it."""
+    return (
+        "{{ '" + start + "' }}{% for message in messages %}{{ '<' + message['role'] + '>' }}"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+        "{% for part in message['content'] %}"
+        "{{ '" + image + "' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+        "{% endif %}{{ '<end>' }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+    )
+
+
+def text_sizes(tokenizer, **changes) -> dict:
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return {**sizes, **changes}
+
+
+def llava_next(text_config=LlamaConfig, **text):
+    tokenizer = tokenizer_of(IMAGE)
+    grid = [[16, 32], [32, 16], [32, 32]]
+    processor = LlavaNextProcessor(
+        LlavaNextImageProcessor(size={"shortest_edge": 16}, crop_size=SQUARE, image_grid_pinpoints=grid),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template(),
+    )
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(**VISION, image_size=16, patch_size=8, projection_dim=32),
+        text_config=text_config(**text_sizes(tokenizer), **text),
+        image_token_index=processor.image_token_id,
+        image_grid_pinpoints=grid,
+        vision_feature_layer=-1,
+        image_seq_length=4,
+    )
+    return config, processor
+
+
+def idefics3():
+    places = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
+    tokenizer = tokenizer_of(
+        IMAGE, "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *places
+    )
+    processor = Idefics3Processor(
+        Idefics3ImageProcessor(size={"longest_edge": 32}, max_image_size={"longest_edge": 16}),
+        tokenizer,
+        image_seq_len=4,
+        chat_template=template(),
+    )
+    config = Idefics3Config(
+        vision_config={**VISION, **PATCHES},
+        text_config=LlamaConfig(**text_sizes(tokenizer)),
+        image_token_id=processor.image_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        scale_factor=2,
+    )
+    return config, processor
+
+
+def _qwen(config_cls, processor_cls, video_cls, vision: dict, **rope):
+    tokenizer = tokenizer_of("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    images = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 64, "longest_edge": 1024}}
+    processor = processor_cls(
+        Qwen2VLImageProcessor(**images),
+        tokenizer,
+        video_cls(**images),
+        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>"),
+    )
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
+    config = config_cls(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "patch_size": 4,
+            "out_hidden_size": 32,
+            **vision,
+        },
+        text_config=text_sizes(tokenizer, rope_parameters={"rope_type": "default", "rope_theta": 1e4, **rope}),
+        image_token_id=processor.image_token_id,
+        video_token_id=processor.video_token_id,
+        **{f"{name}_token_id": token for name, token in ids.items()},
+    )
+    return config, processor
+
+
+def qwen2_5_vl():
+    vision = {"window_size": 16, "fullatt_block_indexes": [1]}
+    return _qwen(Qwen2_5_VLConfig, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, vision, mrope_section=[4, 2, 2])
+
+
+def qwen3_vl():
+    vision = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    config, processor = _qwen(
+        Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor, vision, mrope_section=[4, 2, 2], mrope_interleaved=True
+    )
+    config.text_config.head_dim = 16
+    return config, processor
+
+
+def gemma3():
+    tokenizer = tokenizer_of(boi_token="<start_of_image>", image_token="<image_soft_token>", eoi_token="<end_of_image>")
+    processor = Gemma3Processor(
+        Gemma3ImageProcessor(size=SQUARE),
+        tokenizer,
+        chat_template=template("<start_of_image>", start="<s>"),
+        image_seq_length=4,
+    )
+    config = Gemma3Config(
+        vision_config={**VISION, **PATCHES},
+        # One layer of each kind: the window is shorter than the rows
+        text_config=text_sizes(
+            tokenizer, head_dim=16, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+        ),
+        mm_tokens_per_image=4,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+        image_token_index=tokenizer.image_token_id,
+    )
+    return config, processor
+
+
+def internvl():
+    tokenizer = tokenizer_of(
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    processor = InternVLProcessor(
+        GotOcr2ImageProcessor(size=SQUARE, crop_to_patches=True, max_patches=4),
+        tokenizer,
+        InternVLVideoProcessor(size=SQUARE),
+        image_seq_length=4,
+        chat_template=template("<IMG_CONTEXT>"),
+    )
+    config = InternVLConfig(
+        vision_config={**VISION, "image_size": [16, 16], "patch_size": [4, 4]},
+        text_config=Qwen2Config(**text_sizes(tokenizer)),
+        image_token_id=processor.image_token_id,
+        image_seq_length=4,
+    )
+    return config, processor
+
+
+def mllama():
+    tokenizer = tokenizer_of("<|image|>", "<|python_tag|>")
+    processor = MllamaProcessor(
+        MllamaImageProcessor(size=SQUARE, max_image_tiles=4), tokenizer, chat_template=template("<|image|>", start="<s>")
+    )
+    config = MllamaConfig(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_global_layers": 1,
+            "attention_heads": 2,
+            "vision_output_dim": 64,
+            "intermediate_layers_indices": [0],
+            **PATCHES,
+        },
+        text_config=text_sizes(tokenizer, cross_attention_layers=[1]),
+        image_token_index=processor.image_token_id,
+    )
+    return config, processor
+
+
+def paligemma():
+    tokenizer = tokenizer_of(image_token=IMAGE)
+    images = SiglipImageProcessor(size=SQUARE)
+    images.image_seq_length = 16
+    processor = PaliGemmaProcessor(images, tokenizer, chat_template=template())
+    config = PaliGemmaConfig(
+        vision_config={**VISION, **PATCHES, "model_type": "siglip_vision_model"},
+        text_config=Gemma2Config(**text_sizes(tokenizer, head_dim=16, final_logit_softcapping=1.0)),
+        image_token_index=processor.image_token_id,
+        projection_dim=32,
+    )
+    return config, processor
+
+
+def build(family):
+    """The family's model, in float64 and with every weight random (some start at zero), and its processor."""
+    config, processor = family()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model.double(), processor
