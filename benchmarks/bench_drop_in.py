@@ -1,56 +1,70 @@
 """What a step without pairs costs: ours against `SFTTrainer`, on the four kinds of run of `tests/test_drop_in.py`.
 
-    python benchmarks/bench_drop_in.py [--rounds 6] [--steps 40]
+    python benchmarks/bench_drop_in.py [--steps 400]
 
-The models are tiny, so that the trainer's own work is as large a share of a step as it can be. Both trainers run in
-turn in one process, in changing order; the ratio is that of the medians of all their steps. `SFTTrainer` against
-itself is printed beside it: how far from 1 two equal things come out on this machine.
+The models are tiny, so that the trainer's own work is as large a share of a step as it can be. The runs take turns step
+by step in one process (one thread each, one of them running at a time), so that a change of the machine's speed meets
+all of them alike. The ratio is the median over the rounds of ours to the host's step of the same round; `SFTTrainer`
+against itself stands beside it: how far from 1 two equal things come out.
 """
 
-import argparse
-import sys
-import tempfile
-import time
-from pathlib import Path
-from statistics import median
-
-import torch
-from rows import append, measured
-from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
-
-from trl_modality import ModalityBalancedSFTTrainer
+import os
 
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", "examples")]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: also the threads made later have one
+
+import argparse  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+from statistics import median  # noqa: E402
+
+import datasets  # noqa: E402
+from rows import append, measured  # noqa: E402
+from transformers import PrinterCallback, TrainerCallback  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+from trl import SFTConfig, SFTTrainer  # noqa: E402
+
+from trl_modality import ModalityBalancedSFTTrainer  # noqa: E402
+
+
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/support", "examples")]
 import test_drop_in  # noqa: E402
 
 
-WARM_UP_STEPS = 5
+WARM_UP_STEPS = 10
 SET_UPS = ("text", "packed", "vision", "streaming")
-# The last name is the host again: the noise of the comparison
+# The last is the host again: the noise of the comparison
 TRAINERS = {"SFTTrainer": SFTTrainer, "ours": ModalityBalancedSFTTrainer, "SFTTrainer again": SFTTrainer}
 
 
-class StepTimes(TrainerCallback):
-    """Seconds between the ends of two steps: everything that a step costs, data loading and logging with it."""
+class TakeTurns(TrainerCallback):
+    """Lets one run do one step at a time, and keeps its seconds: loading, logging and all between two step ends."""
 
-    def __init__(self):
-        self.ends = []
+    def __init__(self, turns: list[threading.Semaphore], own: int):
+        self.turns, self.own, self.seconds = turns, own, []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.turns[self.own].acquire()
+        self.started = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.ends.append(time.perf_counter())
+        self.seconds.append(time.perf_counter() - self.started)
+        self.turns[(self.own + 1) % len(self.turns)].release()
+        self.turns[self.own].acquire()
+        self.started = time.perf_counter()
 
-    @property
-    def seconds(self) -> list[float]:
-        return [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)][WARM_UP_STEPS:]
+    def on_train_end(self, args, state, control, **kwargs):
+        self.turns[(self.own + 1) % len(self.turns)].release()
 
 
-def time_steps(trainer_cls, set_up: str, steps: int, folder: str) -> list[float]:
+def make_trainer(trainer_cls, set_up: str, steps: int, folder: str, turns: TakeTurns):
     model, processing_class, dataset, options = getattr(test_drop_in, f"{set_up}_set_up")()
     args = SFTConfig(
         folder,
-        max_steps=steps + WARM_UP_STEPS + 1,
+        max_steps=steps + WARM_UP_STEPS,
         per_device_train_batch_size=4,
         use_cpu=True,
         bf16=False,
@@ -62,31 +76,43 @@ def time_steps(trainer_cls, set_up: str, steps: int, folder: str) -> list[float]
         logging_strategy="no",
         **options,
     )
-    times = StepTimes()
-    trainer_cls(model, args, train_dataset=dataset, processing_class=processing_class, callbacks=[times]).train()
-    return times.seconds
+    trainer = trainer_cls(model, args, train_dataset=dataset, processing_class=processing_class, callbacks=[turns])
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def time_steps(set_up: str, steps: int) -> dict[str, list[float]]:
+    """Seconds of every step after the warm-up, round by round, for each trainer."""
+    turns = [threading.Semaphore(0) for _ in TRAINERS]
+    takers = {name: TakeTurns(turns, own) for own, name in enumerate(TRAINERS)}
+    with tempfile.TemporaryDirectory() as folder:
+        threads = []
+        for name, trainer_cls in TRAINERS.items():
+            trainer = make_trainer(trainer_cls, set_up, steps, folder, takers[name])
+            threads.append(threading.Thread(target=trainer.train, daemon=True))
+        for thread in threads:
+            thread.start()
+        turns[0].release()
+        for thread in threads:
+            thread.join()
+    return {name: taker.seconds[WARM_UP_STEPS:] for name, taker in takers.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    datasets.disable_progress_bars()
     rows = []
     print(f"{'set-up':<12}{'SFTTrainer':>14}{'ours':>14}{'ratio':>9}{'noise':>9}")
     for set_up in SET_UPS:
-        seconds = {name: [] for name in TRAINERS}
-        with tempfile.TemporaryDirectory() as folder:
-            for number in range(options.rounds):
-                names = list(TRAINERS)
-                for name in names[number % 3 :] + names[: number % 3]:
-                    seconds[name] += time_steps(TRAINERS[name], set_up, options.steps, folder)
-        host = median(seconds["SFTTrainer"])
-        ratios = {name: median(times) / host for name, times in seconds.items()}
-        rows += [measured("drop_in", set_up, name, times, ratios[name]) for name, times in seconds.items()]
+        seconds = time_steps(set_up, options.steps)
+        host = seconds["SFTTrainer"]
+        ratios = {name: median(a / b for a, b in zip(own, host, strict=True)) for name, own in seconds.items()}
+        rows += [measured("drop_in", set_up, name, own, ratios[name]) for name, own in seconds.items()]
         print(
-            f"{set_up:<12}{1e3 * host:>11.2f} ms{1e3 * median(seconds['ours']):>11.2f} ms"
+            f"{set_up:<12}{1e3 * median(host):>11.2f} ms{1e3 * median(seconds['ours']):>11.2f} ms"
             f"{ratios['ours']:>9.3f}{ratios['SFTTrainer again']:>9.3f}",
             flush=True,
         )

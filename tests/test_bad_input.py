@@ -6,6 +6,7 @@ from peft import LoraConfig
 from tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava, written_out
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer, PairError
 
@@ -98,7 +99,7 @@ def test_text_only_model(config):
     )
     with pytest.raises(ValueError, match="does not seem to be a vision-language model"):
         trainer_on(pair_dataset(4), config, model=model, processing_class=processor.tokenizer)
-    with pytest.raises(ValueError, match="LlamaForCausalLM has no vision tower"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM takes no images .none of pixel_values"):
         trainer_on(pair_dataset(4), config, model=model, processing_class=processor)
 
 
@@ -144,6 +145,17 @@ def test_pairs_in_the_evaluation_set_of_a_text_run(config):
     text = Dataset.from_dict({"text": ["a", "b"]})
     with pytest.raises(ValueError, match="`eval_dataset` has pairs, but `train_dataset` has no"):
         trainer_on(text, config, eval_dataset=pair_dataset(2))
+
+
+def test_collator_that_does_not_know_pairs(config):
+    with pytest.raises(ValueError, match="`data_collator` is a DataCollatorForVisionLanguageModeling"):
+        trainer_on(pair_dataset(2), config, data_collator=DataCollatorForVisionLanguageModeling(tiny_llava()[1]))
+
+
+@pytest.mark.parametrize("dataset", [[pair_row(0)], None])
+def test_what_is_no_dataset_is_refused_by_the_host(config, dataset):
+    with pytest.raises((TypeError, ValueError), match="`train_dataset`"):
+        trainer_on(dataset, config)
 
 
 @pytest.mark.parametrize(

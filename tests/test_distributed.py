@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 
 WORKER = """
@@ -45,11 +46,40 @@ trainer.end()
 """
 
 
-def run(tmp_path, name, processes, batch_size, options):
-    import torch
+SHARDED_WORKER = """
+import sys
+import torch
+from tiny import pair_row, tiny_llava
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from trl_modality import PairedCollator
+from trl_modality.forward import LossSettings, add_paired_loss
 
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo")
+results = []
+for shard in (False, True):
+    model, processor = tiny_llava()
+    add_paired_loss(model.double())
+    if shard:
+        mesh = init_device_mesh("cpu", (2,))
+        for layer in model.model.language_model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    loss = model(**PairedCollator(processor)([pair_row(i) for i in range(4)]), paired_loss=LossSettings()).loss
+    loss.backward()
+    grads = {n: p.grad.full_tensor() if shard else p.grad for n, p in model.named_parameters() if p.grad is not None}
+    results.append((loss.detach(), grads))
+if torch.distributed.get_rank() == 0:
+    torch.save(results, sys.argv[1] + ".pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def launch(tmp_path, worker, name, processes, *arguments):
+    """Run a worker under torchrun; returns what it saved as `<name>.pt`."""
     script = tmp_path / "worker.py"
-    script.write_text(WORKER)
+    script.write_text(worker)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -61,10 +91,8 @@ def run(tmp_path, name, processes, batch_size, options):
         "CUDA_VISIBLE_DEVICES": "",
     }
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    arguments = [str(script), str(tmp_path / name), str(batch_size), json.dumps(options)]
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments], env=env, capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, *launcher, str(script), str(tmp_path / name), *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(tmp_path / f"{name}.pt", weights_only=False)
 
@@ -72,8 +100,8 @@ def run(tmp_path, name, processes, batch_size, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"kl_weight": 0.0}, {"kl_weight": 1.0}, {"curriculum": "two_stage"}], ids=str)
 def test_two_processes_are_one(tmp_path, options):
-    one = run(tmp_path, "one", 1, 8, options)
-    two = run(tmp_path, "two", 2, 4, options)
+    one = launch(tmp_path, WORKER, "one", 1, "8", json.dumps(options))
+    two = launch(tmp_path, WORKER, "two", 2, "4", json.dumps(options))
     (steps, logs, metrics), (two_steps, two_logs, two_metrics) = one, two
     for step, two_step in zip(steps, two_steps, strict=True):
         assert step.keys() == two_step.keys()
@@ -90,3 +118,13 @@ def test_two_processes_are_one(tmp_path, options):
             compared += 1
     assert compared > 40
     assert metrics["eval_text_rich_tokens"] == two_metrics["eval_text_rich_tokens"]
+
+
+@pytest.mark.slow
+def test_sharded_model_is_the_whole_one(tmp_path):
+    """FSDP2: the head is a DTensor outside its own forward, and is gathered for the loss."""
+    (loss, grads), (sharded_loss, sharded_grads) = launch(tmp_path, SHARDED_WORKER, "sharded", 2)
+    assert loss == sharded_loss
+    assert grads.keys() == sharded_grads.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(sharded_grads[name], grad, rtol=1e-9, atol=1e-12)

@@ -9,7 +9,9 @@ from tiny import MESSAGES, PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
+from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer, View
+from trl_modality.data.rows import PairRows
+from trl_modality.views import load_images
 
 
 PLAIN_FEATURES = Features({"images": List(Image()), "prompt": MESSAGES, "completion": MESSAGES})
@@ -332,6 +334,20 @@ def test_rows_of_a_transform_are_read_through_it(config):
     )
     batch = next(iter(trainer.get_train_dataloader()))
     assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])
+
+
+def test_image_mode_of_the_column_is_kept(config):
+    features = Features({**PAIR_FEATURES, "images": List(Image(mode="L"))})
+    dataset = Dataset.from_list([pair_row(0)], features=features)
+    (image,) = load_images(PairRows(dataset)[0], View.TEXT_RICH)
+    assert image.mode == "L"
+    assert image.tobytes() == dataset[0]["images"][0].tobytes()
+
+
+def test_gradient_checkpointing_does_not_change_the_step(config):
+    plain = run(ModalityBalancedSFTTrainer, sequential(config), pair_dataset(8))
+    checkpointed = run(ModalityBalancedSFTTrainer, sequential(config, gradient_checkpointing=True), pair_dataset(8))
+    assert_same(checkpointed, plain, rtol=1e-12)
 
 
 def test_datasets_grow_by_concatenation(config):

@@ -4,6 +4,7 @@ Images are 16 to 64 pixels wide, patches 4; every family reads 4 image tokens fo
 """
 
 import torch
+from tiny import tiny_llava
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForImageTextToText,
@@ -19,15 +20,20 @@ from transformers import (
     InternVLConfig,
     InternVLProcessor,
     InternVLVideoProcessor,
+    Llama4Config,
     LlamaConfig,
     LlavaNextConfig,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    Mistral3Config,
+    MistralConfig,
     MllamaConfig,
     MllamaImageProcessor,
     MllamaProcessor,
     PaliGemmaConfig,
     PaliGemmaProcessor,
+    PixtralImageProcessor,
+    PixtralProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLProcessor,
@@ -38,7 +44,12 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
     SiglipImageProcessor,
+    SmolVLMConfig,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
 )
+from transformers.models.smolvlm import processing_smolvlm
 
 
 IMAGE = "<image>"
@@ -49,7 +60,9 @@ SQUARE = {"height": 16, "width": 16}
 
 def tokenizer_of(*special: str, **named: str) -> PreTrainedTokenizerFast:
     """Bytes, the special tokens of the family, and those that its processor asks the tokenizer for by name."""
-    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
+    backend = Tokenizer(
+        models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<pad>", "<s>", "<end>", "<user>", "<assistant>", *special, *named.values()])
@@ -112,23 +125,51 @@ def llava_next(text_config=LlamaConfig, **text):
     return config, processor
 
 
-def idefics3():
+def _idefics(config_cls, processor_cls, images_cls, *others):
     places = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
-    tokenizer = tokenizer_of(
-        IMAGE, "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *places
-    )
-    processor = Idefics3Processor(
-        Idefics3ImageProcessor(size={"longest_edge": 32}, max_image_size={"longest_edge": 16}),
+    tokenizer = tokenizer_of(IMAGE, "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *places)
+    processor = processor_cls(
+        images_cls(size={"longest_edge": 32}, max_image_size={"longest_edge": 16}),
         tokenizer,
+        *others,
         image_seq_len=4,
         chat_template=template(),
     )
-    config = Idefics3Config(
+    config = config_cls(
         vision_config={**VISION, **PATCHES},
         text_config=LlamaConfig(**text_sizes(tokenizer)),
         image_token_id=processor.image_token_id,
         pad_token_id=tokenizer.pad_token_id,
         scale_factor=2,
+    )
+    return config, processor
+
+
+def idefics3():
+    return _idefics(Idefics3Config, Idefics3Processor, Idefics3ImageProcessor)
+
+
+def smolvlm():
+    # Spells out the number of frames of a video, and asks for the package even if there is none
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+    return _idefics(SmolVLMConfig, SmolVLMProcessor, SmolVLMImageProcessor, SmolVLMVideoProcessor())
+
+
+def mistral3():
+    tokenizer = tokenizer_of("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    processor = PixtralProcessor(
+        PixtralImageProcessor(size={"longest_edge": 32}, patch_size={"height": 4, "width": 4}),
+        tokenizer,
+        patch_size=4,
+        spatial_merge_size=2,
+        chat_template=template("[IMG]"),
+    )
+    config = Mistral3Config(
+        vision_config={**VISION, "image_size": 64, "patch_size": 4, "head_dim": 16, "model_type": "pixtral"},
+        text_config=MistralConfig(**text_sizes(tokenizer), head_dim=16),
+        image_token_index=processor.image_token_id,
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
     )
     return config, processor
 
@@ -176,7 +217,9 @@ def qwen3_vl():
 
 
 def gemma3():
-    tokenizer = tokenizer_of(boi_token="<start_of_image>", image_token="<image_soft_token>", eoi_token="<end_of_image>")
+    tokenizer = tokenizer_of(
+        boi_token="<start_of_image>", image_token="<image_soft_token>", eoi_token="<end_of_image>"
+    )
     processor = Gemma3Processor(
         Gemma3ImageProcessor(size=SQUARE),
         tokenizer,
@@ -223,7 +266,9 @@ def internvl():
 def mllama():
     tokenizer = tokenizer_of("<|image|>", "<|python_tag|>")
     processor = MllamaProcessor(
-        MllamaImageProcessor(size=SQUARE, max_image_tiles=4), tokenizer, chat_template=template("<|image|>", start="<s>")
+        MllamaImageProcessor(size=SQUARE, max_image_tiles=4),
+        tokenizer,
+        chat_template=template("<|image|>", start="<s>"),
     )
     config = MllamaConfig(
         vision_config={
@@ -256,9 +301,25 @@ def paligemma():
     return config, processor
 
 
-def build(family):
-    """The family's model, in float64 and with every weight random (some start at zero), and its processor."""
-    config, processor = family()
+def llama4():
+    """The odd one out: its backbone is a whole causal language model. A config alone, as no processor is needed."""
+    vision = {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
+    text = {**VISION, "vocab_size": 64, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size_mlp": 32}
+    return Llama4Config(
+        vision_config={**VISION, **PATCHES, **vision, "intermediate_size": 128},
+        text_config={**text, "num_local_experts": 2, "pad_token_id": 0},
+    ), None
+
+
+def build(name: str, **text):
+    """The family's model, in float64 and with every weight random (some start at zero), and its processor.
+
+    `text` changes the text config of the families that take it.
+    """
+    if name == "llava":
+        model, processor = tiny_llava()
+        return model.double(), processor
+    config, processor = globals()[name](**text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)

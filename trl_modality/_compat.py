@@ -74,6 +74,7 @@ def keep_4bit_trainable(model: torch.nn.Module) -> None:
     a product that has no backward, and does not undo it: training after an evaluation fails, or loses the gradients
     below the layer. Expiry: when `Linear4bit` unpacks for training.
     """
+    flag = "support_avx512bf16_for_cpu"
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, flag):
+            setattr(module, flag, False)

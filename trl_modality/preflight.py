@@ -1,5 +1,6 @@
 """Checks before the first step: what can be known to fail later fails here, with the row, the field and the remedy."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from copy import copy
 from itertools import islice
@@ -7,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
 from transformers.utils import logging
 
 from .data.rows import PairRows
@@ -39,7 +40,8 @@ def named_datasets(train_dataset: Any, eval_dataset: Any) -> dict[str, AnyDatase
         named |= {f"eval_dataset[{key!r}]": dataset for key, dataset in eval_dataset.items()}
     else:
         named["eval_dataset"] = eval_dataset
-    return {name: dataset for name, dataset in named.items() if dataset is not None}
+    # Anything else is the host's to refuse
+    return {name: dataset for name, dataset in named.items() if isinstance(dataset, Dataset | IterableDataset)}
 
 
 def each(change: Callable[[AnyDataset], AnyDataset], datasets: Any) -> Any:
@@ -156,12 +158,13 @@ def reject_text_run(datasets: Mapping[str, AnyDataset]) -> None:
         )
 
 
-def reject_text_model(model: PreTrainedModel) -> None:
-    """A text-only model would train on the words around the images, or fail deep inside its forward."""
-    if model.config.get_text_config() is model.config:
+def reject_text_model(model: PreTrainedModel, processor: ProcessorMixin) -> None:
+    """A text-only model would fail deep inside its forward, or train on the words around the images alone."""
+    image_inputs = getattr(getattr(processor, "image_processor", None), "model_input_names", ["pixel_values"])
+    if not set(image_inputs) & set(inspect.signature(model.forward).parameters):
         raise ValueError(
-            f"The dataset has pairs, but {type(model).__name__} has no vision tower (its config has no text part of "
-            "its own). Load an image-text-to-text model, or train on plain text rows."
+            f"The dataset has pairs, but {type(model).__name__} takes no images (none of {', '.join(image_inputs)}). "
+            "Load an image-text-to-text model, or train on plain text rows."
         )
 
 

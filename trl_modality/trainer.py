@@ -90,12 +90,18 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             )
         model: Any = self.model
         base_model = model.get_base_model() if is_peft_model(model) else model
-        preflight.reject_text_model(base_model)
+        processor: Any = self.processing_class
+        preflight.reject_text_model(base_model, processor)
         keep_4bit_trainable(base_model)
         add_paired_loss(base_model)
         if own_collator:
             host: Any = self.data_collator
             self.data_collator = PairedCollator.from_host(host, args.completion_only_loss is not False)
+        elif not isinstance(self.data_collator, PairedCollator):
+            raise ValueError(
+                f"`data_collator` is a {type(self.data_collator).__name__}, which does not know the views of a pair. "
+                "Give a `PairedCollator` (or a subclass), or leave it out."
+            )
         self._schedule = get_schedule(args.curriculum, switch=args.curriculum_switch)
         self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
         self._input_tokens_seen = 0.0

@@ -116,7 +116,8 @@ def load_images(row: Mapping[str, Any], view: View, name: str | None = None) -> 
     for position, value in enumerate(images_of(row, view)):
         try:
             if isinstance(value, Mapping):
-                value = Image().decode_example({"path": value.get("path"), "bytes": value.get("bytes")})
+                stored = {"path": value.get("path"), "bytes": value.get("bytes")}
+                value = Image(mode=value.get("mode")).decode_example(stored)
             elif isinstance(value, str | PathLike):
                 value = Image().decode_example({"path": str(value), "bytes": None})
             else:

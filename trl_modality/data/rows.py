@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..views import INDEX_COLUMN
+from ..views import IMAGE_COLUMNS, INDEX_COLUMN
 
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ class PairRows:
 
     def __init__(self, rows: "Dataset"):
         self._rows = rows if rows.format["type"] == "custom" else rows.with_format("arrow")
+        # `Image(mode=...)` is part of decoding, so it goes along
+        features = {column: rows.features[column] for column in IMAGE_COLUMNS if column in rows.features}
+        modes = {column: getattr(getattr(f, "feature", f), "mode", None) for column, f in features.items()}
+        self._modes = {column: mode for column, mode in modes.items() if mode is not None}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -29,4 +33,8 @@ class PairRows:
         row = self._rows[index]
         if not isinstance(row, dict):
             row = row.to_pylist()[0]
+            for column, mode in self._modes.items():
+                images = row[column] if isinstance(row[column], list) else [row[column]]
+                for image in filter(None, images):
+                    image["mode"] = mode
         return {**row, INDEX_COLUMN: index}
