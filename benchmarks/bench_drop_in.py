@@ -2,10 +2,10 @@
 
     python benchmarks/bench_drop_in.py [--steps 400]
 
-The models are tiny, so that the trainer's own work is as large a share of a step as it can be. The runs take turns step
-by step in one process (one thread each, one of them running at a time), so that a change of the machine's speed meets
-all of them alike. The ratio is the median over the rounds of ours to the host's step of the same round; `SFTTrainer`
-against itself stands beside it: how far from 1 two equal things come out.
+The models are tiny, so that the trainer's own work is as large a share of a step as it can be. The runs take turns
+step by step in one process (one thread each, one of them running at a time), so that a change of the machine's speed
+meets all of them alike. The ratio is the median over the rounds of ours to the host's step of the same round;
+`SFTTrainer` against itself stands beside it: how far from 1 two equal things come out.
 """
 
 import os
@@ -13,21 +13,21 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: also the threads made later have one
 
-import argparse  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import median  # noqa: E402
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
 
-import datasets  # noqa: E402
-from rows import append, measured  # noqa: E402
-from transformers import PrinterCallback, TrainerCallback  # noqa: E402
-from transformers.utils import logging  # noqa: E402
-from trl import SFTConfig, SFTTrainer  # noqa: E402
+import datasets
+from rows import append, measured
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging
+from trl import SFTConfig, SFTTrainer
 
-from trl_modality import ModalityBalancedSFTTrainer  # noqa: E402
+from trl_modality import ModalityBalancedSFTTrainer
 
 
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/support", "examples")]

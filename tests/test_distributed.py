@@ -86,7 +86,7 @@ def launch(tmp_path, worker, name, processes, *arguments):
     root = Path(__file__).resolve().parents[1]
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests", root / "examples"))),
+        "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests" / "support", root / "examples"))),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }

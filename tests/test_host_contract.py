@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from trl import SFTConfig, SFTTrainer
 
 from trl_modality import ModalityBalancedSFTTrainer
-from trl_modality._compat import DataCollatorForVisionLanguageModeling, maybe_gather_lm_head_ctx
+from trl_modality._compat import DataCollatorForVisionLanguageModeling
 
 
 def parameters(function) -> list[str]:
@@ -39,6 +39,11 @@ def test_floors_are_met():
         ("_load_best_model", ["self"]),
         ("compute_loss", ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]),
         ("log", ["self", "logs", "start_time"]),
+        ("evaluate", ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"]),
+        (
+            "evaluation_loop",
+            ["self", "dataloader", "description", "prediction_loss_only", "ignore_keys", "metric_key_prefix"],
+        ),
         ("get_tp_size", ["self"]),
     ],
 )
@@ -53,6 +58,7 @@ def test_methods_we_override_or_call(method, expected):
         ("_remove_unused_columns", "_set_signature_columns_if_needed"),
         ("get_batch_samples", "_get_num_items_in_batch"),
         ("_run_epoch", "get_batch_samples"),
+        ("predict", "evaluation_loop"),
     ],
 )
 def test_the_host_calls_what_we_override(caller, callee):
@@ -101,11 +107,6 @@ def test_num_items_counts_shifted_labels(config):
 
 def test_gradient_state_knows_the_last_batch():
     assert {"end_of_dataloader", "remainder"} <= set(dir(GradientState))
-
-
-def test_gathering_a_head_is_nothing_without_zero3():
-    with maybe_gather_lm_head_ctx(torch.nn.Parameter(torch.zeros(1)), None):
-        pass
 
 
 def test_base_model_is_the_backbone_and_forward_takes_extra_keywords():

@@ -15,24 +15,21 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 # `trl.DataCollatorForVisionLanguageModeling` exists.
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-# Gathers a ZeRO-3 sharded head; TRL's fused losses enter it the same way. Expiry: when transformers offers one.
-from trl.trainer.utils import maybe_gather_lm_head_ctx
-
 
 __all__ = [
     "DataCollatorForVisionLanguageModeling",
     "head_logit_scale",
     "keep_4bit_trainable",
     "load_renamed_checkpoint",
-    "maybe_gather_lm_head_ctx",
 ]
 
 
 def head_logit_scale(text_config) -> float:
-    """Factor between `lm_head(hidden)` and the model's logits, before soft-capping.
+    """Factor between `lm_head(hidden)` and the logits that a text model of this config makes, before soft-capping.
 
-    The models state it under five names, and TRL keeps its own reading of them inside `add_fused_lm_head`. Checked
-    against the models' logits in the tests. Expiry: when transformers or TRL exposes one accessor.
+    The models state it under five names, and TRL keeps its own reading of them inside `add_fused_lm_head`. This is the
+    same reading, also where a vision wrapper forgets the factor of its text config in its own logits (LLaVA-NeXT
+    around Granite does). Expiry: when transformers or TRL exposes one accessor.
     """
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         scale = getattr(text_config, name, None)

@@ -63,7 +63,8 @@ class PairedCollator:
     its completion; those of the other rows follow `completion_only_loss` as in TRL.
 
     Args:
-        processor: Any processor that TRL's collator supports; its tokenizer needs a pad token.
+        processor: Any processor with which TRL's collator can make prompt-completion batches (so not Mllama's or
+            PaliGemma's); its tokenizer needs a pad token.
         max_length: Longest row in tokens. A pair above it is an error (cutting would misalign its views); a plain row
             is cut at the end as TRL does, with one warning, unless that would cut an image. `None`: no limit.
         completion_only_loss: For plain `prompt`/`completion` rows: whether the prompt is left out of the loss.
@@ -146,6 +147,13 @@ class PairedCollator:
                     }
                 )
             part = _collate_naming_rows(self._collate_pairs, host_rows, names, view)
+            if "cross_attention_mask" in part:
+                raise PairError(
+                    names[0],
+                    f"{type(self.processor).__name__} is for a model with cross-attention to its images, whose mask "
+                    "TRL's collator makes for the prompt alone.",
+                    "Train a model that reads its images as tokens of the row.",
+                )
             self._check_image_tokens(part, host_rows, names, column)
             self._check_length(part, names, view)
             parts.append(part)
@@ -217,8 +225,10 @@ class PairedCollator:
         """Cut plain rows to `max_length` as the host does, but never an image."""
         if self.max_length is None or part["input_ids"].shape[1] <= self.max_length:
             return part
-        image_token_id = getattr(self.processor, "image_token_id", None)
-        has_image_beyond = (part["input_ids"][:, self.max_length :] == image_token_id).any(1)
+        # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
+        ids = {*getattr(self.processor, "image_token_ids", ()), getattr(self.processor, "image_token_id", None)}
+        beyond = part["input_ids"][:, self.max_length :]
+        has_image_beyond = torch.isin(beyond, beyond.new_tensor(sorted(ids - {None}))).any(1)
         for name in compress(names, has_image_beyond.tolist()):
             raise PairError(
                 name,

@@ -44,7 +44,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
 
         check_rows (`int`, *optional*, defaults to `256`):
             Number of rows, spread evenly over each dataset, that are put through the collator before the first step,
-            so that bad input fails there. −1 checks every row, 0 none; other bad rows fail when they are reached.
+            so that bad input fails there. −1 checks every row, 0 none; of a stream, the first 16 at most. Other bad
+            rows fail when they are reached.
     """
 
     # Parameters that control the loss
@@ -96,8 +97,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
         default=256,
         metadata={
             "help": "Number of rows, spread evenly over each dataset, that are put through the collator before the "
-            "first step, so that bad input fails there. -1 checks every row, 0 none; other bad rows fail when they "
-            "are reached."
+            "first step, so that bad input fails there. -1 checks every row, 0 none; of a stream, the first 16 at "
+            "most. Other bad rows fail when they are reached."
         },
     )
 

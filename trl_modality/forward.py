@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ._compat import head_logit_scale, maybe_gather_lm_head_ctx
+from ._compat import head_logit_scale
 from .collator import ViewLayout
 from .kernels import PairedLossOutput, paired_linear_loss
 from .views import View
@@ -74,11 +74,19 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     With it, `model(**batch, paired_loss=settings)` takes a batch of `PairedCollator`, runs the backbone once over all
     rows, and hands the hidden states that predict a label to `paired_linear_loss`, so the logits of the prompt are
     never made. Enter through the outermost wrapper (`DistributedDataParallel`, FSDP, DeepSpeed, PEFT), so that its
-    hooks run; a sharded head is gathered for the loss.
+    hooks run; a head that FSDP2 has sharded is gathered for the loss.
 
     Args:
         model: A model with a language head (`get_output_embeddings()`); with PEFT, the base model.
+
+    Raises:
+        ValueError: the model has no decoder backbone (`base_model`) beside its head.
     """
+    if model.base_model is model or getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{type(model).__name__} has no decoder backbone beside its head (`base_model`), whose hidden states the "
+            "loss of pairs is computed from. Load a model of another family."
+        )
     original_forward = model.forward
     text_config = model.config.get_text_config()
     head_settings = {
@@ -129,24 +137,23 @@ def _losses(hidden, labels, layout, settings, num_items, head, head_settings) ->
     shared = {"lm_head_weight": weight, "lm_head_bias": bias, "normalizer": num_items, **head_settings}
     loss = torch.zeros((), device=hidden.device)
     pairs = plain = None
-    with maybe_gather_lm_head_ctx(head.weight, head.bias):
-        if text_hidden is not None or vision_hidden is not None:
-            pairs = paired_linear_loss(
-                text_hidden,
-                vision_hidden,
-                labels=text_labels if vision_labels is None else vision_labels,
-                text_weight=settings.text_rich_weight,
-                vision_weight=settings.vision_centric_weight,
-                kl_weight=settings.kl_weight,
-                divergence=settings.divergence,
-                beta=settings.beta,
-                temperature=settings.temperature,
-                **shared,
-            )
-            loss = loss + pairs.loss
-        if plain_hidden is not None:
-            plain = paired_linear_loss(None, plain_hidden, labels=plain_labels, **shared)
-            loss = loss + plain.loss
+    if text_hidden is not None or vision_hidden is not None:
+        pairs = paired_linear_loss(
+            text_hidden,
+            vision_hidden,
+            labels=text_labels if vision_labels is None else vision_labels,
+            text_weight=settings.text_rich_weight,
+            vision_weight=settings.vision_centric_weight,
+            kl_weight=settings.kl_weight,
+            divergence=settings.divergence,
+            beta=settings.beta,
+            temperature=settings.temperature,
+            **shared,
+        )
+        loss = loss + pairs.loss
+    if plain_hidden is not None:
+        plain = paired_linear_loss(None, plain_hidden, labels=plain_labels, **shared)
+        loss = loss + plain.loss
     return PairedModelOutput(loss=loss, pairs=pairs, plain=plain)
 
 

@@ -18,6 +18,8 @@ SUMS = (
     "loss_tokens",
     "tokens",
     "input_tokens",
+    "aux_loss",
+    "micro_batches",
 )
 
 
@@ -55,6 +57,8 @@ class LossMetrics:
         supervised = settings.supervised_views
         values["loss_tokens"] = sum((values.get(f"{view}_tokens", zero) for view in supervised), start=zero)
         values["input_tokens"] = input_tokens
+        if output.aux_loss is not None:
+            values["aux_loss"], values["micro_batches"] = output.aux_loss.detach(), zero + 1
         sums = torch.stack([values.get(name, zero).double() for name in SUMS])
         self._sums = sums if self._sums is None else self._sums + sums
 
@@ -86,6 +90,8 @@ class LossMetrics:
         if tokens := total["tokens"]:
             report["entropy"] = sum(total[f"{view}_entropy"] for view in VIEWS) / tokens
             report["mean_token_accuracy"] = sum(total[f"{view}_correct"] for view in VIEWS) / tokens
+        if total["micro_batches"]:
+            report["aux_loss"] = total["aux_loss"] / total["micro_batches"]
         report["input_tokens"] = total["input_tokens"]
         return report
 

@@ -71,12 +71,12 @@ def columns_of(dataset: AnyDataset, name: str) -> list[str]:
     return list(first)
 
 
-def has_pairs(dataset: AnyDataset, name: str) -> bool:
+def has_pairs(dataset: AnyDataset, name: str, text_field: str = "text") -> bool:
     """Whether the dataset has a column of pairs. Decided by its columns, not by whether its first row is a pair."""
     columns = columns_of(dataset, name)
     if not any(column in columns for column in PAIR_PROMPTS):
         return False
-    known = {*PAIR_COLUMNS, *PLAIN_COLUMNS}
+    known = {*PAIR_COLUMNS, *PLAIN_COLUMNS, text_field}
     if ignored := sorted(set(columns) - known):
         logger.warning(f"`{name}` has columns that are not part of a pair and are ignored: {', '.join(ignored)}.")
     if not any(column in columns for column in IMAGE_COLUMNS[:2]):
@@ -168,16 +168,32 @@ def reject_text_model(model: PreTrainedModel, processor: ProcessorMixin) -> None
         )
 
 
-def reject_unsupported(args: TrainingArguments, compute_loss_func: Callable | None) -> None:
-    """Options of the host that would silently change or drop the loss of the pairs."""
+def reject_unsupported(given: Mapping[str, Any]) -> None:
+    """Arguments of the host that would silently change the loss of the pairs, or get the wrong rows."""
+    args = given["args"]
+    replaces_loss, two_rows = "it would replace the loss of the views", "a pair is two rows of logits, not one"
     unsupported = {
-        "loss_type='dft'": args.loss_type == "dft",
-        "label_smoothing_factor": args.label_smoothing_factor > 0,
-        "compute_loss_func": compute_loss_func is not None,
+        "loss_type='dft'": (args.loss_type == "dft", replaces_loss),
+        "label_smoothing_factor": (args.label_smoothing_factor > 0, replaces_loss),
+        "compute_loss_func": (given.get("compute_loss_func") is not None, replaces_loss),
+        "compute_metrics": (given.get("compute_metrics") is not None, two_rows),
+        "preprocess_logits_for_metrics": (given.get("preprocess_logits_for_metrics") is not None, two_rows),
     }
-    for option, is_set in unsupported.items():
+    for option, (is_set, reason) in unsupported.items():
         if is_set:
             raise ValueError(
-                f"`{option}` is not supported on datasets with pairs: it would replace the loss of the views. Unset "
-                "it, or train on plain rows."
+                f"`{option}` is not supported on datasets with pairs: {reason}. Unset it, or train on plain rows."
             )
+
+
+def keep_ranks_apart(args: TrainingArguments, datasets: Mapping[str, AnyDataset]) -> None:
+    """Let each rank read a stream for itself: the host does so for a streamed training set only, and batches of one
+    rank cannot be dispatched to others (their rows differ in length)."""
+    streams = [name for name, dataset in datasets.items() if isinstance(dataset, IterableDataset)]
+    if streams:
+        args.accelerator_config.dispatch_batches = False
+    if args.world_size > 1 and any(name.startswith("eval_dataset") for name in streams):
+        logger.warning(
+            "A streamed `eval_dataset` on several ranks repeats rows to fill the last batch, and its metrics count "
+            "them. Give a map-style dataset for exact figures."
+        )

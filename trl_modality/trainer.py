@@ -1,11 +1,13 @@
 """`ModalityBalancedSFTTrainer`: `SFTTrainer` for datasets with pairs. Wiring only."""
 
 import inspect
+from dataclasses import fields
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from transformers import TrainingArguments
+from transformers.utils import logging
 from trl import SFTTrainer
 
 from . import preflight
@@ -19,12 +21,15 @@ from .metrics import LossMetrics
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
 
 
+logger = logging.get_logger(__name__)
+
+
 class ModalityBalancedSFTTrainer(SFTTrainer):
     """Supervised fine-tuning on pairs: both views of a question, and a KL from the text_rich view to the other.
 
     A drop-in replacement for [`~trl.SFTTrainer`], with its arguments. A dataset without pairs takes the host's own
-    path untouched. With pairs (columns `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`), every row
-    is collated by [`PairedCollator`] and the loss is
+    path, step for step; only resuming is mended (`_compat.load_renamed_checkpoint`). With pairs (columns `images`,
+    `text_rich_prompt`, `vision_centric_prompt`, `completion`), [`PairedCollator`] collates every row and the loss is
 
         L = 1/N · Σ_t [ w_r·CE_r + w_v·CE_v + λ·D( stopgrad p_r ‖ p_v ) ]
 
@@ -46,7 +51,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     Args:
         *args, **kwargs: As for `SFTTrainer`. `args` may be a [`ModalityBalancedSFTConfig`] or any config that the host
-            takes; the settings of pairs then have their defaults.
+            takes; the settings of pairs then have their defaults. `compute_metrics` and what goes with it is refused
+            on datasets with pairs: a pair is two rows of logits.
 
     Raises:
         PairError, ValueError: before the first step, on rows or options that cannot be trained on as they are.
@@ -64,12 +70,14 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         given.pop("self")
         train_dataset, eval_dataset = given.get("train_dataset"), given.get("eval_dataset")
         datasets = preflight.named_datasets(train_dataset, eval_dataset)
-        with_pairs = [name for name, dataset in datasets.items() if preflight.has_pairs(dataset, name)]
+        text_field = getattr(given.get("args"), "dataset_text_field", "text")
+        with_pairs = [name for name, dataset in datasets.items() if preflight.has_pairs(dataset, name, text_field)]
         self._has_pairs = bool(with_pairs)
         if self._has_pairs:
             given["args"] = _paired_config(given.get("args"), given.get("model"))
-            preflight.reject_unsupported(given["args"], given.get("compute_loss_func"))
+            preflight.reject_unsupported(given)
             preflight.reject_text_run(datasets)
+            preflight.keep_ranks_apart(given["args"], datasets)
         prepare = preflight.as_stored if self._has_pairs else preflight.guard
         given["train_dataset"] = preflight.each(prepare, train_dataset)
         given["eval_dataset"] = preflight.each(prepare, eval_dataset)
@@ -87,6 +95,11 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             raise ValueError(
                 "Context and sequence parallelism are not supported on datasets with pairs: they cut the rows, and "
                 "the two views of a pair with them. Set `cp_size` and `sp_size` to 1."
+            )
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            raise ValueError(
+                "DeepSpeed ZeRO-3 is not supported on datasets with pairs yet: the loss needs the whole head in its "
+                "backward, where ZeRO-3 has sharded it again. Use ZeRO-2 or FSDP."
             )
         model: Any = self.model
         base_model = model.get_base_model() if is_peft_model(model) else model
@@ -144,7 +157,10 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     # Loss
 
     def _mix(self) -> Mix:
-        return self._schedule(self.state.global_step / max(self.state.max_steps, 1))
+        return self._schedule(self._progress())
+
+    def _progress(self) -> float:
+        return self.state.global_step / max(self.state.max_steps, 1)
 
     def _loss_settings(self, mix: Mix) -> LossSettings:
         args: Any = self.args
@@ -185,12 +201,38 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
                 return loss, model(**logits_inputs, use_cache=False)
         return loss
 
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        for name, dataset in preflight.named_datasets(None, eval_dataset).items():
+            if preflight.has_pairs(dataset, name, self.args.dataset_text_field) and not self._has_pairs:
+                raise ValueError(
+                    f"`{name}` has pairs, but the trainer was set up without. Give it a dataset with pairs at the "
+                    "start (as `train_dataset` or `eval_dataset`)."
+                )
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        if not self._has_pairs:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        self._loss_metrics["eval"] = LossMetrics()  # not those of an evaluation that failed half-way
+        # Losses only: a pair is two rows, so the host's logits would not line up with its examples
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        report = self._loss_metrics["eval"].report(self._sum_over_ranks, self.accelerator.device)
+        report["num_tokens"] = self._input_tokens_seen
+        metrics: Any = output.metrics
+        metrics.update({f"{metric_key_prefix}_{key}": value for key, value in report.items() if key != "input_tokens"})
+        return output
+
     def _without_duplicates(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Ignore the rows that a sampler repeats to fill the last batch of all ranks, so that each row counts once."""
         state, layout = self.accelerator.gradient_state, inputs["view_layout"]
         if not (state.end_of_dataloader and state.remainder > 0):
             return inputs
-        own = state.remainder - self.args.process_index * self.args.eval_batch_size
+        per_process = self.args.eval_batch_size // (self.args.world_size if self.accelerator.split_batches else 1)
+        own = state.remainder - self.args.process_index * per_process
         examples = torch.tensor([example for view in layout.rows for example in layout.examples[view]])
         labels = inputs["labels"].masked_fill((examples >= own).unsqueeze(1).to(inputs["labels"].device), -100)
         return {**inputs, "labels": labels}
@@ -214,20 +256,13 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     # Metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._has_pairs:
-            mode = "train" if self.model.training else "eval"
-            report = self._loss_metrics[mode].report(self._sum_over_ranks, self.accelerator.device)
-            input_tokens = report.pop("input_tokens")
-            self._input_tokens_seen += input_tokens if mode == "train" else 0
-            if report:
-                prefix = ""
-                if mode == "train":
-                    report.pop("loss")  # the host's own has every part of the loss
-                    report["curriculum_progress"] = self.state.global_step / max(self.state.max_steps, 1)
-                else:
-                    prefix = next((key.removesuffix("loss") for key in logs if key.endswith("_loss")), "eval_")
-                report["num_tokens"] = self._input_tokens_seen
-                logs.update({f"{prefix}{key}": value for key, value in report.items()})
+        # The host's own report of training steps, which every rank makes; a log of the user's, perhaps on one rank
+        # alone, must not wait for the others
+        if self._has_pairs and self.model.training and "loss" in logs:
+            report = self._loss_metrics["train"].report(self._sum_over_ranks, self.accelerator.device)
+            self._input_tokens_seen += report.pop("input_tokens")
+            report |= {"num_tokens": self._input_tokens_seen, "curriculum_progress": self._progress()}
+            logs.update({key: value for key, value in report.items() if key != "loss"})  # the host's has every part
         super().log(logs, start_time)
 
     def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
@@ -242,7 +277,14 @@ def _paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalanc
     if args is None:
         name = model if isinstance(model, str) else model.config._name_or_path
         return ModalityBalancedSFTConfig(f"{name.split('/')[-1] or 'model'}-ModalityBalancedSFT")
-    values = args.to_dict()
+    known = {field.name for field in fields(ModalityBalancedSFTConfig) if field.init}
+    given = args.to_dict()
+    if unknown := sorted(given.keys() - known):
+        logger.warning(
+            f"`{type(args).__name__}` has fields that {ModalityBalancedSFTConfig.__name__} does not: "
+            f"{', '.join(unknown)}. They are ignored; derive your config from ours to keep them."
+        )
+    values = {key: value for key, value in given.items() if key in known}
     # `to_dict` hides the value of whatever ends in `_token`: secrets, and with them `eos_token`
     values |= {key: getattr(args, key) for key in values if key.endswith("_token")}
     return ModalityBalancedSFTConfig(**values)

@@ -77,22 +77,29 @@ def paired_linear_loss(
             cross-entropies.
         logit_scale: factor on the logits, before soft-capping.
         logit_softcap: `c` of `c·tanh(logits / c)`, before the temperature.
-        normalizer: what the sum is divided by; by default the supervised tokens of the views that are given (2·M for
-            pairs without ignored labels). At least 1 in any case, so that no token gives a zero with a gradient.
+        normalizer: what the sum is divided by, a count of tokens; by default the supervised ones of the views that
+            are given (2·M for pairs without ignored labels). A count of 0 divides by 1, so that no token at all is a
+            zero with a gradient.
         backend: `"auto"` or `"reference"`.
 
     Returns:
         `PairedLossOutput`; only `loss` carries a gradient, to the hidden states, the head and its bias.
 
     Raises:
-        ValueError: on shapes, labels, weights or options that do not fit; the message names the argument.
+        ValueError: on shapes, labels, weights or options that do not fit; the message names the argument. The values
+            of weights given as tensors are not looked at.
     """
     hidden = [h for h in (text_hidden, vision_hidden) if h is not None]
-    _check(hidden, lm_head_weight, labels, divergence, beta, temperature, logit_softcap, backend)
+    _check_tensors(hidden, lm_head_weight, lm_head_bias, labels)
+    for name, weight in (("text_weight", text_weight), ("vision_weight", vision_weight), ("kl_weight", kl_weight)):
+        _check_weight(name, weight, labels)
+    _check_options(divergence, beta, temperature, logit_softcap, backend)
     if divergence == "jsd" and beta in (0.0, 1.0):
         divergence = "forward_kl" if beta == 0.0 else "reverse_kl"
     if normalizer is None:
         normalizer = len(hidden) * (labels != IGNORE_INDEX).sum()
+    elif not isinstance(normalizer, torch.Tensor) and not (math.isfinite(normalizer) and normalizer >= 0):
+        raise ValueError(f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer}.")
     run = BACKENDS["reference" if backend == "auto" else backend]
     return PairedLossOutput(
         *run(
@@ -114,23 +121,39 @@ def paired_linear_loss(
     )
 
 
-def _check(hidden, lm_head_weight, labels, divergence, beta, temperature, logit_softcap, backend) -> None:
+def _check_tensors(hidden, lm_head_weight, lm_head_bias, labels) -> None:
     if not hidden:
-        raise ValueError(
-            "`text_hidden` and `vision_hidden` are both None: give the hidden states of one view at least."
-        )
+        raise ValueError("`text_hidden` and `vision_hidden` are both None: give the states of one view at least.")
+    if labels.dim() != 1 or labels.dtype != torch.int64:
+        raise ValueError(f"`labels` must be [M] int64, got {tuple(labels.shape)} {labels.dtype}.")
     for h in hidden:
         if h.dim() != 2 or h.shape != (labels.shape[0], lm_head_weight.shape[1]):
             raise ValueError(
                 f"hidden states have shape {tuple(h.shape)}, expected [M, H] = "
                 f"{(labels.shape[0], lm_head_weight.shape[1])} from `labels` and `lm_head_weight`."
             )
+    if lm_head_bias is not None and lm_head_bias.shape != lm_head_weight.shape[:1]:
+        raise ValueError(
+            f"`lm_head_bias` has shape {tuple(lm_head_bias.shape)}, expected [{lm_head_weight.shape[0]}]."
+        )
     # One comparison for both ends: a negative label that is not the ignored one would be read as a token
     if ((labels != IGNORE_INDEX) & ((labels < 0) | (labels >= lm_head_weight.shape[0]))).any():
         raise ValueError(
             f"`labels` span [{labels.min()}, {labels.max()}], outside the {lm_head_weight.shape[0]} rows of the head; "
             f"use {IGNORE_INDEX} for tokens to ignore."
         )
+
+
+def _check_weight(name: str, weight: float | torch.Tensor, labels: torch.Tensor) -> None:
+    """Tensors by their shape only: a look at their values would wait for the device."""
+    if isinstance(weight, torch.Tensor):
+        if weight.dim() and weight.shape != labels.shape:
+            raise ValueError(f"`{name}` has shape {tuple(weight.shape)}, expected [M] = {tuple(labels.shape)}.")
+    elif not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"`{name}` must be a finite number ≥ 0 or a tensor [M], got {weight}.")
+
+
+def _check_options(divergence, beta, temperature, logit_softcap, backend) -> None:
     if divergence not in DIVERGENCES:
         raise ValueError(f"`divergence` must be one of {DIVERGENCES}, got {divergence!r}.")
     if not 0.0 <= beta <= 1.0:

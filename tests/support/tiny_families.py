@@ -41,6 +41,7 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
+    Qwen3VLMoeConfig,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
     SiglipImageProcessor,
@@ -213,6 +214,22 @@ def qwen3_vl():
         Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor, vision, mrope_section=[4, 2, 2], mrope_interleaved=True
     )
     config.text_config.head_dim = 16
+    return config, processor
+
+
+def qwen3_vl_moe():
+    vision = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    config, processor = _qwen(
+        Qwen3VLMoeConfig,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+        vision,
+        mrope_section=[4, 2, 2],
+        mrope_interleaved=True,
+    )
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "router_aux_loss_coef": 0.5}
+    for name, value in {"head_dim": 16, **experts}.items():
+        setattr(config.text_config, name, value)
     return config, processor
 
 

@@ -1,0 +1,201 @@
+"""Where a paired run touches what else a trainer does: evaluation, experts, mixed weights, configs."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List
+from runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
+from tiny import pair_dataset, pair_row, tiny_llava, written_out
+from tiny_families import build
+from trl import SFTConfig, SFTTrainer
+
+from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, View
+from trl_modality._compat import DataCollatorForVisionLanguageModeling
+
+
+def make(config, model=None, **kwargs):
+    kwargs.setdefault("train_dataset", pair_dataset(4))
+    kwargs.setdefault("args", config())
+    return ModalityBalancedSFTTrainer(model or tiny_llava()[0], processing_class=tiny_llava()[1], **kwargs)
+
+
+# Evaluation
+
+
+def losses(metrics, prefix="eval"):
+    keys = ("loss", "text_rich_nll", "vision_centric_nll", "kl", "gap_nats", "text_rich_tokens")
+    return {key: metrics[f"{prefix}_{key}"] for key in keys}
+
+
+def test_evaluations_do_not_leak_into_each_other(config):
+    trainer = make(config, eval_dataset=pair_dataset(7, first=50))
+    first = losses(trainer.evaluate())
+    predicted = trainer.predict(pair_dataset(5, first=80))
+    assert losses(predicted.metrics, "test") == losses(trainer.evaluate(pair_dataset(5, first=80)))
+    assert predicted.predictions is None
+    # One that fails half-way leaves nothing behind
+    with pytest.raises(ValueError, match="completion"):
+        trainer.evaluate(Dataset.from_list([*(pair_row(i) for i in range(9)), {**pair_row(9), "completion": None}]))
+    assert losses(trainer.evaluate()) == first
+
+
+def test_evaluation_loss_has_the_weights_of_the_config(config):
+    args = config(text_rich_weight=0.5, vision_centric_weight=2.0, kl_weight=3.0)
+    metrics = make(config, args=args, eval_dataset=pair_dataset(6, first=50)).evaluate()
+    expected = 0.5 * metrics["eval_text_rich_nll"] + 2 * metrics["eval_vision_centric_nll"] + 3 * metrics["eval_kl"]
+    assert metrics["eval_loss"] == pytest.approx(expected / 2, rel=1e-6)
+
+
+def test_evaluation_in_training_gets_the_metrics_too(config):
+    args = config(eval_strategy="steps", eval_steps=1, max_steps=2)
+    trainer = make(config, args=args, eval_dataset=pair_dataset(4, first=50))
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "eval_loss" in log]
+    assert len(logs) == 2
+    assert all({"eval_gap_nats", "eval_kl", "eval_text_rich_token_accuracy"} <= log.keys() for log in logs)
+
+
+def test_evaluating_pairs_on_a_run_without_pairs_says_so(config):
+    rows = Dataset.from_list(written_out([pair_row(0)]), features=PLAIN_FEATURES)
+    trainer = make(config, train_dataset=rows)
+    with pytest.raises(ValueError, match="`eval_dataset` has pairs, but the trainer was set up without"):
+        trainer.evaluate(pair_dataset(2))
+
+
+def test_metrics_of_logits_are_refused(config):
+    with pytest.raises(ValueError, match="`compute_metrics` is not supported on datasets with pairs"):
+        make(config, compute_metrics=lambda prediction: {})
+
+
+def test_a_log_of_the_users_waits_for_nobody(config, monkeypatch):
+    trainer = make(config)
+    trainer.train()
+    monkeypatch.setattr(trainer, "_sum_over_ranks", lambda sums: pytest.fail("a collective in a log of one rank"))
+    trainer.model.train()
+    trainer.log({"mine": 1.0})
+
+
+# Experts
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_experts_balance_as_in_the_host(config, accumulation):
+    """One forward over both views, so the load-balancing loss is the host's on the rows written out twice."""
+    rows = Dataset.from_list(written_out([pair_row(i) for i in range(8)]), features=PLAIN_FEATURES)
+    options = {"gradient_accumulation_steps": accumulation, "max_steps": 1}
+    args = sequential(config, kl_weight=0.0, **options)
+    host_args = sequential(config, cls=SFTConfig, per_device_train_batch_size=8, **options)
+    runs = []
+    for trainer_cls, its_args, dataset in (
+        (ModalityBalancedSFTTrainer, args, pair_dataset(8)),
+        (SFTTrainer, host_args, rows),
+    ):
+        model, processor = build("qwen3_vl_moe")
+        model.set_experts_implementation("eager")  # the grouped product knows no float64
+        runs.append(run(trainer_cls, its_args, dataset, model, processing_class=processor))
+    ours, theirs = runs
+    assert ours[0].aux_loss_enabled
+    assert_same(ours, theirs, rtol=1e-5)  # the routers pass the host's float32 rounding on
+    logged, their_logged = (trainer.state.log_history[0]["aux_loss"] for trainer, *_ in (ours, theirs))
+    assert logged == pytest.approx(their_logged, rel=1e-5)
+
+
+# Weights, schedule, settings
+
+
+def test_rows_without_a_partner_have_weight_one(config):
+    """Whatever the weights of the views are: the sum is written out by hand from the losses of each kind of row."""
+    weights = {"text_rich_weight": 0.5, "vision_centric_weight": 0.25, "kl_weight": 2.0}
+    args = sequential(config, per_device_train_batch_size=8, max_steps=1, **weights)
+    log = run(ModalityBalancedSFTTrainer, args, mixed_dataset())[0].state.log_history[0]
+    parts = {
+        "text_rich": 0.5 * log["text_rich_nll"] * log["text_rich_tokens"],
+        "vision_centric": 0.25 * log["vision_centric_nll"] * log["vision_centric_tokens"],
+        "kl": 2.0 * log["kl"] * log["text_rich_tokens"],
+        "plain": log["plain_nll"] * log["plain_tokens"],
+    }
+    tokens = log["text_rich_tokens"] + log["vision_centric_tokens"] + log["plain_tokens"]
+    assert log["loss"] == pytest.approx(sum(parts.values()) / tokens, rel=1e-6)
+
+
+def test_switch_of_two_stage_is_the_configs(config):
+    args = sequential(config, curriculum="two_stage", curriculum_switch=0.25, max_steps=4)
+    logs = run(ModalityBalancedSFTTrainer, args, pair_dataset(16))[0].state.log_history[:4]
+    assert ["kl" in log for log in logs] == [True, False, False, False]
+
+
+def test_completion_only_loss_reaches_plain_rows(config):
+    tokens = []
+    for choice in (None, False):
+        args = sequential(config, per_device_train_batch_size=8, max_steps=1, completion_only_loss=choice)
+        tokens.append(run(ModalityBalancedSFTTrainer, args, mixed_dataset())[0].state.log_history[0]["plain_tokens"])
+    assert tokens[1] > 1.5 * tokens[0]
+
+
+def test_the_hosts_collator_hands_over_every_setting():
+    settings = {
+        "processor": tiny_llava()[1],
+        "max_length": 77,
+        "pad_to_multiple_of": 8,
+        "dataset_text_field": "body",
+        "assistant_only_loss": True,
+        "chat_template": "{{ messages }}",
+    }
+    host = DataCollatorForVisionLanguageModeling(**settings)
+    assert {field.name for field in dataclasses.fields(host)} - set(settings) <= {
+        "completion_only_loss",
+        "return_tensors",
+    }
+    ours = PairedCollator.from_host(host, completion_only_loss=False)
+    assert (ours.max_length, ours.pad_to_multiple_of, ours.dataset_text_field) == (77, 8, "body")
+    documents, completions = ours._collate_documents, ours._collate_completions
+    assert (documents.assistant_only_loss, documents.chat_template) == (True, "{{ messages }}")
+    assert documents.dataset_text_field == "body"
+    assert (completions.completion_only_loss, ours._collate_pairs.completion_only_loss) == (False, True)
+
+
+@dataclass
+class UsersConfig(SFTConfig):
+    mine: int = 1
+
+
+def test_fields_of_a_users_config_are_named_when_they_are_dropped(config, monkeypatch):
+    warnings = []
+    monkeypatch.setattr("trl_modality.trainer.logger.warning", warnings.append)
+    trainer = make(config, args=config(cls=UsersConfig, learning_rate=3e-4))
+    assert trainer.args.learning_rate == 3e-4
+    assert "`UsersConfig` has fields that ModalityBalancedSFTConfig does not: mine" in warnings[0]
+
+
+def test_streamed_evaluation_is_not_dispatched(config):
+    trainer = make(config, eval_dataset=pair_dataset(5, first=50).to_iterable_dataset())
+    assert trainer.args.accelerator_config.dispatch_batches is False
+    exact = make(config, eval_dataset=pair_dataset(5, first=50)).evaluate()
+    assert losses(trainer.evaluate()) == pytest.approx(losses(exact), rel=1e-6)
+
+
+def test_completion_without_a_token_is_an_error():
+    """A tokenizer that drops the whole completion: nothing would be trained, without a word."""
+    _, processor = tiny_llava()
+    row = {
+        "id": "x",
+        "images": pair_row(0)["images"],
+        "text_rich_prompt": "<image>a",
+        "vision_centric_prompt": "<image>b",
+    }
+    rows = [{**row, "completion": "\N{ZERO WIDTH SPACE}"}]
+    processor.tokenizer.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Replace("\u200b", "")
+    with pytest.raises(ValueError, match="id='x'.*`completion` has no token"):
+        PairedCollator(processor)(rows)
+
+
+def test_image_column_of_one_image_and_list_agree(config):
+    features = Features({**pair_dataset(1).features})
+    assert isinstance(features["images"], List)
+    assert isinstance(features["images"].feature, Image)
+    batch = PairedCollator(tiny_llava()[1])([pair_row(0)])
+    single = {**{k: v for k, v in pair_row(0).items() if k != "images"}, "image": pair_row(0)["images"][0]}
+    assert torch.equal(PairedCollator(tiny_llava()[1])([single])["pixel_values"], batch["pixel_values"])
+    assert batch["view_layout"].rows == {View.TEXT_RICH: 1, View.VISION_CENTRIC: 1}
