@@ -85,6 +85,16 @@ def test_router_loss_is_the_models_own():
     torch.testing.assert_close(output.aux_loss, expected)
 
 
+def test_no_cache_is_made():
+    """A cache would hold every key and value of a training batch for nothing."""
+    model, processor = tiny_llava()
+    add_paired_loss(model)
+    seen = []
+    model.base_model.register_forward_hook(lambda module, args, output: seen.append(output.past_key_values))
+    model(**PairedCollator(processor)([pair_row(0)]), paired_loss=LossSettings())
+    assert seen == [None]
+
+
 def test_without_the_keyword_the_forward_is_the_one_it_had():
     model, processor = tiny_llava()
     inputs = processor(images=picture(0), text="<image>red?", return_tensors="pt")

@@ -13,12 +13,14 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, View
 from trl_modality._compat import DataCollatorForVisionLanguageModeling
+from trl_modality.forward import LossSettings
 
 
 def make(config, model=None, **kwargs):
+    kwargs.setdefault("processing_class", tiny_llava()[1])
     kwargs.setdefault("train_dataset", pair_dataset(4))
     kwargs.setdefault("args", config())
-    return ModalityBalancedSFTTrainer(model or tiny_llava()[0], processing_class=tiny_llava()[1], **kwargs)
+    return ModalityBalancedSFTTrainer(model or tiny_llava()[0], **kwargs)
 
 
 # Evaluation
@@ -37,7 +39,7 @@ def test_evaluations_do_not_leak_into_each_other(config):
     assert predicted.predictions is None
     # One that fails half-way leaves nothing behind
     with pytest.raises(ValueError, match="completion"):
-        trainer.evaluate(Dataset.from_list([*(pair_row(i) for i in range(9)), {**pair_row(9), "completion": None}]))
+        trainer.evaluate(Dataset.from_list([*(pair_row(i) for i in range(40)), {**pair_row(9), "completion": None}]))
     assert losses(trainer.evaluate()) == first
 
 
@@ -100,6 +102,35 @@ def test_experts_balance_as_in_the_host(config, accumulation):
     assert_same(ours, theirs, rtol=1e-5)  # the routers pass the host's float32 rounding on
     logged, their_logged = (trainer.state.log_history[0]["aux_loss"] for trainer, *_ in (ours, theirs))
     assert logged == pytest.approx(their_logged, rel=1e-5)
+
+
+def test_experts_balance_is_a_mean_over_accumulation(config):
+    model, processor = build("qwen3_vl_moe")
+    model.set_experts_implementation("eager")
+    trainer = make(config, model, processing_class=processor)
+    trainer.model.train()
+    batch = trainer.data_collator([pair_row(0)])
+    batch["pixel_values"] = batch["pixel_values"].double()
+    losses = {}
+    for steps in (1, 4):
+        trainer.current_gradient_accumulation_steps = steps
+        losses[steps] = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(10))
+    aux = trainer.model(**batch, paired_loss=LossSettings(), output_router_logits=True).aux_loss
+    assert (losses[1] - losses[4]).item() == pytest.approx(0.5 * aux.item() * (1 - 1 / 4), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_accumulation_is_exact_with_models_whose_own_loss_ignores_the_count(config, family):
+    """The host averages the means of micro-batches with these; ours divides by the tokens of the whole step."""
+    runs = []
+    for batch_size, accumulation in ((4, 1), (1, 4)):
+        model, processor = build(family)
+        assert not model.accepts_loss_kwargs
+        args = sequential(
+            config, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation, max_steps=1
+        )
+        runs.append(run(ModalityBalancedSFTTrainer, args, pair_dataset(4), model, processing_class=processor))
+    assert_same(*runs, rtol=1e-9)
 
 
 # Weights, schedule, settings

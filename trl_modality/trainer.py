@@ -105,6 +105,9 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         base_model = model.get_base_model() if is_peft_model(model) else model
         processor: Any = self.processing_class
         preflight.reject_text_model(base_model, processor)
+        # Qwen-VL and others say no, since their own loss ignores the count; ours does not, so that accumulation and
+        # ranks weigh every token alike with them too
+        self.model_accepts_loss_kwargs = True
         keep_4bit_trainable(base_model)
         add_paired_loss(base_model)
         if own_collator:
@@ -151,7 +154,9 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     def _get_num_items_in_batch(self, batch_samples, device):
         if self._has_pairs:
             supervised = self._loss_settings(self._mix()).supervised_views
-            batch_samples = [{"labels": labels_of(batch, supervised)} for batch in batch_samples]
+            labels = [labels_of(batch, supervised) for batch in batch_samples]
+            # Both names: what the host counts of plain `labels` depends on the model's own loss
+            batch_samples = [{"labels": each, "shift_labels": each[:, 1:]} for each in labels]
         return super()._get_num_items_in_batch(batch_samples, device)
 
     # Loss

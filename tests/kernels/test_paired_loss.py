@@ -184,6 +184,22 @@ def test_impossible_tokens_in_both_views_add_nothing(divergence, beta):
         torch.testing.assert_close(grad, short_grad, rtol=1e-10, atol=1e-14)
 
 
+def test_a_token_of_weight_zero_may_be_impossible():
+    """0·∞ is 0 there: its label has no probability, and nothing is asked of it."""
+    text, vision, weight, labels, _ = inputs()
+    bias = torch.zeros(11, dtype=torch.float64)
+    bias[10] = -math.inf
+    labels[1], labels[2] = 10, 3
+    mask = (labels != 10).double()
+    options = {"text_weight": mask, "vision_weight": mask, "kl_weight": mask}
+    out = paired_linear_loss(text, vision, weight, labels, lm_head_bias=bias, **options)
+    assert torch.isfinite(out.loss)
+    assert out.vision_nll[1] == math.inf
+    for grad in torch.autograd.grad(out.loss, [text, vision]):
+        assert torch.isfinite(grad).all()
+        assert torch.all(grad[1] == 0)
+
+
 def test_divergence_says_infinity_where_one_view_excludes_what_the_other_says():
     log_p = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).log()
     log_q = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64).log().requires_grad_()

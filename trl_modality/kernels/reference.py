@@ -104,9 +104,8 @@ def _divergence(log_p_MV: torch.Tensor, log_q_MV: torch.Tensor, divergence: str,
         return _kl(log_p_MV, log_q_MV)
     if divergence == "reverse_kl":
         return _kl(log_q_MV, log_p_MV)
-    impossible_MV = (log_p_MV == -math.inf) & (log_q_MV == -math.inf)
     # logaddexp(-inf, -inf) has a NaN gradient; a token that neither view can say adds nothing, so any value serves
-    a_MV = log_q_MV.masked_fill(impossible_MV, 0.0) + math.log(1 - beta)
-    b_MV = log_p_MV.masked_fill(impossible_MV, 0.0) + math.log(beta)
-    log_m_MV = torch.logaddexp(a_MV, b_MV)
+    impossible_MV = (log_p_MV == -math.inf) & (log_q_MV == -math.inf)
+    safe_log_p_MV = log_p_MV.masked_fill(impossible_MV, 0.0)
+    log_m_MV = torch.logaddexp(log_q_MV + math.log(1 - beta), safe_log_p_MV + math.log(beta))
     return beta * _kl(log_p_MV, log_m_MV) + (1 - beta) * _kl(log_q_MV, log_m_MV)
