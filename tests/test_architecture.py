@@ -14,6 +14,7 @@ PACKAGE = ROOT / "trl_modality"
 LAYERS = {
     "views": 0,
     "_compat": 0,
+    "_extras": 0,
     "data": 1,
     "curriculum": 1,
     "kernels": 1,
@@ -182,10 +183,14 @@ machinery.PathFinder.find_spec = staticmethod(without)
 import trl_modality
 for name in trl_modality.__all__:
     getattr(trl_modality, name)
+from transformers import BitsAndBytesConfig
 from trl_modality.data.tables import load_records
-try:
-    load_records()
-except ImportError as error:
-    print(error)
+for use in (load_records, lambda: trl_modality.ModalityBalancedSFTTrainer(quantization_config=BitsAndBytesConfig())):
+    try:
+        use()
+    except ImportError as error:
+        print(error)
 """
-    assert "trl-modality[examples]" in run_python(code)
+    printed = run_python(code)
+    assert "trl-modality[examples]" in printed
+    assert "trl-modality[quant]" in printed

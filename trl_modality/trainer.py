@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from transformers import TrainingArguments
+from transformers import BitsAndBytesConfig, TrainingArguments
 from transformers.utils import logging
 from trl import SFTTrainer
 
 from . import preflight
 from ._compat import keep_4bit_trainable, load_renamed_checkpoint
+from ._extras import require
 from .collator import PairedCollator, labels_of, select_views
 from .config import ModalityBalancedSFTConfig
 from .curriculum import Mix, get_schedule
@@ -68,6 +69,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     def __init__(self, *args, **kwargs):
         given = inspect.signature(SFTTrainer.__init__).bind_partial(self, *args, **kwargs).arguments
         given.pop("self")
+        if isinstance(given.get("quantization_config"), BitsAndBytesConfig):
+            require("bitsandbytes", extra="quant", purpose="A model in 4 or 8 bits needs")
         train_dataset, eval_dataset = given.get("train_dataset"), given.get("eval_dataset")
         datasets = preflight.named_datasets(train_dataset, eval_dataset)
         text_field = getattr(given.get("args"), "dataset_text_field", "text")

@@ -1,6 +1,5 @@
 """The demo pairs: answers recomputed from what the view says, a clean split, and reproducibility."""
 
-import builtins
 import re
 from collections import Counter
 
@@ -93,13 +92,6 @@ def test_records_are_true_to_the_tables():
 
 
 def test_missing_package_names_the_extra(monkeypatch):
-    real_import = builtins.__import__
-
-    def without_vega(name, *args, **kwargs):
-        if name.startswith("vega_datasets"):
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_vega)
+    monkeypatch.setattr("trl_modality._extras.find_spec", lambda package: None)
     with pytest.raises(ImportError, match=r"trl-modality\[examples\]"):
         load_records()

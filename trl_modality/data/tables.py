@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
+from .._extras import require
+
 
 WEEKDAYS = ("mon", "tue", "wed", "thu")
 
@@ -54,14 +56,10 @@ def load_records() -> list[Record]:
 
 
 def _rows(table: str) -> list[dict[str, Any]]:
-    try:
-        # `local_data`, not `data`: it knows only the tables that need no download.
-        from vega_datasets import local_data
-    except ImportError as error:
-        raise ImportError(
-            "The demo data is drawn from the tables of `vega_datasets`, which is not installed: "
-            "pip install 'trl-modality[examples]'."
-        ) from error
+    require("vega_datasets", extra="examples", purpose="The demo data is drawn from the tables of")
+    # `local_data`, not `data`: it knows only the tables that need no download.
+    from vega_datasets import local_data
+
     # Not the package's own data frames: reading the text ourselves keeps every value as written.
     text = getattr(local_data, table).raw().decode()
     return json.loads(text) if text.lstrip().startswith("[") else list(csv.DictReader(text.splitlines()))
