@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What a machine without an accelerate config would be told with a warning each
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft test test-fast lint types check bench wheel-test clean
+.PHONY: help demo demo-sft test test-fast lint types check bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,10 +20,10 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## train a small LLaVA on pairs on the CPU; both views before and after (about 3 minutes after set-up)
-	$(BIN)/accelerate launch examples/llava_kl.py
+	$(LAUNCH) examples/llava_kl.py
 
 demo-sft: $(READY)  ## the same budget without the KL: what plain SFT gives
-	$(BIN)/accelerate launch examples/llava_kl.py --kl_weight 0 --curriculum none --output_dir outputs/llava_sft
+	$(LAUNCH) examples/llava_kl.py --kl_weight 0 --curriculum none --output_dir outputs/llava_sft
 
 test: $(READY)  ## the whole suite (about 4 minutes on two cores)
 	$(BIN)/python -m pytest
