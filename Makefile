@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft test test-fast lint types check bench clean
+.PHONY: help demo demo-sft test test-fast test-floor lint types check bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,12 @@ test: $(READY)  ## the whole suite (about 4 minutes on two cores)
 
 test-fast: $(READY)  ## the suite without the slow tests (about a minute)
 	$(BIN)/python -m pytest -m "not slow"
+
+FLOOR := trl==1.16.0 transformers==5.19.0 accelerate==1.12.0 datasets==4.7.0 peft==0.18.0 pillow==10.1.0
+test-floor:  ## the fast tests on the lowest versions that pyproject.toml allows, in an environment of their own
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet --editable '.[dev]' $(FLOOR)
+	.venv-floor/bin/python -m pytest -m "not slow"
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
