@@ -66,7 +66,20 @@ def build_tiny_llava(
         chat_template=CHAT_TEMPLATE,
         image_token=IMAGE,
     )
-    config = LlavaConfig(
+    config = _tiny_config(tokenizer, image_size, patch_size, hidden_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
+    )
+    return model, processor
+
+
+def _tiny_config(
+    tokenizer: PreTrainedTokenizerFast, image_size: int, patch_size: int, hidden_size: int
+) -> LlavaConfig:
+    return LlavaConfig(
         vision_config=CLIPVisionConfig(
             image_size=image_size,
             patch_size=patch_size,
@@ -96,13 +109,6 @@ def build_tiny_llava(
         vision_feature_select_strategy="default",
         image_seq_length=(image_size // patch_size) ** 2,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
-    )
-    return model, processor
 
 
 def _train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
