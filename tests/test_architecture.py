@@ -122,9 +122,9 @@ def size_errors(name: str, source: str) -> list[str]:
     limit = MAX_KERNEL_LINES if "kernels" in name else MAX_FUNCTION_LINES
     errors = [name] if source.count("\n") > MAX_FILE_LINES else []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            if node.end_lineno - node.lineno + 1 > limit:
-                errors.append(f"{name}:{node.name}")
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_function and node.end_lineno - node.lineno + 1 > limit:
+            errors.append(f"{name}:{node.name}")
     return errors
 
 
