@@ -23,6 +23,11 @@ SUMS = (
 )
 
 
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Float64, so that the order of micro-batches and ranks does not show; float32 where there is nothing wider."""
+    return torch.float32 if device.type in ("mps", "npu") else torch.float64
+
+
 class LossMetrics:
     """Sums over the supervised tokens since the last report, kept on the device without a sync."""
 
@@ -51,7 +56,7 @@ class LossMetrics:
             "plain_nll": 1.0,
             "kl": settings.kl_weight,
         }
-        zero = output.loss.detach().new_zeros((), dtype=torch.float64)
+        zero = torch.zeros((), dtype=sum_dtype(output.loss.device), device=output.loss.device)
         values["loss"] = sum((w * values[name] for name, w in weights.items() if w and name in values), start=zero)
         values["tokens"] = sum((values.get(f"{view}_tokens", zero) for view in VIEWS), start=zero)
         supervised = settings.supervised_views
@@ -59,7 +64,8 @@ class LossMetrics:
         values["input_tokens"] = input_tokens
         if output.aux_loss is not None:
             values["aux_loss"], values["micro_batches"] = output.aux_loss.detach(), zero + 1
-        sums = torch.stack([values.get(name, zero).double() for name in SUMS])
+        # `.to`: with a model split over devices, the tokens were counted on another one than the losses
+        sums = torch.stack([values.get(name, zero).to(zero) for name in SUMS])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def report(self, reduce: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> dict[str, float]:
@@ -72,7 +78,8 @@ class LossMetrics:
             tokens scored in both); shares: `{view}_token_accuracy`; counts: `{view}_tokens`, `input_tokens`; `loss`;
             and over all rows, under the host's names, `entropy` and `mean_token_accuracy`.
         """
-        sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device) if self._sums is None else self._sums
+        nothing = torch.zeros(len(SUMS), dtype=sum_dtype(device), device=device)
+        sums = nothing if self._sums is None else self._sums.to(nothing)
         self._sums = None
         total = dict(zip(SUMS, reduce(sums).tolist(), strict=True))
         report = {}
@@ -99,7 +106,8 @@ class LossMetrics:
 def _add_view(values, view: View, nll, is_top1, entropy) -> None:
     if nll is None:
         return
-    values[f"{view}_nll"] = nll.double().sum()
+    dtype = sum_dtype(nll.device)
+    values[f"{view}_nll"] = nll.sum(dtype=dtype)
     values[f"{view}_correct"] = is_top1.sum()
-    values[f"{view}_entropy"] = entropy.double().sum()
-    values[f"{view}_tokens"] = nll.new_full((), nll.numel(), dtype=torch.float64)
+    values[f"{view}_entropy"] = entropy.sum(dtype=dtype)
+    values[f"{view}_tokens"] = nll.new_full((), nll.numel(), dtype=dtype)
