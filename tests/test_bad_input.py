@@ -171,7 +171,7 @@ def test_options_that_would_replace_the_loss(config, options, message):
         trainer_on(pair_dataset(2), config, args=config(**options))
 
 
-def test_unknown_columns_are_named_once(config, caplog):
+def test_unknown_columns_are_named_once(config):
     features = Features({**PAIR_FEATURES, "topic": Value("string")})
     dataset = Dataset.from_list([{**pair_row(i), "topic": "x"} for i in range(2)], features=features)
     warnings = []

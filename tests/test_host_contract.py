@@ -73,7 +73,7 @@ def test_the_hosts_collator_has_the_settings_that_ours_takes_over():
 
 def test_the_host_makes_its_vision_collator_for_an_image_column(config):
     processor = tiny_llava()[1]
-    rows = [{**row, "images": row["images"]} for row in written_out([pair_row(0)])]
+    rows = written_out([pair_row(0)])
     trainer = SFTTrainer(
         tiny_llava()[0], config(cls=SFTConfig), train_dataset=Dataset.from_list(rows), processing_class=processor
     )
