@@ -7,6 +7,8 @@ import torch
 # Before any test builds a config: nothing may reach for a hub, a tracker or a GPU that the machine happens to have
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+if not os.environ["CUDA_VISIBLE_DEVICES"]:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels on CPU tensors; read when they are first imported
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from trl import SFTConfig
 
 from .curriculum import SCHEDULES
-from .kernels.paired_loss import DIVERGENCES
+from .kernels.spec import DIVERGENCES
 
 
 @dataclass

@@ -5,12 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from . import reference
-
-
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-BACKENDS = {"reference": reference.paired_linear_loss}
-IGNORE_INDEX = -100
+from .backends import get_backend
+from .spec import DIVERGENCES, IGNORE_INDEX, LossSpec, TokenGroup
 
 
 class PairedLossOutput(NamedTuple):
@@ -54,6 +50,8 @@ def paired_linear_loss(
     logit_softcap: float | None = None,
     normalizer: float | torch.Tensor | None = None,
     backend: str = "auto",
+    tile_mib: float | None = None,
+    gradient_filter: float = 0.0,
 ) -> PairedLossOutput:
     """Cross-entropy of both views and the divergence between them, over the supervised tokens of a batch of pairs.
 
@@ -80,10 +78,20 @@ def paired_linear_loss(
         normalizer: what the sum is divided by, a count of tokens; by default the supervised ones of the views that
             are given (2·M for pairs without ignored labels). A count of 0 divides by 1, so that no token at all is a
             zero with a gradient.
-        backend: `"auto"` or `"reference"`.
+        backend: `"reference"` is plain autograd on full logits; `"torch"` and `"triton"` hold no more than a tile of
+            them and make the gradients in the forward; `"auto"` is `"triton"` on GPUs that have it, else `"torch"`.
+        tile_mib: what the tile and everything beside it may take, in MiB; by default 256 on a CPU and 512 elsewhere.
+            Memory does not grow with M beyond the gradients themselves. A head in half precision has its gradient
+            summed in float32.
+        gradient_filter: ε ≥ 0, off at 0. Leaves out of the two gradient products the vocabulary entries that matter
+            least: of every token, entries of the logit gradient with at most ε·w/normalizer in the sum of their
+            absolute values, where w is the largest weight of a token (w_v + λ in the vision_centric view). The
+            gradient of a hidden state is then off by at most ε·w/normalizer·max_v ‖W_v‖. The
+            loss and the per-token outputs stay exact. On peaked distributions most of the vocabulary goes.
 
     Returns:
-        `PairedLossOutput`; only `loss` carries a gradient, to the hidden states, the head and its bias.
+        `PairedLossOutput`; only `loss` carries a gradient, to the hidden states, the head and its bias. But for
+        `"reference"` it can be differentiated once.
 
     Raises:
         ValueError: on shapes, labels, weights or options that do not fit; the message names the argument. The values
@@ -93,32 +101,23 @@ def paired_linear_loss(
     _check_tensors(hidden, lm_head_weight, lm_head_bias, labels)
     for name, weight in (("text_weight", text_weight), ("vision_weight", vision_weight), ("kl_weight", kl_weight)):
         _check_weight(name, weight, labels)
-    _check_options(divergence, beta, temperature, logit_softcap, backend)
-    if divergence == "jsd" and beta in (0.0, 1.0):
-        divergence = "forward_kl" if beta == 0.0 else "reverse_kl"
+    _check_options(divergence, beta, temperature, logit_softcap, tile_mib, gradient_filter)
     if normalizer is None:
         normalizer = len(hidden) * (labels != IGNORE_INDEX).sum()
     elif not isinstance(normalizer, torch.Tensor) and not (math.isfinite(normalizer) and normalizer >= 0):
         raise ValueError(f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer}.")
-    run = BACKENDS["reference" if backend == "auto" else backend]
-    return PairedLossOutput(
-        *run(
-            text_hidden,
-            vision_hidden,
-            lm_head_weight,
-            labels,
-            lm_head_bias=lm_head_bias,
-            text_weight=text_weight,
-            vision_weight=vision_weight,
-            kl_weight=kl_weight,
-            divergence=divergence,
-            beta=beta,
-            temperature=temperature,
-            logit_scale=logit_scale,
-            logit_softcap=logit_softcap,
-            normalizer=torch.as_tensor(normalizer, device=labels.device).clamp(min=1),
-        )
+    if divergence == "jsd" and beta in (0.0, 1.0):
+        divergence = "forward_kl" if beta == 0.0 else "reverse_kl"
+    loss, (stats,) = get_backend(backend, lm_head_weight)(
+        [TokenGroup(text_hidden, vision_hidden, labels, text_weight, vision_weight, kl_weight)],
+        lm_head_weight,
+        lm_head_bias,
+        LossSpec(divergence, beta, temperature, logit_scale, logit_softcap),
+        torch.as_tensor(normalizer, device=labels.device).clamp(min=1),
+        tile_mib=tile_mib,
+        gradient_filter=gradient_filter,
     )
+    return PairedLossOutput(loss, *stats)
 
 
 def _check_tensors(hidden, lm_head_weight, lm_head_bias, labels) -> None:
@@ -153,7 +152,7 @@ def _check_weight(name: str, weight: float | torch.Tensor, labels: torch.Tensor)
         raise ValueError(f"`{name}` must be a finite number ≥ 0 or a tensor [M], got {weight}.")
 
 
-def _check_options(divergence, beta, temperature, logit_softcap, backend) -> None:
+def _check_options(divergence, beta, temperature, logit_softcap, tile_mib, gradient_filter) -> None:
     if divergence not in DIVERGENCES:
         raise ValueError(f"`divergence` must be one of {DIVERGENCES}, got {divergence!r}.")
     if not 0.0 <= beta <= 1.0:
@@ -162,5 +161,7 @@ def _check_options(divergence, beta, temperature, logit_softcap, backend) -> Non
         raise ValueError(f"`temperature` must be positive and finite, got {temperature}.")
     if logit_softcap is not None and not logit_softcap > 0:
         raise ValueError(f"`logit_softcap` must be positive or None, got {logit_softcap}.")
-    if backend not in ("auto", *BACKENDS):
-        raise ValueError(f"`backend` must be one of {('auto', *BACKENDS)}, got {backend!r}.")
+    if tile_mib is not None and not tile_mib > 0:
+        raise ValueError(f"`tile_mib` must be positive or None, got {tile_mib}.")
+    if not 0.0 <= gradient_filter < 1.0:
+        raise ValueError(f"`gradient_filter` must be in [0, 1), got {gradient_filter}; 0 leaves nothing out.")

@@ -1,84 +1,87 @@
-"""The specification: plain autograd on full logits, in float32 or wider. Every other backend is compared with it.
-
-Legend of the shape suffixes: M tokens, H hidden, V vocabulary.
-"""
+"""The specification: plain autograd on full logits, in float32 or wider. Every other backend is compared with it."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats, accumulation_dtype, weighted_sum
 
-def paired_linear_loss(
-    text_hidden: torch.Tensor | None,
-    vision_hidden: torch.Tensor | None,
+
+def linear_losses(
+    groups: list[TokenGroup],
     lm_head_weight: torch.Tensor,
-    labels: torch.Tensor,
-    *,
     lm_head_bias: torch.Tensor | None,
-    text_weight: float | torch.Tensor,
-    vision_weight: float | torch.Tensor,
-    kl_weight: float | torch.Tensor,
-    divergence: str,
-    beta: float,
-    temperature: float,
-    logit_scale: float,
-    logit_softcap: float | None,
+    spec: LossSpec,
     normalizer: torch.Tensor,
-) -> tuple[Any, ...]:
-    """See `trl_modality.kernels.paired_linear_loss`; returns the fields of `PairedLossOutput` in order."""
-    keep_M = labels != -100
-    target_M = labels.clamp(min=0)
-    loss = torch.zeros((), device=labels.device)
-    logits_MV, nll_M, entropy_M, is_top1_M = {}, {}, {}, {}
-    for view, hidden_MH, weight in (("text", text_hidden, text_weight), ("vision", vision_hidden, vision_weight)):
-        if hidden_MH is None:
+    *,
+    tile_mib: float | None = None,
+    gradient_filter: float = 0.0,
+) -> tuple[torch.Tensor, list[TokenStats]]:
+    """The losses of several groups of tokens under one head, summed and divided by `normalizer`.
+
+    `tile_mib` and `gradient_filter` are of the fast paths: here the logits are whole and every gradient is exact.
+    """
+    loss = torch.zeros((), device=lm_head_weight.device)
+    stats = []
+    for group in groups:
+        text_MV, vision_MV = (
+            None if hidden_MH is None else _logits(hidden_MH, lm_head_weight, lm_head_bias, spec)
+            for hidden_MH in (group.text_hidden, group.vision_hidden)
+        )
+        group_loss, group_stats = losses_of_logits(text_MV, vision_MV, group, spec)
+        loss = loss + group_loss
+        stats.append(group_stats)
+    return loss / normalizer, stats
+
+
+def losses_of_logits(
+    text_MV: torch.Tensor | None, vision_MV: torch.Tensor | None, group: TokenGroup, spec: LossSpec
+) -> tuple[torch.Tensor, TokenStats]:
+    """The weighted sum of one group's losses, from the logits that the model would return (scaled and soft-capped)."""
+    keep_M = group.labels != IGNORE_INDEX
+    target_M = group.labels.clamp(min=0)
+    loss = torch.zeros((), device=target_M.device)
+    nll_M, entropy_M, is_top1_M = {}, {}, {}
+    for view, z_MV, weight in (("text", text_MV, group.text_weight), ("vision", vision_MV, group.vision_weight)):
+        if z_MV is None:
             continue
-        z_MV = _logits(hidden_MH, lm_head_weight, lm_head_bias, logit_scale, logit_softcap)
         nll = _keep(F.cross_entropy(z_MV, target_M, reduction="none"), keep_M)
-        # A token of weight 0 contributes 0, even where its label has no probability at all (0·inf is NaN)
-        loss = loss + _weighted_sum(nll, weight)
-        logits_MV[view], nll_M[view] = z_MV, nll.detach()
+        loss = loss + weighted_sum(nll, weight)
+        nll_M[view] = nll.detach()
         entropy_M[view] = _keep(_entropy(z_MV.detach()), keep_M)
         is_top1_M[view] = (z_MV.argmax(-1) == target_M) & keep_M
 
     kl_M = None
-    if len(logits_MV) == 2:
-        log_p_MV = F.log_softmax(logits_MV["text"].detach() / temperature, -1)
-        log_q_MV = F.log_softmax(logits_MV["vision"] / temperature, -1)
-        kl_M = _keep(_divergence(log_p_MV, log_q_MV, divergence, beta), keep_M)
-        loss = loss + _weighted_sum(kl_M, kl_weight)
+    if text_MV is not None and vision_MV is not None:
+        log_p_MV = F.log_softmax(text_MV.detach() / spec.temperature, -1)
+        log_q_MV = F.log_softmax(vision_MV / spec.temperature, -1)
+        kl_M = _keep(_divergence(log_p_MV, log_q_MV, spec.divergence, spec.beta), keep_M)
+        loss = loss + weighted_sum(kl_M, group.kl_weight)
         kl_M = kl_M.detach()
-    return (
-        loss / normalizer,
-        nll_M.get("text"),
-        nll_M.get("vision"),
-        kl_M,
-        entropy_M.get("text"),
-        entropy_M.get("vision"),
-        is_top1_M.get("text"),
-        is_top1_M.get("vision"),
+    return loss, TokenStats(
+        text_nll=nll_M.get("text"),
+        vision_nll=nll_M.get("vision"),
+        kl=kl_M,
+        text_entropy=entropy_M.get("text"),
+        vision_entropy=entropy_M.get("vision"),
+        text_is_top1=is_top1_M.get("text"),
+        vision_is_top1=is_top1_M.get("vision"),
     )
 
 
-def _logits(hidden_MH, weight_VH, bias_V, scale, softcap) -> torch.Tensor:
+def _logits(hidden_MH, weight_VH, bias_V, spec: LossSpec) -> torch.Tensor:
     """`[M, V]` logits as the model itself makes them: the product in the model's dtype, what follows in float32 up."""
     if not torch.is_autocast_enabled(hidden_MH.device.type):
         weight_VH = weight_VH.to(hidden_MH.dtype)
         bias_V = None if bias_V is None else bias_V.to(hidden_MH.dtype)
     z_MV = F.linear(hidden_MH, weight_VH, bias_V)
-    z_MV = z_MV.to(torch.promote_types(z_MV.dtype, torch.float32)) * scale
-    return z_MV if softcap is None else softcap * torch.tanh(z_MV / softcap)
+    z_MV = z_MV.to(accumulation_dtype(z_MV.dtype)) * spec.logit_scale
+    return z_MV if spec.logit_softcap is None else spec.logit_softcap * torch.tanh(z_MV / spec.logit_softcap)
 
 
 def _keep(values_M: torch.Tensor, keep_M: torch.Tensor) -> torch.Tensor:
     return torch.where(keep_M, values_M, 0.0)
-
-
-def _weighted_sum(values_M: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
-    weight_M = torch.as_tensor(weight, dtype=values_M.dtype, device=values_M.device).expand_as(values_M)
-    return (torch.where(weight_M != 0, values_M, 0.0) * weight_M).sum()
 
 
 def _entropy(z_MV: torch.Tensor) -> torch.Tensor:

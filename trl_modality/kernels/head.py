@@ -1,0 +1,139 @@
+"""The three matrix products of the head on one tile: logits, gradient of the hidden states, gradient of the head."""
+
+from collections.abc import Iterator
+
+import torch
+
+from .spec import accumulation_dtype
+
+
+# `mm` of half-precision inputs with a float32 result that is never rounded to half; there is no kernel but CUDA's
+HAS_OUT_DTYPE = "dtype_out" in torch.ops.aten.mm.overloads() and torch.version.hip is None
+
+
+class HeadProducts:
+    """The head `[V, H]` and its bias, with the sums of their gradients over the tiles.
+
+    A head in another dtype than the products is converted block by block, so that no copy of it is ever whole. Its
+    gradient is summed in float32 (float64 for float64): in half precision the rounding of every tile would add up.
+
+    Args:
+        weight: `[V, H]`.
+        bias: `[V]` or `None`.
+        dtype: of the products.
+        block_rows: rows of the head converted, or gathered, at a time.
+        needs_weight, needs_bias: whether their gradients are wanted; else nothing is allocated for them.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        block_rows: int,
+        needs_weight: bool,
+        needs_bias: bool,
+    ):
+        self.weight, self.dtype, self.block_rows = weight, dtype, block_rows
+        self.bias = None if bias is None else bias.to(dtype)
+        self.sum_dtype = accumulation_dtype(dtype)
+        sums = {"dtype": self.sum_dtype, "device": weight.device}
+        # Not zeroed: the first tile overwrites it, which spares one pass over the largest tensor there is
+        self.weight_gradient = torch.empty(weight.shape, **sums) if needs_weight else None
+        self._weight_gradient_is_empty = True
+        self.bias_gradient = torch.zeros(weight.shape[0], **sums) if needs_bias else None
+
+    def logits(self, hidden_NH: torch.Tensor, out_NV: torch.Tensor) -> None:
+        """Write the logits of one tile, bias included, before scale and soft-capping."""
+        for columns, weight_BH in self._blocks():
+            if self.bias is None:
+                torch.mm(hidden_NH, weight_BH.t(), out=out_NV[:, columns])
+            else:
+                torch.addmm(self.bias[columns], hidden_NH, weight_BH.t(), out=out_NV[:, columns])
+
+    def hidden_gradient(self, gradient_NV: torch.Tensor, out_NH: torch.Tensor) -> None:
+        """Write the gradient of a tile's hidden states, in the dtype of the sums."""
+        for columns, weight_BH in self._blocks():
+            _product(out_NH, gradient_NV[:, columns], weight_BH, accumulate=columns.start > 0)
+
+    def add_head_gradient(self, gradient_NV: torch.Tensor, hidden_NH: torch.Tensor) -> None:
+        """Add what one tile gives to the gradients of the head and of its bias, where they are wanted."""
+        if self.weight_gradient is not None:
+            accumulate = not self._weight_gradient_is_empty
+            self._weight_gradient_is_empty = False
+            if _has_product(self.dtype, self.sum_dtype, gradient_NV.device):
+                _product(self.weight_gradient, gradient_NV.t(), hidden_NH, accumulate)
+            else:
+                hidden_NH = hidden_NH.to(self.sum_dtype)
+                for start in range(0, len(self.weight), self.block_rows):
+                    columns = slice(start, start + self.block_rows)
+                    gradient_BN = gradient_NV[:, columns].t().to(self.sum_dtype)
+                    _product(self.weight_gradient[columns], gradient_BN, hidden_NH, accumulate)
+        self._add_bias_gradient(gradient_NV)
+
+    def filtered_gradients(
+        self,
+        gradient_NV: torch.Tensor,
+        columns_K: torch.Tensor,
+        hidden_NH: torch.Tensor,
+        out_NH: torch.Tensor | None,
+        out_rows: slice,
+    ) -> None:
+        """Both gradient products over the columns `columns_K` alone; the bias, one cheap sum, takes all of them.
+
+        `out_NH` is the gradient of the hidden states in the rows `out_rows` of the tile, `None` where none wants it.
+        """
+        if self.weight_gradient is not None and self._weight_gradient_is_empty:
+            self.weight_gradient.zero_()
+            self._weight_gradient_is_empty = False
+        if out_NH is not None:
+            out_NH.zero_()
+        for piece_B in columns_K.split(self.block_rows):
+            gradient_NB = gradient_NV.index_select(1, piece_B)
+            if out_NH is not None:
+                weight_BH = self.weight.index_select(0, piece_B).to(self.dtype)
+                _product(out_NH, gradient_NB[out_rows], weight_BH, accumulate=True)
+            if self.weight_gradient is not None:
+                product_BH = torch.mm(gradient_NB.t().to(self.sum_dtype), hidden_NH.to(self.sum_dtype))
+                self.weight_gradient.index_add_(0, piece_B, product_BH)
+        self._add_bias_gradient(gradient_NV)
+
+    def finished(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The gradients of the head and of its bias; zeros where there was no tile."""
+        if self.weight_gradient is not None and self._weight_gradient_is_empty:
+            self.weight_gradient.zero_()
+        return self.weight_gradient, self.bias_gradient
+
+    def _add_bias_gradient(self, gradient_NV: torch.Tensor) -> None:
+        if self.bias_gradient is not None:
+            self.bias_gradient.add_(gradient_NV.sum(0, dtype=self.sum_dtype))
+
+    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The head in the dtype of the products: whole if that is its own, else converted a block at a time."""
+        vocab_size, hidden_size = self.weight.shape
+        if self.weight.dtype == self.dtype:
+            yield slice(0, vocab_size), self.weight
+            return
+        converted = torch.empty(self.block_rows, hidden_size, dtype=self.dtype, device=self.weight.device)
+        for start in range(0, vocab_size, self.block_rows):
+            columns = slice(start, min(start + self.block_rows, vocab_size))
+            yield columns, converted[: columns.stop - start].copy_(self.weight[columns])
+
+
+def _has_product(dtype: torch.dtype, out_dtype: torch.dtype, device: torch.device) -> bool:
+    return dtype == out_dtype or (HAS_OUT_DTYPE and device.type == "cuda")
+
+
+def _product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, accumulate: bool) -> None:
+    """`out = a @ b` or `out += a @ b`, without rounding the product to the dtype of its factors where that can be."""
+    if a.dtype == out.dtype:
+        out.addmm_(a, b) if accumulate else torch.mm(a, b, out=out)
+    elif _has_product(a.dtype, out.dtype, out.device):
+        if accumulate:
+            torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
+        else:
+            torch.mm(a, b, out_dtype=out.dtype, out=out)
+    elif accumulate:
+        out.addmm_(a.to(out.dtype), b.to(out.dtype))
+    else:
+        out.copy_(torch.mm(a, b))

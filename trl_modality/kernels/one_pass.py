@@ -1,0 +1,226 @@
+"""One pass for all the losses: a tile of logits is made once, becomes its own gradient, and is multiplied away.
+
+The head is the last layer and the weights of the losses are known before the backward, so the forward can make the
+gradients. In units of one product of `[M, H]` and `[H, V]` a pair then costs 6 (4 with a frozen head), where ops that
+make the logits again in their backward cost 14 (11). The backward only scales what is there.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .gradient_filter import kept_columns
+from .head import HeadProducts
+from .spec import IGNORE_INDEX, LossSpec, TileRows, TokenGroup, TokenStats, accumulation_dtype, part_of, weighted_sum
+from .tiles import TileBuffers, plan_tiles, product_dtype
+
+
+@torch.compiler.disable  # one opaque step of a compiled model: sizes depend on data, buffers are written in place
+def linear_losses(
+    groups: list[TokenGroup],
+    lm_head_weight: torch.Tensor,
+    lm_head_bias: torch.Tensor | None,
+    spec: LossSpec,
+    normalizer: torch.Tensor,
+    *,
+    rows_class: Any,
+    tile_mib: float | None = None,
+    gradient_filter: float = 0.0,
+) -> tuple[torch.Tensor, list[TokenStats]]:
+    """What `reference.linear_losses` computes; `rows_class` (`TorchRows`, `TritonRows`) works on the rows of a tile."""
+    inputs = [lm_head_weight, lm_head_bias, *(hidden for group in groups for hidden in group[:2])]
+    wants_weight, wants_bias, *wants_hidden = (
+        torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs
+    )
+    dtype = product_dtype(next(hidden for hidden in groups[0][:2] if hidden is not None))
+    # The dtype of the products is settled: autocast must not round the sums
+    with torch.no_grad(), torch.autocast(lm_head_weight.device.type, enabled=False):
+        n_views = 2 if any(group.is_paired for group in groups) else 1
+        plan = plan_tiles(
+            n_tokens=max(len(group.labels) for group in groups),
+            n_views=n_views,
+            n_scratch=rows_class.scratch_rows(spec, dtype, n_views),
+            head=lm_head_weight,
+            dtype=dtype,
+            tile_mib=tile_mib,
+            filters=gradient_filter > 0,
+        )
+        head = HeadProducts(lm_head_weight, lm_head_bias, dtype, plan.head_rows, wants_weight, wants_bias)
+        rows = rows_class(spec, dtype, len(lm_head_weight), plan.block_rows, n_views, lm_head_weight.device)
+        buffers = TileBuffers(plan, n_views, lm_head_weight, dtype)
+        # Float16 has no room for a gradient divided by the count of a long batch before a loss scale reaches it: there
+        # a power of two, which costs no rounding, is left to the backward
+        normalizer = normalizer.to(accumulation_dtype(dtype))
+        divisor = torch.frexp(normalizer).mantissa if dtype == torch.float16 else normalizer
+        passes = [
+            _GroupPass(group, wants, wants_weight or wants_bias, divisor, dtype)
+            for group, wants in zip(groups, zip(wants_hidden[::2], wants_hidden[1::2], strict=True), strict=True)
+        ]
+        for each in passes:
+            for start in range(0, each.n_tokens, plan.tokens):
+                each.run_tile(
+                    slice(start, min(start + plan.tokens, each.n_tokens)), head, rows, buffers, gradient_filter
+                )
+        loss = torch.stack([each.weighted_loss() for each in passes]).sum() / normalizer
+        gradients = [*head.finished(), *(gradient for each in passes for gradient in each.hidden_gradients)]
+    if any(gradient is not None for gradient in gradients):
+        loss = _WithGradients.apply(loss, divisor / normalizer, gradients, *inputs)
+    return loss, [each.all_stats() for each in passes]
+
+
+class _GroupPass:
+    """One group of tokens on its way: those that have a label, their weights, statistics and gradients."""
+
+    def __init__(self, group: TokenGroup, wants_hidden, wants_head: bool, divisor, dtype):
+        self.group, self.dtype = group, dtype
+        self.sum_dtype = accumulation_dtype(dtype)
+        kept = group.labels != IGNORE_INDEX
+        self.kept = None if bool(kept.all()) else kept.nonzero().squeeze(1)
+        self.labels = group.labels if self.kept is None else group.labels[self.kept]
+        self.n_tokens = len(self.labels)
+        self.weights = [
+            self._per_token(weight) for weight in (group.text_weight, group.vision_weight, group.kl_weight)
+        ]
+        self.stats = _new_stats(group, self.n_tokens, self.sum_dtype)
+
+        # A gradient is made where somebody wants it and some weight asks for it
+        has_text_loss = group.text_hidden is not None and _may_be_above_0(group.text_weight)
+        has_kl = group.is_paired and _may_be_above_0(group.kl_weight)
+        has_vision_loss = group.vision_hidden is not None and (has_kl or _may_be_above_0(group.vision_weight))
+        self.makes = [
+            has_loss and (wants_head or wants)
+            for has_loss, wants in zip((has_text_loss, has_vision_loss), wants_hidden, strict=True)
+        ]
+        self.wants_hidden = [makes and wants for makes, wants in zip(self.makes, wants_hidden, strict=True)]
+        gives = (*self.makes, has_kl and self.makes[1])
+        self.coefficients = [
+            weight / divisor if given else None for weight, given in zip(self.weights, gives, strict=True)
+        ]
+        new_gradient = torch.empty_like if self.kept is None else torch.zeros_like
+        self.hidden_gradients = [
+            # Without a loss of its own a view has a gradient all the same: zeros, which take no memory
+            new_gradient(hidden, memory_format=torch.contiguous_format)
+            if made
+            else hidden.new_zeros(()).expand(hidden.shape)
+            if wanted
+            else None
+            for hidden, made, wanted in zip(group[:2], self.wants_hidden, wants_hidden, strict=True)
+        ]
+
+    def run_tile(self, tokens: slice, head: HeadProducts, rows, buffers: TileBuffers, gradient_filter: float) -> None:
+        n = tokens.stop - tokens.start
+        source = tokens if self.kept is None else self.kept[tokens]
+        hidden_of = [hidden for hidden in self.group[:2] if hidden is not None]
+        hidden, tile, gradient = buffers.of(n * len(hidden_of))
+        for i, view_hidden in enumerate(hidden_of):
+            hidden[i * n : (i + 1) * n].copy_(view_hidden[source])
+        head.logits(hidden, tile)
+        text = tile[:n] if self.group.text_hidden is not None else None
+        vision = tile[-n:] if self.group.vision_hidden is not None else None
+        weights = (None if weight is None else weight[tokens] for weight in self.coefficients)
+        rows(TileRows(text, vision, self.labels[tokens], *weights), part_of(self.stats, tokens))
+
+        # The views lie one after the other in the tile, so those with a gradient are one piece of it
+        text_rows, vision_rows = slice(0, n), slice(len(tile) - n, len(tile))
+        made = _span(self.makes, text_rows, vision_rows)
+        wanted = _span(self.wants_hidden, text_rows, vision_rows)
+        if made is None:
+            return
+        columns = None
+        if gradient_filter:
+            columns = kept_columns(tile[made], gradient_filter * self._largest_coefficient(tokens))
+        out = None if wanted is None else gradient[wanted]
+        if columns is not None:
+            wanted_of_made = None if wanted is None else slice(wanted.start - made.start, wanted.stop - made.start)
+            head.filtered_gradients(tile[made], columns, hidden[made], out, wanted_of_made)
+        else:
+            if out is not None:
+                head.hidden_gradient(tile[wanted], out)
+            head.add_head_gradient(tile[made], hidden[made])
+        for i, view_rows in enumerate((text_rows, vision_rows)):
+            if self.wants_hidden[i]:
+                self.hidden_gradients[i][source] = gradient[view_rows].to(self.hidden_gradients[i].dtype)
+
+    def weighted_loss(self) -> torch.Tensor:
+        losses = (self.stats.text_nll, self.stats.vision_nll, self.stats.kl)
+        sums = [
+            weighted_sum(values, weight)
+            for values, weight in zip(losses, self.weights, strict=True)
+            if values is not None
+        ]
+        return torch.stack(sums).sum()
+
+    def all_stats(self) -> TokenStats:
+        """The statistics of every token of the group, those without a label included."""
+        if self.kept is None:
+            return self.stats
+        everything = _new_stats(self.group, len(self.group.labels), self.sum_dtype)
+        for whole, kept in zip(everything, self.stats, strict=True):
+            if whole is not None:
+                whole[self.kept] = kept
+        return everything
+
+    def _per_token(self, weight: float | torch.Tensor) -> torch.Tensor:
+        device = self.labels.device
+        weight_M = torch.as_tensor(weight, dtype=self.sum_dtype, device=device).detach().expand(len(self.group.labels))
+        return weight_M if self.kept is None else weight_M[self.kept]
+
+    def _largest_coefficient(self, tokens: slice) -> torch.Tensor:
+        text, vision, kl = (None if weight is None else weight[tokens] for weight in self.coefficients)
+        if vision is not None and kl is not None:
+            vision = vision + kl
+        return torch.stack([weight.max() for weight in (text, vision) if weight is not None]).max()
+
+
+class _WithGradients(torch.autograd.Function):
+    """The loss, connected to gradients that are there already."""
+
+    @staticmethod
+    def forward(ctx, loss, unit, gradients, *inputs):
+        ctx.save_for_backward(unit, *gradients)
+        ctx.dtypes = [None if x is None else x.dtype for x in inputs]
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss):
+        unit, *gradients = ctx.saved_tensors
+        # The graph may be walked again (`retain_graph`): only then a copy is made. Without the query, always
+        keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
+        scale = grad_loss * unit
+        scaled = (
+            None if gradient is None else _scaled(gradient, scale, in_place=not keeps_graph).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+        )
+        return None, None, None, *scaled
+
+
+def _scaled(gradient: torch.Tensor, scale: torch.Tensor, in_place: bool) -> torch.Tensor:
+    if not any(gradient.stride()):  # an expanded zero
+        return gradient
+    if in_place:
+        # Asked only where the answer does not have to be waited for: the head's gradient is large
+        return gradient if scale.device.type == "cpu" and scale.item() == 1.0 else gradient.mul_(scale)
+    return gradient * scale
+
+
+def _new_stats(group: TokenGroup, n_tokens: int, dtype: torch.dtype) -> TokenStats:
+    def zeros(is_there: bool, dtype: torch.dtype = dtype) -> torch.Tensor | None:
+        return torch.zeros(n_tokens, dtype=dtype, device=group.labels.device) if is_there else None
+
+    text, vision = group.text_hidden is not None, group.vision_hidden is not None
+    nlls_and_kl = zeros(text), zeros(vision), zeros(group.is_paired)
+    return TokenStats(*nlls_and_kl, zeros(text), zeros(vision), zeros(text, torch.bool), zeros(vision, torch.bool))
+
+
+def _may_be_above_0(weight: float | torch.Tensor) -> bool:
+    """Of a tensor we do not ask: the answer would have to come from the device."""
+    return isinstance(weight, torch.Tensor) or weight > 0
+
+
+def _span(of_views: list[bool], text_rows: slice, vision_rows: slice) -> slice | None:
+    text, vision = of_views
+    if not (text or vision):
+        return None
+    return slice(text_rows.start if text else vision_rows.start, vision_rows.stop if vision else text_rows.stop)

@@ -1,0 +1,86 @@
+"""The words of every backend: what is asked for (`LossSpec`, `TokenGroup`) and what comes back (`TokenStats`).
+
+Legend of the shape suffixes in this folder: M tokens, H hidden, V vocabulary, N rows of a tile, R rows of a block.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+
+IGNORE_INDEX = -100
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """What is the same for every token: how logits become distributions, and how two of them are compared."""
+
+    divergence: str = "forward_kl"
+    beta: float = 0.5
+    temperature: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+
+
+class TokenGroup(NamedTuple):
+    """Tokens of the same kind: all in both views, or all in one (then the other's hidden states are `None`)."""
+
+    text_hidden: torch.Tensor | None
+    """`[M, H]`."""
+    vision_hidden: torch.Tensor | None
+    """`[M, H]`."""
+    labels: torch.Tensor
+    """`[M]` int64; −100 is ignored."""
+    text_weight: float | torch.Tensor
+    """A float, or `[M]`; so are the next two."""
+    vision_weight: float | torch.Tensor
+    kl_weight: float | torch.Tensor
+
+    @property
+    def is_paired(self) -> bool:
+        return self.text_hidden is not None and self.vision_hidden is not None
+
+
+class TokenStats(NamedTuple):
+    """What the metrics need of each token, `[M]`, without gradient; 0 where the label is ignored, `None` if not there."""
+
+    text_nll: torch.Tensor | None
+    vision_nll: torch.Tensor | None
+    kl: torch.Tensor | None
+    text_entropy: torch.Tensor | None
+    vision_entropy: torch.Tensor | None
+    text_is_top1: torch.Tensor | None
+    vision_is_top1: torch.Tensor | None
+
+
+class TileRows(NamedTuple):
+    """The rows of one tile; a view that the group lacks is `None`, and so is a weight whose gradient nobody wants."""
+
+    text: torch.Tensor | None
+    """`[N, V]`: logits before scale and soft-capping, overwritten by their gradients where `text_weight` is given."""
+    vision: torch.Tensor | None
+    """`[N, V]`, likewise."""
+    labels: torch.Tensor
+    """`[N]`; none is ignored."""
+    text_weight: torch.Tensor | None
+    """`[N]`; so are the next two. `vision_weight` is given (perhaps 0) wherever `kl_weight` is."""
+    vision_weight: torch.Tensor | None
+    kl_weight: torch.Tensor | None
+
+
+def part_of(fields, rows: slice):
+    """The rows of every field of a `TileRows` or `TokenStats`."""
+    return type(fields)(*(None if field is None else field[rows] for field in fields))
+
+
+def weighted_sum(values_M: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+    """Σ weight·value. A token of weight 0 adds 0, even where its label has no probability at all (0·inf is NaN)."""
+    weight_M = torch.as_tensor(weight, dtype=values_M.dtype, device=values_M.device).expand_as(values_M)
+    return (torch.where(weight_M != 0, values_M, 0.0) * weight_M).sum()
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums and statistics are kept in."""
+    return torch.promote_types(dtype, torch.float32)

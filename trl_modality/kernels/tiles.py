@@ -1,0 +1,119 @@
+"""How much of the work is done at once: a budget in MiB decides the tile, the tile's rows follow from the caches."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .spec import accumulation_dtype
+
+
+MIB = 2**20
+# Measured: below this the products lose speed (the head is read once a tile), above it nothing is gained
+CPU_TILE_MIB = 256.0
+ACCELERATOR_TILE_MIB = 512.0
+# What one core keeps close while it works on a row of both views and the scratch rows beside them
+CPU_CACHE_BYTES = 1.5 * MIB
+# Of a budget, the share that may go to rows of the head which are converted or gathered
+HEAD_BLOCK_SHARE = 1 / 8
+MIN_HEAD_ROWS = 64
+# Rows of the tile start at multiples of 128 bytes, in any dtype
+ALIGNED_COLUMNS = 64
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Sizes of everything that is allocated once and used again for every tile; none grows with the token count."""
+
+    tokens: int
+    """Tokens of one tile (`N`), each a row in every view that its group has."""
+    block_rows: int
+    """Rows of one view that the elementwise work takes at a time (`R`)."""
+    head_rows: int
+    """Rows of the head that are converted or gathered at a time."""
+
+
+class TileBuffers:
+    """The hidden states, the logits and the gradients of the hidden states of one tile, used again for every tile."""
+
+    def __init__(self, plan: TilePlan, n_views: int, head: torch.Tensor, dtype: torch.dtype):
+        n_rows, (vocab_size, hidden_size) = plan.tokens * n_views, head.shape
+        # GPUs read aligned rows faster; on a CPU rows without gaps are walked as one
+        stride = vocab_size if head.device.type == "cpu" else -(-vocab_size // ALIGNED_COLUMNS) * ALIGNED_COLUMNS
+        self._hidden = torch.empty(n_rows, hidden_size, dtype=dtype, device=head.device)
+        self._logits = torch.empty(n_rows, stride, dtype=dtype, device=head.device)[:, :vocab_size]
+        self._gradient = torch.empty(n_rows, hidden_size, dtype=accumulation_dtype(dtype), device=head.device)
+
+    def of(self, n_rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self._hidden[:n_rows], self._logits[:n_rows], self._gradient[:n_rows]
+
+
+def product_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """The dtype of the logits and of the matrix products.
+
+    It is the model's, except in half precision on CPUs without matrix units (AMX), where products in float32 are both
+    faster and more exact.
+    """
+    device_type = hidden.device.type
+    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
+    if device_type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not _has_matrix_units(dtype):
+        return torch.float32
+    return dtype
+
+
+def _has_matrix_units(dtype: torch.dtype) -> bool:
+    # Private names, with the safe answer where a release of torch lacks them
+    name = "_is_amx_tile_supported" if dtype == torch.bfloat16 else "_is_amx_fp16_supported"
+    return getattr(torch.cpu, name, lambda: False)()
+
+
+def plan_tiles(
+    *,
+    n_tokens: int,
+    n_views: int,
+    n_scratch: int,
+    head: torch.Tensor,
+    dtype: torch.dtype,
+    tile_mib: float | None,
+    filters: bool,
+) -> TilePlan:
+    """Sizes such that all buffers together stay within `tile_mib`.
+
+    Args:
+        n_tokens: tokens of the largest group.
+        n_views: 2 if any group is paired, else 1.
+        n_scratch: rows in the dtype of the sums that the elementwise work needs for each token of a block.
+        head: `[V, H]`.
+        dtype: of the products.
+        tile_mib: the budget; `None` for the device's default. Where it is too small for a single token, one token is
+            taken all the same.
+        filters: whether columns of the gradient are gathered, with the rows of the head that go with them.
+    """
+    is_cpu = head.device.type == "cpu"
+    if tile_mib is None:
+        tile_mib = CPU_TILE_MIB if is_cpu else ACCELERATOR_TILE_MIB
+    (vocab_size, hidden_size), sum_itemsize = head.shape, accumulation_dtype(dtype).itemsize
+    token_bytes = n_views * (vocab_size * dtype.itemsize + hidden_size * (dtype.itemsize + sum_itemsize))
+    scratch_bytes = n_scratch * vocab_size * sum_itemsize
+    budget = tile_mib * MIB
+    # Gathered are columns of the gradient and rows of the head, and their product is a third buffer
+    head_row_bytes = hidden_size * sum_itemsize
+    head_rows = int(budget * HEAD_BLOCK_SHARE / head_row_bytes / (4 if filters else 1))
+    head_rows = max(MIN_HEAD_ROWS, min(head_rows, vocab_size))
+    if filters or head.dtype != dtype:
+        budget -= budget * HEAD_BLOCK_SHARE
+    if not is_cpu:
+        tokens = int(budget / (token_bytes + scratch_bytes))
+        block_rows = n_tokens
+    else:
+        threads = torch.get_num_threads()
+        row_bytes = scratch_bytes + n_views * vocab_size * dtype.itemsize
+        block_rows = max(threads, int(threads * CPU_CACHE_BYTES / row_bytes))
+        # A small budget is for the tile first
+        block_rows = max(1, min(block_rows, int(budget / 4 / max(scratch_bytes, 1))))
+        tokens = int((budget - block_rows * scratch_bytes) / token_bytes)
+    tokens = max(1, min(tokens, n_tokens))
+    if tokens < n_tokens:
+        # Equal tiles, not full ones and a small rest: as many of them, in whole steps of 8 where these fit
+        even = -(-n_tokens // -(-n_tokens // tokens))
+        tokens = min(tokens, -(-even // 8) * 8)
+    return TilePlan(tokens, min(block_rows, tokens), head_rows)

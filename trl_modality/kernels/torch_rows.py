@@ -1,0 +1,224 @@
+"""The elementwise work on one tile, in torch: rows of logits become rows of gradients, in place.
+
+On a CPU a few rows at a time, so that they stay in the cache of the core that works on them through all the passes,
+and with every result written into a row that is there already: page faults and memory traffic cost more than the
+arithmetic. On other devices the whole tile is one block.
+
+With e = exp(z − max z) and S = Σ e of a view, the gradients of the logits are, before weights:
+
+    cross-entropy    e/S − 1[label]
+    forward KL       q_v − q_r
+    reverse KL       q_v·(log q_v − log q_r − KL)
+    JSD              (1 − β)·q_v·(log q_v − log m − KL(q_v ‖ m)),    m = (1 − β)·q_v + β·q_r
+
+where q is the distribution at the temperature τ, whose gradient brings a factor 1/τ.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .reference import losses_of_logits
+from .spec import LossSpec, TileRows, TokenGroup, TokenStats, accumulation_dtype
+
+
+# `argmax` on a CPU costs ten times what a maximum does; up to this many columns nobody notices
+ARGMAX_COLUMNS = 8192
+
+
+@dataclass
+class _View:
+    """One view of a block, at work; `[R, V]`, and `[R, 1]` for what there is one of in each row."""
+
+    logits: torch.Tensor
+    """Scaled, soft-capped, and shifted to a maximum of 0; overwritten by the divergence, then by the gradient."""
+    slope: torch.Tensor | None
+    """Derivative of the soft-capping."""
+    exponentials: torch.Tensor
+    total: torch.Tensor
+    """Σ e."""
+    moment: torch.Tensor
+    """Σ e·z."""
+    tempered: torch.Tensor
+    """exp(z/τ), which is `exponentials` where τ is 1 or there is no divergence."""
+    tempered_total: torch.Tensor
+
+
+class TorchRows:
+    """Elementwise work on tiles. One instance serves all the tiles of a call, with scratch rows allocated once.
+
+    Args:
+        spec: how logits become distributions and how these are compared.
+        dtype: of the tiles.
+        vocab_size: V.
+        block_rows: rows of one view taken at a time.
+        n_views: 2 if any tile has both.
+    """
+
+    def __init__(
+        self, spec: LossSpec, dtype: torch.dtype, vocab_size: int, block_rows: int, n_views: int, device: torch.device
+    ):
+        self.spec, self.block_rows = spec, block_rows
+        shape = (self.scratch_rows(spec, dtype, n_views), block_rows, vocab_size)
+        self._scratch = torch.empty(shape, dtype=accumulation_dtype(dtype), device=device)
+        self._borrowed = 0
+        self._divergence = {"forward_kl": self._forward_kl, "reverse_kl": self._reverse_kl, "jsd": self._jsd}[
+            spec.divergence
+        ]
+
+    @staticmethod
+    def scratch_rows(spec: LossSpec, dtype: torch.dtype, n_views: int) -> int:
+        """Rows in the dtype of the sums that a block needs for each of its tokens, beside the tile's own."""
+        per_view = 1  # the exponentials
+        per_view += n_views == 2 and spec.temperature != 1.0  # those at the temperature
+        per_view += spec.logit_softcap is not None  # the slopes
+        per_view += dtype != accumulation_dtype(dtype)  # the logits
+        return 1 + n_views * per_view  # and one row for products
+
+    def __call__(self, tile: TileRows, stats: TokenStats) -> None:
+        """Turn the tile's logits into gradients, and fill `stats`, the `[N]` tensors of the tile's tokens."""
+        # Columns `[N, 1]` from here on, cut into blocks all at once: a block is short work, its overhead shows
+        weights = (None if weight is None else weight * self.spec.logit_scale for weight in tile[3:])
+        columns = [x if x is None else x.unsqueeze(1) for x in (tile.labels, *weights, *stats)]
+        n_blocks = -(-len(tile.labels) // self.block_rows)
+        blocks = [
+            [None] * n_blocks if x is None else x.split(self.block_rows) for x in (tile.text, tile.vision, *columns)
+        ]
+        for fields in zip(*blocks, strict=True):
+            self._borrowed = 0
+            self._block(TileRows(*fields[: len(tile)]), TokenStats(*fields[len(tile) :]))
+
+    def _borrow(self, n_rows: int) -> torch.Tensor:
+        self._borrowed += 1
+        return self._scratch[self._borrowed - 1, :n_rows]
+
+    def _block(self, tile: TileRows, stats: TokenStats) -> None:
+        product = self._borrow(len(tile.labels))
+        is_paired = tile.text is not None and tile.vision is not None
+        text = None if tile.text is None else self._open(tile.text, product, is_paired)
+        vision = None if tile.vision is None else self._open(tile.vision, product, is_paired)
+        # 0·(−inf) shows in Σ e·z: rare, so a block with an impossible token goes the way of the specification
+        if not math.isfinite(sum(view.moment.sum().item() for view in (text, vision) if view is not None)):
+            self._block_with_impossible_tokens(text, vision, tile, stats)
+            return
+        if text is not None:
+            _fill(stats.text_nll, stats.text_entropy, stats.text_is_top1, text, tile.labels)
+        if vision is not None:
+            _fill(stats.vision_nll, stats.vision_entropy, stats.vision_is_top1, vision, tile.labels)
+        if text is not None and vision is not None:
+            stats.kl.copy_(self._divergence(text, vision, tile.kl_weight, product))
+        if text is not None and tile.text_weight is not None:
+            self._close(text, tile.text_weight, tile.labels, None, tile.text)
+        if vision is not None and tile.vision_weight is not None:
+            of_divergence = None if tile.kl_weight is None else product
+            self._close(vision, tile.vision_weight, tile.labels, of_divergence, tile.vision)
+
+    def _open(self, rows: torch.Tensor, product: torch.Tensor, is_paired: bool) -> _View:
+        spec, n_rows = self.spec, len(rows)
+        z = rows if rows.dtype == product.dtype else self._borrow(n_rows).copy_(rows)
+        if spec.logit_scale != 1.0:
+            z.mul_(spec.logit_scale)
+        slope = None
+        if spec.logit_softcap is not None:
+            z.div_(spec.logit_softcap).tanh_()
+            slope = torch.mul(z, z, out=self._borrow(n_rows)).neg_().add_(1.0)
+            z.mul_(spec.logit_softcap)
+        z.sub_(z.amax(1, keepdim=True))
+        e = torch.exp(z, out=self._borrow(n_rows))
+        total = e.sum(1, keepdim=True)
+        moment = torch.mul(e, z, out=product).sum(1, keepdim=True)
+        tempered, tempered_total = e, total
+        if is_paired and spec.temperature != 1.0:
+            tempered = torch.mul(z, 1.0 / spec.temperature, out=self._borrow(n_rows)).exp_()
+            tempered_total = tempered.sum(1, keepdim=True)
+        return _View(z, slope, e, total, moment, tempered, tempered_total)
+
+    # Each returns the divergence `[R, 1]`, and leaves weight × its gradient in `product` if there is a weight. The
+    # logits of both views are used up.
+
+    def _forward_kl(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
+        gap = text.logits.sub_(vision.logits)
+        expected_gap = torch.mul(text.tempered, gap, out=product).sum(1, keepdim=True).div_(text.tempered_total)
+        if weight is not None:
+            weight = weight / self.spec.temperature
+            torch.mul(vision.tempered, weight / vision.tempered_total, out=product)
+            product.addcmul_(text.tempered, weight / text.tempered_total, value=-1.0)
+        return expected_gap / self.spec.temperature + (vision.tempered_total / text.tempered_total).log_()
+
+    def _reverse_kl(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
+        gap = vision.logits.sub_(text.logits)
+        expected_gap = torch.mul(vision.tempered, gap, out=product).sum(1, keepdim=True).div_(vision.tempered_total)
+        if weight is not None:
+            torch.sub(gap, expected_gap, out=product).mul_(vision.tempered)
+            product.mul_(weight / (self.spec.temperature**2 * vision.tempered_total))
+        return expected_gap / self.spec.temperature + (text.tempered_total / vision.tempered_total).log_()
+
+    def _jsd(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
+        beta, tau, log_student_share = self.spec.beta, self.spec.temperature, math.log(1 - self.spec.beta)
+        shift = math.log(self.spec.beta) - log_student_share
+        log_q_r = text.logits.div_(tau).sub_(text.tempered_total.log() - shift)  # raised by `shift`
+        log_q_v = vision.logits.div_(tau).sub_(vision.tempered_total.log())
+        # log m − log(1 − β), in logarithms: both probabilities may be too small for a float
+        torch.logaddexp(log_q_v, log_q_r, out=product)
+        ratio_r, ratio_v = log_q_r.sub_(product), log_q_v.sub_(product)
+        kl_r = torch.mul(text.tempered, ratio_r, out=product).sum(1, keepdim=True).div_(text.tempered_total)
+        kl_v = torch.mul(vision.tempered, ratio_v, out=product).sum(1, keepdim=True).div_(vision.tempered_total)
+        if weight is not None:
+            torch.sub(ratio_v, kl_v, out=product).mul_(vision.tempered)
+            product.mul_((1 - beta) * weight / (tau * vision.tempered_total))
+        return beta * (kl_r - shift) + (1 - beta) * kl_v - log_student_share
+
+    def _close(self, view: _View, weight, labels, of_divergence: torch.Tensor | None, out: torch.Tensor) -> None:
+        """The gradient of a view's rows: weight × that of the cross-entropy, and that of the divergence."""
+        if of_divergence is None:
+            gradient = torch.mul(view.exponentials, weight / view.total, out=view.logits)
+        else:
+            gradient = torch.addcmul(of_divergence, view.exponentials, weight / view.total, out=view.logits)
+        # In the dtype of the sums: next to a likely label, 1 − p is lost to rounding in half precision
+        gradient.scatter_add_(1, labels, -weight)
+        _store(view, gradient, out)
+
+    def _block_with_impossible_tokens(
+        self, text: _View | None, vision: _View | None, tile: TileRows, stats: TokenStats
+    ) -> None:
+        weights = (0.0 if weight is None else weight.squeeze(1) for weight in tile[3:])
+        group = TokenGroup(None, None, tile.labels.squeeze(1), *weights)
+        with torch.enable_grad():
+            leaves = [
+                None if view is None else view.logits.clone().requires_grad_(weight is not None)
+                for view, weight in ((text, tile.text_weight), (vision, tile.vision_weight))
+            ]
+            loss, found = losses_of_logits(*leaves, group, self.spec)
+        for own, values in zip(stats, found, strict=True):
+            if own is not None:
+                own.copy_(values.unsqueeze(1))
+        for view, leaf, out in zip((text, vision), leaves, (tile.text, tile.vision), strict=True):
+            if leaf is not None and leaf.requires_grad:
+                _store(view, torch.autograd.grad(loss, leaf, retain_graph=True)[0], out)
+
+
+def _fill(nll, entropy, is_top1, view: _View, labels) -> None:
+    target = view.logits.gather(1, labels)
+    log_total = view.total.log()
+    torch.sub(log_total, target, out=nll)
+    torch.sub(log_total, view.moment / view.total, out=entropy)
+    is_top1.copy_(_is_first_maximum(view.logits, labels, target))
+
+
+def _is_first_maximum(z_RV: torch.Tensor, labels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Whether the label is the first of the most likely tokens, as `argmax` counts them; the maximum of a row is 0."""
+    if z_RV.device.type != "cpu" or z_RV.shape[1] <= ARGMAX_COLUMNS:
+        return z_RV.argmax(1, keepdim=True) == labels
+    is_top1 = target == 0
+    for row, is_maximum in enumerate(is_top1.flatten().tolist()):
+        if is_maximum and (label := int(labels[row])) and z_RV[row, :label].amax() == 0:
+            is_top1[row] = False
+    return is_top1
+
+
+def _store(view: _View, gradient: torch.Tensor, out: torch.Tensor) -> None:
+    if view.slope is not None:
+        gradient.mul_(view.slope)
+    if gradient is not out:
+        out.copy_(gradient)
