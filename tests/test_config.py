@@ -14,7 +14,7 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = ModalityBalancedSFTConfig.__doc__
-    assert len(OURS) == 9
+    assert len(OURS) == 12
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`\w+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -31,7 +31,10 @@ def test_every_field_is_documented_once_and_alike():
 
 def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("divergence: jsd\nbeta: 0.25\nkl_temperature: 2.0\ncheck_rows: -1\n")
+    recipe.write_text(
+        "divergence: jsd\nbeta: 0.25\nkl_temperature: 2.0\ncheck_rows: -1\n"
+        "loss_backend: reference\nloss_tile_mib: 64\n"
+    )
     flags = [
         "--kl_weight",
         "0.5",
@@ -39,6 +42,8 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "0",
         "--vision_centric_weight",
         "2",
+        "--gradient_filter",
+        "0.001",
         "--curriculum",
         "two_stage",
     ]
@@ -54,6 +59,9 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "divergence": "jsd",
         "beta": 0.25,
         "kl_temperature": 2.0,
+        "loss_backend": "reference",
+        "loss_tile_mib": 64.0,
+        "gradient_filter": 0.001,
         "curriculum": "two_stage",
         "curriculum_switch": 0.2,
         "check_rows": -1,

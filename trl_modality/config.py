@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from trl import SFTConfig
 
 from .curriculum import SCHEDULES
+from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
 
 
@@ -31,6 +32,19 @@ class ModalityBalancedSFTConfig(SFTConfig):
             Mixture coefficient of `"jsd"`, in [0, 1]; 0 is the forward KL, 1 the reverse KL, as in TRL.
         kl_temperature (`float`, *optional*, defaults to `1.0`):
             Temperature that divides the logits of both views in the divergence.
+
+        > Parameters that control how the loss is computed
+
+        loss_backend (`str`, *optional*, defaults to `"auto"`):
+            `"triton"` (GPUs), `"torch"` (any device), both in one pass without keeping logits, or `"reference"`, plain
+            autograd on full logits. `"auto"` is Triton where there is a GPU and it is installed, else torch.
+        loss_tile_mib (`float`, *optional*, defaults to `None`):
+            Memory in MiB that the loss may take for its tile of logits and all beside it. None is 256 on a CPU and 512
+            elsewhere.
+        gradient_filter (`float`, *optional*, defaults to `0.0`):
+            Share of every token's logit gradient, in the sum of absolute values and of the largest weight, that may be
+            left out of the products with the head. 0 leaves out nothing; 0.001 is hardly seen in the gradients of a
+            trained model, and leaves out most of its vocabulary.
 
         > Parameters that control the curriculum
 
@@ -79,6 +93,32 @@ class ModalityBalancedSFTConfig(SFTConfig):
         default=1.0, metadata={"help": "Temperature that divides the logits of both views in the divergence."}
     )
 
+    # Parameters that control how the loss is computed
+    loss_backend: str = field(
+        default="auto",
+        metadata={
+            "help": "`'triton'` (GPUs), `'torch'` (any device), both in one pass without keeping logits, or "
+            "`'reference'`, plain autograd on full logits. `'auto'` is Triton where there is a GPU and it is "
+            "installed, else torch.",
+            "choices": ["auto", *BACKENDS],
+        },
+    )
+    loss_tile_mib: float | None = field(
+        default=None,
+        metadata={
+            "help": "Memory in MiB that the loss may take for its tile of logits and all beside it. None is 256 on a "
+            "CPU and 512 elsewhere."
+        },
+    )
+    gradient_filter: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of every token's logit gradient, in the sum of absolute values and of the largest weight, "
+            "that may be left out of the products with the head. 0 leaves out nothing; 0.001 is hardly seen in the "
+            "gradients of a trained model, and leaves out most of its vocabulary."
+        },
+    )
+
     # Parameters that control the curriculum
     curriculum: str = field(
         default="none",
@@ -120,6 +160,12 @@ class ModalityBalancedSFTConfig(SFTConfig):
             raise ValueError(
                 f"`kl_temperature` must be finite and above 0, got {self.kl_temperature}; 1 leaves it out."
             )
+        if self.loss_backend not in ("auto", *BACKENDS):
+            raise ValueError(f"`loss_backend` must be one of auto, {', '.join(BACKENDS)}, got {self.loss_backend!r}.")
+        if self.loss_tile_mib is not None and not self.loss_tile_mib > 0:
+            raise ValueError(f"`loss_tile_mib` must be above 0 or None, got {self.loss_tile_mib}.")
+        if not 0.0 <= self.gradient_filter < 1.0:
+            raise ValueError(f"`gradient_filter` must be in [0, 1), got {self.gradient_filter}; 0 leaves nothing out.")
         if self.curriculum not in SCHEDULES:
             raise ValueError(f"`curriculum` must be one of {', '.join(SCHEDULES)}, got {self.curriculum!r}.")
         if self.curriculum == "two_stage" and not (

@@ -12,13 +12,13 @@ from transformers.utils import ModelOutput
 
 from ._compat import head_logit_scale
 from .collator import ViewLayout
-from .kernels import PairedLossOutput, paired_linear_loss
+from .kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from .views import View
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """The weights of one step and the divergence; see `paired_linear_loss`."""
+    """The weights of one step, the divergence, and how they are computed; see `paired_linear_loss`."""
 
     text_rich_weight: float = 1.0
     vision_centric_weight: float = 1.0
@@ -26,6 +26,9 @@ class LossSettings:
     divergence: str = "forward_kl"
     beta: float = 0.5
     temperature: float = 1.0
+    backend: str = "auto"
+    tile_mib: float | None = None
+    gradient_filter: float = 0.0
 
     @property
     def used_views(self) -> set[View]:
@@ -56,15 +59,15 @@ class PairedModelOutput(ModelOutput):
         loss (`torch.Tensor`):
             Scalar, nats per supervised token: the weighted losses of every view, summed and divided by
             `num_items_in_batch` (by the tokens of the supervised views of this batch when not passed).
-        pairs, plain (`PairedLossOutput`, *optional*):
+        pairs, plain (`TokenStats`, *optional*):
             Per-token parts of the rows in pairs and of the rows without a partner; `None` where the batch has none.
         aux_loss (`torch.Tensor`, *optional*):
             Load-balancing loss of a mixture of experts, not weighted, when called with `output_router_logits=True`.
     """
 
     loss: torch.Tensor | None = None
-    pairs: PairedLossOutput | None = None
-    plain: PairedLossOutput | None = None
+    pairs: TokenStats | None = None
+    plain: TokenStats | None = None
     aux_loss: torch.Tensor | None = None
 
 
@@ -72,8 +75,8 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     """Teach one model instance the keyword `paired_loss`; without it, its forward is the one it had.
 
     With it, `model(**batch, paired_loss=settings)` takes a batch of `PairedCollator`, runs the backbone once over all
-    rows, and hands the hidden states that predict a label to `paired_linear_loss`, so the logits of the prompt are
-    never made. Enter through the outermost wrapper (`DistributedDataParallel`, FSDP, DeepSpeed, PEFT), so that its
+    rows, and hands the hidden states that predict a label to `grouped_linear_loss`, so no logits are kept, and of the
+    prompt none are made. Enter through the outermost wrapper (`DistributedDataParallel`, FSDP, DeepSpeed, PEFT), so that its
     hooks run; a head that FSDP2 has sharded is gathered for the loss.
 
     Args:
@@ -118,7 +121,7 @@ def add_paired_loss(model: PreTrainedModel) -> None:
 
 
 def _losses(hidden, labels, layout, settings, num_items, head, head_settings) -> PairedModelOutput:
-    """The paired and the plain losses of `hidden` `[R, L, H]` against the shifted `labels` `[R, L]`."""
+    """The paired and the plain losses of `hidden` `[R, L, H]` against the shifted `labels` `[R, L]`, in one pass."""
     weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
     spans = layout.spans()
     if num_items is None:
@@ -134,27 +137,29 @@ def _losses(hidden, labels, layout, settings, num_items, head, head_settings) ->
     text_hidden, text_labels = supervised(View.TEXT_RICH)
     vision_hidden, vision_labels = supervised(View.VISION_CENTRIC)
     plain_hidden, plain_labels = supervised(View.PLAIN)
-    shared = {"lm_head_weight": weight, "lm_head_bias": bias, "normalizer": num_items, **head_settings}
-    loss = torch.zeros((), device=hidden.device)
-    pairs = plain = None
+    groups = {}
     if text_hidden is not None or vision_hidden is not None:
-        pairs = paired_linear_loss(
+        groups["pairs"] = TokenGroup(
             text_hidden,
             vision_hidden,
-            labels=text_labels if vision_labels is None else vision_labels,
-            text_weight=settings.text_rich_weight,
-            vision_weight=settings.vision_centric_weight,
-            kl_weight=settings.kl_weight,
-            divergence=settings.divergence,
-            beta=settings.beta,
-            temperature=settings.temperature,
-            **shared,
+            text_labels if vision_labels is None else vision_labels,
+            settings.text_rich_weight,
+            settings.vision_centric_weight,
+            settings.kl_weight,
         )
-        loss = loss + pairs.loss
     if plain_hidden is not None:
-        plain = paired_linear_loss(None, plain_hidden, labels=plain_labels, **shared)
-        loss = loss + plain.loss
-    return PairedModelOutput(loss=loss, pairs=pairs, plain=plain)
+        groups["plain"] = TokenGroup(None, plain_hidden, plain_labels, 0.0, 1.0, 0.0)
+    loss, stats = grouped_linear_loss(
+        list(groups.values()),
+        weight,
+        lm_head_bias=bias,
+        spec=LossSpec(settings.divergence, settings.beta, settings.temperature, **head_settings),
+        normalizer=num_items,
+        backend=settings.backend,
+        tile_mib=settings.tile_mib,
+        gradient_filter=settings.gradient_filter,
+    )
+    return PairedModelOutput(loss=loss, **dict(zip(groups, stats, strict=True)))
 
 
 def _router_loss(text_config, router_logits, attention_mask) -> Any:

@@ -179,6 +179,9 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             divergence=args.divergence,
             beta=args.beta,
             temperature=args.kl_temperature,
+            backend=args.loss_backend,
+            tile_mib=args.loss_tile_mib,
+            gradient_filter=args.gradient_filter,
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Any:

@@ -1,17 +1,24 @@
 """The loss against float64 computed from full logits by hand, its gradients, and its edges."""
 
+import functools
 import math
 
 import pytest
 import torch
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
-from trl_modality.kernels import paired_linear_loss
+from trl_modality import kernels
 from trl_modality.kernels.reference import _divergence
 
 
 DIVERGENCES = [("forward_kl", 0.5), ("reverse_kl", 0.5), ("jsd", 0.3)]
 TRL_BETA = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.3}
+
+
+@pytest.fixture(params=["reference", "torch"])
+def paired_linear_loss(request):
+    """Triton has no float64; `test_hard_cases` and `test_random_configurations` compare it."""
+    return functools.partial(kernels.paired_linear_loss, backend=request.param)
 
 
 def inputs(m=7, h=5, v=11, dtype=torch.float64, bias=False):
@@ -52,7 +59,7 @@ def by_hand(text, vision, weight, labels, bias, *, weights, divergence, beta, te
 @pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("temperature", "scale", "softcap"), [(1.0, 1.0, None), (0.5, 0.25, 3.0), (4.0, 2.0, None)])
-def test_loss_and_gradients_equal_the_formula(divergence, beta, bias, temperature, scale, softcap):
+def test_loss_and_gradients_equal_the_formula(divergence, beta, bias, temperature, scale, softcap, paired_linear_loss):
     text, vision, weight, labels, head_bias = inputs(bias=bias)
     weights = (0.7, 1.3, 2.0)
     leaves = [x for x in (text, vision, weight, head_bias) if x is not None]
@@ -95,7 +102,7 @@ def test_loss_and_gradients_equal_the_formula(divergence, beta, bias, temperatur
 
 
 @pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
-def test_divergence_is_trls(divergence, beta):
+def test_divergence_is_trls(divergence, beta, paired_linear_loss):
     text, vision, weight, labels, _ = inputs(m=9, v=17, dtype=torch.float32)
     ours = paired_linear_loss(text, vision, weight, labels, divergence=divergence, beta=beta, temperature=2.0).kl
     theirs, _ = ChunkedDivergenceFunction.apply(
@@ -105,7 +112,7 @@ def test_divergence_is_trls(divergence, beta):
 
 
 @pytest.mark.parametrize(("beta", "same"), [(0.0, "forward_kl"), (1.0, "reverse_kl")])
-def test_jsd_at_its_ends_is_a_kl(beta, same):
+def test_jsd_at_its_ends_is_a_kl(beta, same, paired_linear_loss):
     text, vision, weight, labels, _ = inputs()
     jsd = paired_linear_loss(text, vision, weight, labels, divergence="jsd", beta=beta)
     assert torch.equal(jsd.kl, paired_linear_loss(text, vision, weight, labels, divergence=same).kl)
@@ -113,7 +120,7 @@ def test_jsd_at_its_ends_is_a_kl(beta, same):
 
 
 @pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
-def test_divergence_sends_no_gradient_into_the_text_view(divergence, beta):
+def test_divergence_sends_no_gradient_into_the_text_view(divergence, beta, paired_linear_loss):
     text, vision, weight, labels, _ = inputs()
     kl = {"text_weight": 0.0, "vision_weight": 0.0, "divergence": divergence, "beta": beta}
     grads = torch.autograd.grad(paired_linear_loss(text, vision, weight, labels, **kl).loss, [text, vision, weight])
@@ -124,7 +131,7 @@ def test_divergence_sends_no_gradient_into_the_text_view(divergence, beta):
     assert torch.equal(torch.autograd.grad(kl_of, weight)[0], grads[2])
 
 
-def test_one_view_is_its_cross_entropy():
+def test_one_view_is_its_cross_entropy(paired_linear_loss):
     text, vision, weight, labels, _ = inputs()
     both = paired_linear_loss(text, vision, weight, labels, kl_weight=0.0)
     alone = paired_linear_loss(None, vision, weight, labels)
@@ -136,7 +143,7 @@ def test_one_view_is_its_cross_entropy():
     )
 
 
-def test_metrics_of_a_token():
+def test_metrics_of_a_token(paired_linear_loss):
     text, vision, weight, labels, _ = inputs()
     labels[1] = (vision @ weight.T)[1].argmax()
     out = paired_linear_loss(text, vision, weight, labels)
@@ -149,7 +156,7 @@ def test_metrics_of_a_token():
 
 
 @pytest.mark.parametrize("m", [0, 6])
-def test_no_supervised_token_is_a_connected_zero(m):
+def test_no_supervised_token_is_a_connected_zero(m, paired_linear_loss):
     text, vision, weight, labels, _ = inputs(m=max(m, 1))
     text, vision, labels = text[:m], vision[:m], torch.full((m,), -100)
     out = paired_linear_loss(text, vision, weight, labels)
@@ -158,7 +165,7 @@ def test_no_supervised_token_is_a_connected_zero(m):
     assert all(torch.all(grad == 0) for grad in grads)
 
 
-def test_weights_per_token_are_a_mask():
+def test_weights_per_token_are_a_mask(paired_linear_loss):
     text, vision, weight, labels, _ = inputs(m=8)
     mask = torch.tensor([1.0, 0, 1, 1, 0, 1, 0, 1])
     masked = paired_linear_loss(text, vision, weight, labels, text_weight=mask, vision_weight=mask, kl_weight=mask)
@@ -168,7 +175,7 @@ def test_weights_per_token_are_a_mask():
 
 
 @pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
-def test_impossible_tokens_in_both_views_add_nothing(divergence, beta):
+def test_impossible_tokens_in_both_views_add_nothing(divergence, beta, paired_linear_loss):
     """A bias of −inf (a masked vocabulary entry): 0·log 0 is 0, in the loss and in every gradient."""
     text, vision, weight, labels, _ = inputs()
     labels = labels.clamp(max=8)
@@ -184,7 +191,7 @@ def test_impossible_tokens_in_both_views_add_nothing(divergence, beta):
         torch.testing.assert_close(grad, short_grad, rtol=1e-10, atol=1e-14)
 
 
-def test_a_token_of_weight_zero_may_be_impossible():
+def test_a_token_of_weight_zero_may_be_impossible(paired_linear_loss):
     """0·∞ is 0 there: its label has no probability, and nothing is asked of it."""
     text, vision, weight, labels, _ = inputs()
     bias = torch.zeros(11, dtype=torch.float64)
@@ -210,7 +217,7 @@ def test_divergence_says_infinity_where_one_view_excludes_what_the_other_says():
     assert 0 < _divergence(log_p, log_q, "jsd", 0.5).item() < math.log(2)
 
 
-def test_huge_logits_stay_finite():
+def test_huge_logits_stay_finite(paired_linear_loss):
     text, vision, weight, labels, _ = inputs(dtype=torch.float32)
     for divergence, beta in DIVERGENCES:
         out = paired_linear_loss(text * 1e4, vision * 1e4, weight, labels, divergence=divergence, beta=beta)
@@ -236,10 +243,12 @@ def test_huge_logits_stay_finite():
         ({"divergence": "jsd", "beta": 1.5}, "`beta` must be in"),
         ({"temperature": 0.0}, "`temperature` must be positive"),
         ({"logit_softcap": -1.0}, "`logit_softcap` must be positive"),
+        ({"tile_mib": 0}, "`tile_mib` must be positive"),
+        ({"gradient_filter": 1.0}, "`gradient_filter` must be in"),
         ({"backend": "cuda"}, "`backend` must be one of"),
     ],
 )
-def test_bad_arguments_are_named(change, message):
+def test_bad_arguments_are_named(change, message, paired_linear_loss):
     text, vision, weight, labels, _ = inputs()
     given = {"text_hidden": text, "vision_hidden": vision, "lm_head_weight": weight, "labels": labels, **change}
     with pytest.raises(ValueError, match=message):

@@ -81,9 +81,9 @@ def assert_no_further_than_eager(
     """The loss and every gradient of `backend` are no further from float64 than the reference in the case's dtype.
 
     Plus 1e-6 (relative above 1). With products in half precision both round the logits and their gradients to half
-    alike, so that either may be the closer one: of tensors as small as these, the root mean square is compared, and may
-    be twice as large (`test_half_products_are_as_exact_as_eager` takes larger ones). What is reported per token is a
-    small difference of large sums: its last digits are spared.
+    alike, so that either may be the closer one: of tensors as small as these, the root mean square is compared, and
+    may be twice as large (`test_half_products_are_as_exact_as_eager` takes larger ones). What is reported per token is
+    a small difference of large sums: its last digits are spared.
     """
     truth, truth_gradients = run(in_float64(case), "reference")
     eager, eager_gradients = run(case, "reference")

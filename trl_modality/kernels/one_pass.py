@@ -16,7 +16,6 @@ from .spec import IGNORE_INDEX, LossSpec, TileRows, TokenGroup, TokenStats, accu
 from .tiles import TileBuffers, plan_tiles, product_dtype
 
 
-@torch.compiler.disable  # one opaque step of a compiled model: sizes depend on data, buffers are written in place
 def linear_losses(
     groups: list[TokenGroup],
     lm_head_weight: torch.Tensor,
@@ -28,12 +27,12 @@ def linear_losses(
     tile_mib: float | None = None,
     gradient_filter: float = 0.0,
 ) -> tuple[torch.Tensor, list[TokenStats]]:
-    """What `reference.linear_losses` computes; `rows_class` (`TorchRows`, `TritonRows`) works on the rows of a tile."""
+    """What `reference.linear_losses` computes; `rows_class` (`TorchRows`, `TritonRows`) works on a tile's rows."""
     inputs = [lm_head_weight, lm_head_bias, *(hidden for group in groups for hidden in group[:2])]
     wants_weight, wants_bias, *wants_hidden = (
         torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs
     )
-    dtype = product_dtype(next(hidden for hidden in groups[0][:2] if hidden is not None))
+    dtype = product_dtype(groups[0].hidden[0])
     # The dtype of the products is settled: autocast must not round the sums
     with torch.no_grad(), torch.autocast(lm_head_weight.device.type, enabled=False):
         n_views = 2 if any(group.is_paired for group in groups) else 1
@@ -111,9 +110,8 @@ class _GroupPass:
     def run_tile(self, tokens: slice, head: HeadProducts, rows, buffers: TileBuffers, gradient_filter: float) -> None:
         n = tokens.stop - tokens.start
         source = tokens if self.kept is None else self.kept[tokens]
-        hidden_of = [hidden for hidden in self.group[:2] if hidden is not None]
-        hidden, tile, gradient = buffers.of(n * len(hidden_of))
-        for i, view_hidden in enumerate(hidden_of):
+        hidden, tile, gradient = buffers.of(n * len(self.group.hidden))
+        for i, view_hidden in enumerate(self.group.hidden):
             hidden[i * n : (i + 1) * n].copy_(view_hidden[source])
         head.logits(hidden, tile)
         text = tile[:n] if self.group.text_hidden is not None else None

@@ -1,4 +1,4 @@
-"""`paired_linear_loss`: one call for the losses of both views; checks its arguments and picks a backend."""
+"""`paired_linear_loss`: one call for the losses of both views; the checks of its arguments."""
 
 import math
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from .backends import get_backend
-from .spec import DIVERGENCES, IGNORE_INDEX, LossSpec, TokenGroup
+from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats
 
 
 class PairedLossOutput(NamedTuple):
@@ -97,27 +97,60 @@ def paired_linear_loss(
         ValueError: on shapes, labels, weights or options that do not fit; the message names the argument. The values
             of weights given as tensors are not looked at.
     """
-    hidden = [h for h in (text_hidden, vision_hidden) if h is not None]
-    _check_tensors(hidden, lm_head_weight, lm_head_bias, labels)
-    for name, weight in (("text_weight", text_weight), ("vision_weight", vision_weight), ("kl_weight", kl_weight)):
-        _check_weight(name, weight, labels)
-    _check_options(divergence, beta, temperature, logit_softcap, tile_mib, gradient_filter)
+    group = TokenGroup(text_hidden, vision_hidden, labels, text_weight, vision_weight, kl_weight)
     if normalizer is None:
-        normalizer = len(hidden) * (labels != IGNORE_INDEX).sum()
-    elif not isinstance(normalizer, torch.Tensor) and not (math.isfinite(normalizer) and normalizer >= 0):
-        raise ValueError(f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer}.")
-    if divergence == "jsd" and beta in (0.0, 1.0):
-        divergence = "forward_kl" if beta == 0.0 else "reverse_kl"
-    loss, (stats,) = get_backend(backend, lm_head_weight)(
-        [TokenGroup(text_hidden, vision_hidden, labels, text_weight, vision_weight, kl_weight)],
+        normalizer = len(group.hidden) * (labels != IGNORE_INDEX).sum()
+    loss, (stats,) = grouped_linear_loss(
+        [group],
         lm_head_weight,
-        lm_head_bias,
-        LossSpec(divergence, beta, temperature, logit_scale, logit_softcap),
-        torch.as_tensor(normalizer, device=labels.device).clamp(min=1),
+        lm_head_bias=lm_head_bias,
+        spec=LossSpec(divergence, beta, temperature, logit_scale, logit_softcap),
+        normalizer=normalizer,
+        backend=backend,
         tile_mib=tile_mib,
         gradient_filter=gradient_filter,
     )
     return PairedLossOutput(loss, *stats)
+
+
+@torch.compiler.disable  # one opaque step of a compiled model: sizes depend on data, buffers are written in place
+def grouped_linear_loss(
+    groups: list[TokenGroup],
+    lm_head_weight: torch.Tensor,
+    *,
+    lm_head_bias: torch.Tensor | None = None,
+    spec: LossSpec,
+    normalizer: float | torch.Tensor,
+    backend: str = "auto",
+    tile_mib: float | None = None,
+    gradient_filter: float = 0.0,
+) -> tuple[torch.Tensor, list[TokenStats]]:
+    """`paired_linear_loss` over several groups of tokens at once: a batch of pairs and of rows without a partner.
+
+    One pass, and one gradient of the head. Arguments and errors are those of `paired_linear_loss`.
+
+    Returns:
+        The sum of the losses of all groups divided by `normalizer`, and the statistics of each group's tokens.
+    """
+    for group in groups:
+        _check_tensors(group.hidden, lm_head_weight, lm_head_bias, group.labels)
+        for name in ("text_weight", "vision_weight", "kl_weight"):
+            _check_weight(name, getattr(group, name), group.labels)
+    if tile_mib is not None and not tile_mib > 0:
+        raise ValueError(f"`tile_mib` must be positive or None, got {tile_mib}.")
+    if not 0.0 <= gradient_filter < 1.0:
+        raise ValueError(f"`gradient_filter` must be in [0, 1), got {gradient_filter}; 0 leaves nothing out.")
+    if not isinstance(normalizer, torch.Tensor) and not (math.isfinite(normalizer) and normalizer >= 0):
+        raise ValueError(f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer}.")
+    return get_backend(backend, lm_head_weight)(
+        groups,
+        lm_head_weight,
+        lm_head_bias,
+        spec,
+        torch.as_tensor(normalizer, device=lm_head_weight.device).clamp(min=1),
+        tile_mib=tile_mib,
+        gradient_filter=gradient_filter,
+    )
 
 
 def _check_tensors(hidden, lm_head_weight, lm_head_bias, labels) -> None:
@@ -150,18 +183,3 @@ def _check_weight(name: str, weight: float | torch.Tensor, labels: torch.Tensor)
             raise ValueError(f"`{name}` has shape {tuple(weight.shape)}, expected [M] = {tuple(labels.shape)}.")
     elif not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"`{name}` must be a finite number ≥ 0 or a tensor [M], got {weight}.")
-
-
-def _check_options(divergence, beta, temperature, logit_softcap, tile_mib, gradient_filter) -> None:
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"`divergence` must be one of {DIVERGENCES}, got {divergence!r}.")
-    if not 0.0 <= beta <= 1.0:
-        raise ValueError(f"`beta` must be in [0, 1], got {beta}; 0 is the forward KL, 1 the reverse KL.")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"`temperature` must be positive and finite, got {temperature}.")
-    if logit_softcap is not None and not logit_softcap > 0:
-        raise ValueError(f"`logit_softcap` must be positive or None, got {logit_softcap}.")
-    if tile_mib is not None and not tile_mib > 0:
-        raise ValueError(f"`tile_mib` must be positive or None, got {tile_mib}.")
-    if not 0.0 <= gradient_filter < 1.0:
-        raise ValueError(f"`gradient_filter` must be in [0, 1), got {gradient_filter}; 0 leaves nothing out.")

@@ -3,6 +3,7 @@
 Legend of the shape suffixes in this folder: M tokens, H hidden, V vocabulary, N rows of a tile, R rows of a block.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,18 @@ class LossSpec:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
 
+    def __post_init__(self):
+        if self.divergence not in DIVERGENCES:
+            raise ValueError(f"`divergence` must be one of {DIVERGENCES}, got {self.divergence!r}.")
+        if not 0.0 <= self.beta <= 1.0:
+            raise ValueError(f"`beta` must be in [0, 1], got {self.beta}; 0 is the forward KL, 1 the reverse KL.")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"`temperature` must be positive and finite, got {self.temperature}.")
+        if self.logit_softcap is not None and not self.logit_softcap > 0:
+            raise ValueError(f"`logit_softcap` must be positive or None, got {self.logit_softcap}.")
+        if self.divergence == "jsd" and self.beta in (0.0, 1.0):
+            object.__setattr__(self, "divergence", "forward_kl" if self.beta == 0.0 else "reverse_kl")
+
 
 class TokenGroup(NamedTuple):
     """Tokens of the same kind: all in both views, or all in one (then the other's hidden states are `None`)."""
@@ -39,12 +52,17 @@ class TokenGroup(NamedTuple):
     kl_weight: float | torch.Tensor
 
     @property
+    def hidden(self) -> list[torch.Tensor]:
+        """Of the views that are there."""
+        return [hidden for hidden in self[:2] if hidden is not None]
+
+    @property
     def is_paired(self) -> bool:
         return self.text_hidden is not None and self.vision_hidden is not None
 
 
 class TokenStats(NamedTuple):
-    """What the metrics need of each token, `[M]`, without gradient; 0 where the label is ignored, `None` if not there."""
+    """What the metrics need of each token, `[M]`, without gradient; 0 where the label is ignored, `None` if absent."""
 
     text_nll: torch.Tensor | None
     vision_nll: torch.Tensor | None

@@ -1,0 +1,103 @@
+"""Leaving out what hardly matters: within the stated bound, of the products alone, and with less work."""
+
+import pytest
+import torch
+from counting import Products
+from losses import DEVICE, FAST_BACKENDS, make_case, run
+
+from trl_modality.kernels import paired_linear_loss
+from trl_modality.kernels.gradient_filter import MOST_KEPT, kept_columns
+
+
+backends = pytest.mark.parametrize("backend", FAST_BACKENDS)
+
+
+def peaked_case(m=12, h=24, v=600, **options):
+    """Hidden states that point at their label's row of the head, the vision_centric ones less clearly."""
+    case = make_case(m=m, h=h, v=v, size=3.0, **options)
+    with torch.no_grad():
+        rows = case["lm_head_weight"][case["labels"].clamp(min=0)]
+        case["text_hidden"] += 4 * rows
+        case["vision_hidden"] += 3 * rows
+    return case
+
+
+@backends
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("threshold", [1e-4, 1e-2, 0.3])
+@pytest.mark.parametrize("normalizer", [None, 1000.0])
+def test_errors_stay_within_the_bound(backend, divergence, threshold, normalizer):
+    case = peaked_case(divergence=divergence, kl_weight=0.5, vision_weight=2.0, normalizer=normalizer, bias=True)
+    exact, exact_gradients = run(case, backend)
+    output, gradients = run(case, backend, gradient_filter=threshold)
+    assert torch.equal(output.loss, exact.loss)
+    assert torch.equal(output.kl, exact.kl)
+    n_kept = (case["labels"] != -100).sum().item()
+    allowed = threshold * 2.5 / (normalizer or 2 * n_kept)  # the largest weight of a token: vision_weight + kl_weight
+    longest_row = case["lm_head_weight"].norm(dim=1).max().item()
+    error_of_head = 0.0
+    for view in ("text_hidden", "vision_hidden"):
+        errors = (gradients[view] - exact_gradients[view]).norm(dim=1)
+        assert errors.max() <= allowed * longest_row
+        error_of_head += allowed * case[view][case["labels"] != -100].norm(dim=1).sum().item()
+    head_errors = (gradients["lm_head_weight"] - exact_gradients["lm_head_weight"]).norm(dim=1)
+    assert head_errors.sum() <= error_of_head
+    assert torch.equal(gradients["lm_head_bias"], exact_gradients["lm_head_bias"])
+    if threshold == 0.3:
+        assert head_errors.sum() > 0  # something was left out: the bound is not met by doing nothing
+
+
+@backends
+@pytest.mark.parametrize("trained", [True, False])
+def test_less_work(backend, trained):
+    case = peaked_case(ignored=False)
+    case["lm_head_weight"].requires_grad_(trained)
+    multiplications = []
+    for threshold in (0.0, 0.05):
+        with Products() as products:
+            paired_linear_loss(**case, backend=backend, gradient_filter=threshold).loss.backward()
+        multiplications.append(products.multiplications)
+    dense, filtered = multiplications
+    logits = 2 * 12 * 24 * 600
+    assert dense == (3 if trained else 2) * logits
+    assert logits < filtered < 0.8 * dense
+
+
+@pytest.mark.parametrize("frozen", ["lm_head_weight", "text_hidden", "vision_hidden"])
+def test_with_what_is_frozen(frozen):
+    case = peaked_case(ignored=False)
+    case[frozen].requires_grad_(False)
+    _, exact = run(case, "torch")
+    _, gradients = run(case, "torch", gradient_filter=0.05)
+    for name, gradient in gradients.items():
+        assert 0 < (gradient - exact[name]).norm() < 0.1 * exact[name].norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_over_several_tiles_and_dtypes(dtype):
+    case = peaked_case(m=40, dtype=dtype)
+    _, exact = run(case, "torch")
+    for tile_mib in (0.05, None):
+        _, gradients = run(case, "torch", gradient_filter=1e-3, tile_mib=tile_mib)
+        for name, gradient in gradients.items():
+            assert (gradient - exact[name]).norm() < 0.02 * exact[name].norm(), name
+
+
+def test_left_out_is_the_most_that_the_bound_allows():
+    gradient = torch.tensor([[0.5, -0.01, 0.002, 0.0], [-0.4, 0.005, -0.003, 0.1]], device=DEVICE)
+    allowed = {0.0: None, 0.003: [0, 1, 3], 0.0129: [0, 1, 3], 0.0131: [0, 3], 0.2: [0], 9.0: []}
+    for amount, columns in allowed.items():
+        kept = kept_columns(gradient, torch.tensor(amount, device=DEVICE))
+        if columns is None or len(columns) > MOST_KEPT * 4:
+            assert kept is None
+        else:
+            assert kept.tolist() == columns
+
+
+def test_flat_distributions_are_left_alone():
+    """Where most columns matter, gathering them would cost more than it saves: the products are the dense ones."""
+    case = make_case(m=6, v=300, size=0.01)
+    _, exact = run(case, "torch")
+    _, gradients = run(case, "torch", gradient_filter=1e-3)
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, exact[name])
