@@ -76,8 +76,8 @@ def add_paired_loss(model: PreTrainedModel) -> None:
 
     With it, `model(**batch, paired_loss=settings)` takes a batch of `PairedCollator`, runs the backbone once over all
     rows, and hands the hidden states that predict a label to `grouped_linear_loss`, so no logits are kept, and of the
-    prompt none are made. Enter through the outermost wrapper (`DistributedDataParallel`, FSDP, DeepSpeed, PEFT), so that its
-    hooks run; a head that FSDP2 has sharded is gathered for the loss.
+    prompt none are made. Enter through the outermost wrapper (`DistributedDataParallel`, FSDP, DeepSpeed, PEFT), so
+    that its hooks run; a head that FSDP2 has sharded is gathered for the loss.
 
     Args:
         model: A model with a language head (`get_output_embeddings()`); with PEFT, the base model.
@@ -159,7 +159,8 @@ def _losses(hidden, labels, layout, settings, num_items, head, head_settings) ->
         tile_mib=settings.tile_mib,
         gradient_filter=settings.gradient_filter,
     )
-    return PairedModelOutput(loss=loss, **dict(zip(groups, stats, strict=True)))
+    stats_of = dict(zip(groups, stats, strict=True))
+    return PairedModelOutput(loss=loss, pairs=stats_of.get("pairs"), plain=stats_of.get("plain"))
 
 
 def _router_loss(text_config, router_logits, attention_mask) -> Any:

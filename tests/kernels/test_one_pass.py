@@ -1,6 +1,9 @@
 """How the one pass behaves among the things around it: what it computes and keeps, and how its gradients are used."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,9 @@ from losses import DEVICE, FAST_BACKENDS, INPUTS, make_case, run
 from torch.utils.checkpoint import checkpoint
 
 from trl_modality.kernels import LossSpec, TokenGroup, grouped_linear_loss, paired_linear_loss
+from trl_modality.kernels.backends import get_backend
+from trl_modality.kernels.torch_rows import TorchRows
+from trl_modality.kernels.triton_rows import TritonRows
 
 
 backends = pytest.mark.parametrize("backend", FAST_BACKENDS)
@@ -212,8 +218,27 @@ def test_groups_together_are_the_sum_of_each(backend):
         torch.testing.assert_close(gradient, of_parts, rtol=1e-5, atol=1e-7)
 
 
-def test_backends_say_why_they_cannot_be_used(monkeypatch):
-    case = make_case(dtype=torch.float64)
+def test_auto_takes_what_suits_the_device():
+    head = torch.empty(2, 2, device=DEVICE)
+    expected = TorchRows if DEVICE == "cpu" else TritonRows
+    assert get_backend("auto", head).keywords["rows_class"] is expected
+    assert get_backend("auto", head.double()).keywords["rows_class"] is TorchRows
+
+
+def test_triton_says_why_it_cannot_be_used():
     with pytest.raises(ValueError, match="`backend='triton'` has no kernels for float64; use 'torch' or 'auto'"):
-        run(case, "triton")
-    assert torch.isfinite(run(case, "auto")[0].loss)
+        get_backend("triton", torch.empty(2, 2, dtype=torch.float64))
+    code = """
+import sys, torch
+from trl_modality.kernels.backends import get_backend
+sys.modules.update(dict.fromkeys({hidden}))
+try:
+    get_backend("triton", torch.empty(2, 2))
+except ValueError as error:
+    print(error)
+"""
+    for hidden, reason in (([], "has no kernels for a cpu device"), (["triton"], "needs Triton")):
+        environment = {**os.environ, "TRITON_INTERPRET": "0"}
+        command = [sys.executable, "-c", code.replace("{hidden}", str(hidden))]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert reason in done.stdout

@@ -13,20 +13,20 @@ from .torch_rows import TorchRows
 BACKENDS = ("reference", "torch", "triton")
 
 
+GPUS = ("cuda", "xpu")
+
+
 def get_backend(name: str, head: torch.Tensor) -> Callable[..., Any]:
     """The `linear_losses` of a backend; `auto` is `triton` on GPUs where it is installed, and `torch` elsewhere.
 
     Raises:
-        ValueError: on an unknown name, or on `triton` without Triton, on a device or for a dtype that it has no
-            kernels for.
+        ValueError: on an unknown name; on `triton` where it is not installed, or has no kernels for the device or dtype.
     """
     if name not in ("auto", *BACKENDS):
         raise ValueError(f"`backend` must be one of {('auto', *BACKENDS)}, got {name!r}.")
-    if name == "auto":
-        name = "torch" if _why_not_triton(head) else "triton"
     if name == "reference":
         return reference.linear_losses
-    if name == "torch":
+    if name == "torch" or (name == "auto" and (head.device.type not in GPUS or _why_not_triton(head))):
         return functools.partial(one_pass.linear_losses, rows_class=TorchRows)
     if reason := _why_not_triton(head):
         raise ValueError(f"`backend='triton'` {reason}; use 'torch' or 'auto'.")
@@ -36,12 +36,15 @@ def get_backend(name: str, head: torch.Tensor) -> Callable[..., Any]:
 
 
 def _why_not_triton(head: torch.Tensor) -> str:
-    try:
-        import triton
-    except ImportError:
-        return "needs Triton, which is not installed"
-    if head.device.type not in ("cuda", "xpu") and not triton.knobs.runtime.interpret:
-        return f"has no kernels for a {head.device.type} device (but under TRITON_INTERPRET=1)"
     if head.dtype == torch.float64:
         return "has no kernels for float64"
+    try:
+        from triton import JITFunction
+
+        from .triton_kernels import rows_kernel
+    except ImportError:
+        return "needs Triton, which is not installed"
+    # Under TRITON_INTERPRET=1 it is not one: the interpreter takes the tensors of any device
+    if head.device.type not in GPUS and isinstance(rows_kernel, JITFunction):
+        return f"has no kernels for a {head.device.type} device"
     return ""

@@ -51,62 +51,54 @@ class HeadProducts:
             else:
                 torch.addmm(self.bias[columns], hidden_NH, weight_BH.t(), out=out_NV[:, columns])
 
-    def hidden_gradient(self, gradient_NV: torch.Tensor, out_NH: torch.Tensor) -> None:
-        """Write the gradient of a tile's hidden states, in the dtype of the sums."""
-        for columns, weight_BH in self._blocks():
-            _product(out_NH, gradient_NV[:, columns], weight_BH, accumulate=columns.start > 0)
-
-    def add_head_gradient(self, gradient_NV: torch.Tensor, hidden_NH: torch.Tensor) -> None:
-        """Add what one tile gives to the gradients of the head and of its bias, where they are wanted."""
-        if self.weight_gradient is not None:
-            accumulate = not self._weight_gradient_is_empty
-            self._weight_gradient_is_empty = False
-            if _has_product(self.dtype, self.sum_dtype, gradient_NV.device):
-                _product(self.weight_gradient, gradient_NV.t(), hidden_NH, accumulate)
-            else:
-                hidden_NH = hidden_NH.to(self.sum_dtype)
-                for start in range(0, len(self.weight), self.block_rows):
-                    columns = slice(start, start + self.block_rows)
-                    gradient_BN = gradient_NV[:, columns].t().to(self.sum_dtype)
-                    _product(self.weight_gradient[columns], gradient_BN, hidden_NH, accumulate)
-        self._add_bias_gradient(gradient_NV)
-
-    def filtered_gradients(
-        self,
-        gradient_NV: torch.Tensor,
-        columns_K: torch.Tensor,
-        hidden_NH: torch.Tensor,
-        out_NH: torch.Tensor | None,
-        out_rows: slice,
+    def hidden_gradient(
+        self, gradient_NV: torch.Tensor, out_NH: torch.Tensor, columns_K: torch.Tensor | None = None
     ) -> None:
-        """Both gradient products over the columns `columns_K` alone; the bias, one cheap sum, takes all of them.
+        """Write the gradient of a tile's hidden states, in the dtype of the sums; from some columns only, if given."""
+        if columns_K is None:
+            for columns, weight_BH in self._blocks():
+                _product(out_NH, gradient_NV[:, columns], weight_BH, accumulate=columns.start > 0)
+            return
+        out_NH.zero_()
+        for piece_B in columns_K.split(self.block_rows):
+            weight_BH = self.weight.index_select(0, piece_B).to(self.dtype)
+            _product(out_NH, gradient_NV.index_select(1, piece_B), weight_BH, accumulate=True)
 
-        `out_NH` is the gradient of the hidden states in the rows `out_rows` of the tile, `None` where none wants it.
+    def add_head_gradient(
+        self, gradient_NV: torch.Tensor, hidden_NH: torch.Tensor, columns_K: torch.Tensor | None = None
+    ) -> None:
+        """Add what one tile gives to the gradients of the head and of its bias, where they are wanted.
+
+        With `columns_K` only these rows of the head are added to; of the bias, one cheap sum, all are.
         """
-        if self.weight_gradient is not None and self._weight_gradient_is_empty:
+        if self.bias_gradient is not None:
+            self.bias_gradient.add_(gradient_NV.sum(0, dtype=self.sum_dtype))
+        if self.weight_gradient is None:
+            return
+        if columns_K is not None and self._weight_gradient_is_empty:
             self.weight_gradient.zero_()
             self._weight_gradient_is_empty = False
-        if out_NH is not None:
-            out_NH.zero_()
-        for piece_B in columns_K.split(self.block_rows):
-            gradient_NB = gradient_NV.index_select(1, piece_B)
-            if out_NH is not None:
-                weight_BH = self.weight.index_select(0, piece_B).to(self.dtype)
-                _product(out_NH, gradient_NB[out_rows], weight_BH, accumulate=True)
-            if self.weight_gradient is not None:
-                product_BH = torch.mm(gradient_NB.t().to(self.sum_dtype), hidden_NH.to(self.sum_dtype))
-                self.weight_gradient.index_add_(0, piece_B, product_BH)
-        self._add_bias_gradient(gradient_NV)
+        accumulate = not self._weight_gradient_is_empty
+        self._weight_gradient_is_empty = False
+        if columns_K is not None:
+            hidden_NH = hidden_NH.to(self.sum_dtype)
+            for piece_B in columns_K.split(self.block_rows):
+                gradient_BN = gradient_NV.index_select(1, piece_B).t().to(self.sum_dtype)
+                self.weight_gradient.index_add_(0, piece_B, torch.mm(gradient_BN, hidden_NH))
+        elif _has_product(self.dtype, self.sum_dtype, gradient_NV.device):
+            _product(self.weight_gradient, gradient_NV.t(), hidden_NH, accumulate)
+        else:
+            hidden_NH = hidden_NH.to(self.sum_dtype)
+            for start in range(0, len(self.weight), self.block_rows):
+                columns = slice(start, start + self.block_rows)
+                gradient_BN = gradient_NV[:, columns].t().to(self.sum_dtype)
+                _product(self.weight_gradient[columns], gradient_BN, hidden_NH, accumulate)
 
     def finished(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The gradients of the head and of its bias; zeros where there was no tile."""
         if self.weight_gradient is not None and self._weight_gradient_is_empty:
             self.weight_gradient.zero_()
         return self.weight_gradient, self.bias_gradient
-
-    def _add_bias_gradient(self, gradient_NV: torch.Tensor) -> None:
-        if self.bias_gradient is not None:
-            self.bias_gradient.add_(gradient_NV.sum(0, dtype=self.sum_dtype))
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """The head in the dtype of the products: whole if that is its own, else converted a block at a time."""

@@ -5,6 +5,7 @@ gradients. In units of one product of `[M, H]` and `[H, V]` a pair then costs 6 
 make the logits again in their backward cost 14 (11). The backward only scales what is there.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,107 +69,97 @@ def linear_losses(
     return loss, [each.all_stats() for each in passes]
 
 
+@dataclass
+class _ViewPass:
+    """One view of a group: its hidden states, and what becomes of their gradient."""
+
+    hidden: torch.Tensor
+    makes: bool
+    """Whether the tiles of this view become gradients: somebody wants one, and some weight asks for it."""
+    gradient: torch.Tensor | None
+    """`[M, H]`, filled tile by tile; `None` where the hidden states are not trained."""
+
+    @property
+    def fills(self) -> bool:
+        return self.makes and self.gradient is not None
+
+
 class _GroupPass:
     """One group of tokens on its way: those that have a label, their weights, statistics and gradients."""
 
     def __init__(self, group: TokenGroup, wants_hidden, wants_head: bool, divisor, dtype):
-        self.group, self.dtype = group, dtype
-        self.sum_dtype = accumulation_dtype(dtype)
+        self.group, self.sum_dtype = group, accumulation_dtype(dtype)
         kept = group.labels != IGNORE_INDEX
         self.kept = None if bool(kept.all()) else kept.nonzero().squeeze(1)
         self.labels = group.labels if self.kept is None else group.labels[self.kept]
         self.n_tokens = len(self.labels)
-        self.weights = [
-            self._per_token(weight) for weight in (group.text_weight, group.vision_weight, group.kl_weight)
-        ]
+        self.weights = [self._per_token(weight) for weight in group[3:]]
         self.stats = _new_stats(group, self.n_tokens, self.sum_dtype)
 
-        # A gradient is made where somebody wants it and some weight asks for it
-        has_text_loss = group.text_hidden is not None and _may_be_above_0(group.text_weight)
         has_kl = group.is_paired and _may_be_above_0(group.kl_weight)
-        has_vision_loss = group.vision_hidden is not None and (has_kl or _may_be_above_0(group.vision_weight))
-        self.makes = [
-            has_loss and (wants_head or wants)
-            for has_loss, wants in zip((has_text_loss, has_vision_loss), wants_hidden, strict=True)
+        has_loss = (_may_be_above_0(group.text_weight), _may_be_above_0(group.vision_weight) or has_kl)
+        by_view = [
+            None if hidden is None else self._view(hidden, has_loss[i], wants_hidden[i], wants_head)
+            for i, hidden in enumerate(group[:2])
         ]
-        self.wants_hidden = [makes and wants for makes, wants in zip(self.makes, wants_hidden, strict=True)]
-        gives = (*self.makes, has_kl and self.makes[1])
+        self.views = [view for view in by_view if view is not None]
+        self.hidden_gradients = [None if view is None else view.gradient for view in by_view]
+        makes_text, makes_vision = (view is not None and view.makes for view in by_view)
         self.coefficients = [
-            weight / divisor if given else None for weight, given in zip(self.weights, gives, strict=True)
+            weight / divisor if given else None
+            for weight, given in zip(self.weights, (makes_text, makes_vision, makes_vision and has_kl), strict=True)
         ]
-        new_gradient = torch.empty_like if self.kept is None else torch.zeros_like
-        self.hidden_gradients = [
-            # Without a loss of its own a view has a gradient all the same: zeros, which take no memory
-            new_gradient(hidden, memory_format=torch.contiguous_format)
-            if made
-            else hidden.new_zeros(()).expand(hidden.shape)
-            if wanted
-            else None
-            for hidden, made, wanted in zip(group[:2], self.wants_hidden, wants_hidden, strict=True)
-        ]
+
+    def _view(self, hidden: torch.Tensor, has_loss: bool, wants_hidden: bool, wants_head: bool) -> _ViewPass:
+        if not wants_hidden:
+            return _ViewPass(hidden, makes=has_loss and wants_head, gradient=None)
+        if not has_loss:  # connected all the same: zeros, which take no memory
+            return _ViewPass(hidden, makes=False, gradient=hidden.new_zeros(()).expand(hidden.shape))
+        new = torch.empty if self.kept is None else torch.zeros
+        return _ViewPass(hidden, makes=True, gradient=new(hidden.shape, dtype=hidden.dtype, device=hidden.device))
 
     def run_tile(self, tokens: slice, head: HeadProducts, rows, buffers: TileBuffers, gradient_filter: float) -> None:
         n = tokens.stop - tokens.start
         source = tokens if self.kept is None else self.kept[tokens]
-        hidden, tile, gradient = buffers.of(n * len(self.group.hidden))
-        for i, view_hidden in enumerate(self.group.hidden):
-            hidden[i * n : (i + 1) * n].copy_(view_hidden[source])
+        hidden, tile, gradient = buffers.of(n * len(self.views))
+        for i, view in enumerate(self.views):
+            hidden[i * n : (i + 1) * n].copy_(view.hidden[source])
         head.logits(hidden, tile)
-        text = tile[:n] if self.group.text_hidden is not None else None
-        vision = tile[-n:] if self.group.vision_hidden is not None else None
-        weights = (None if weight is None else weight[tokens] for weight in self.coefficients)
+        text = None if self.group.text_hidden is None else tile[:n]
+        vision = None if self.group.vision_hidden is None else tile[-n:]
+        weights = [None if weight is None else weight[tokens] for weight in self.coefficients]
         rows(TileRows(text, vision, self.labels[tokens], *weights), part_of(self.stats, tokens))
 
-        # The views lie one after the other in the tile, so those with a gradient are one piece of it
-        text_rows, vision_rows = slice(0, n), slice(len(tile) - n, len(tile))
-        made = _span(self.makes, text_rows, vision_rows)
-        wanted = _span(self.wants_hidden, text_rows, vision_rows)
+        made = _rows_of([view.makes for view in self.views], n)
+        filled = _rows_of([view.fills for view in self.views], n)
         if made is None:
             return
-        columns = None
-        if gradient_filter:
-            columns = kept_columns(tile[made], gradient_filter * self._largest_coefficient(tokens))
-        out = None if wanted is None else gradient[wanted]
-        if columns is not None:
-            wanted_of_made = None if wanted is None else slice(wanted.start - made.start, wanted.stop - made.start)
-            head.filtered_gradients(tile[made], columns, hidden[made], out, wanted_of_made)
-        else:
-            if out is not None:
-                head.hidden_gradient(tile[wanted], out)
-            head.add_head_gradient(tile[made], hidden[made])
-        for i, view_rows in enumerate((text_rows, vision_rows)):
-            if self.wants_hidden[i]:
-                self.hidden_gradients[i][source] = gradient[view_rows].to(self.hidden_gradients[i].dtype)
+        columns = kept_columns(tile[made], gradient_filter * _largest(weights)) if gradient_filter else None
+        if filled is not None:
+            head.hidden_gradient(tile[filled], gradient[filled], columns)
+        head.add_head_gradient(tile[made], hidden[made], columns)
+        for i, view in enumerate(self.views):
+            if view.gradient is not None and view.fills:
+                view.gradient[source] = gradient[i * n : (i + 1) * n].to(view.gradient.dtype)
 
     def weighted_loss(self) -> torch.Tensor:
-        losses = (self.stats.text_nll, self.stats.vision_nll, self.stats.kl)
-        sums = [
-            weighted_sum(values, weight)
-            for values, weight in zip(losses, self.weights, strict=True)
-            if values is not None
-        ]
-        return torch.stack(sums).sum()
+        losses = zip((self.stats.text_nll, self.stats.vision_nll, self.stats.kl), self.weights, strict=True)
+        return torch.stack([weighted_sum(values, weight) for values, weight in losses if values is not None]).sum()
 
     def all_stats(self) -> TokenStats:
         """The statistics of every token of the group, those without a label included."""
         if self.kept is None:
             return self.stats
         everything = _new_stats(self.group, len(self.group.labels), self.sum_dtype)
-        for whole, kept in zip(everything, self.stats, strict=True):
-            if whole is not None:
-                whole[self.kept] = kept
+        for whole, values in zip(everything, self.stats, strict=True):
+            if whole is not None and values is not None:
+                whole[self.kept] = values
         return everything
 
     def _per_token(self, weight: float | torch.Tensor) -> torch.Tensor:
-        device = self.labels.device
-        weight_M = torch.as_tensor(weight, dtype=self.sum_dtype, device=device).detach().expand(len(self.group.labels))
+        device, n_tokens = self.group.labels.device, len(self.group.labels)
+        weight_M = torch.as_tensor(weight, dtype=self.sum_dtype, device=device).detach().expand(n_tokens)
         return weight_M if self.kept is None else weight_M[self.kept]
-
-    def _largest_coefficient(self, tokens: slice) -> torch.Tensor:
-        text, vision, kl = (None if weight is None else weight[tokens] for weight in self.coefficients)
-        if vision is not None and kl is not None:
-            vision = vision + kl
-        return torch.stack([weight.max() for weight in (text, vision) if weight is not None]).max()
 
 
 class _WithGradients(torch.autograd.Function):
@@ -182,7 +173,8 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss):
+    def backward(ctx, *grad_outputs):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad_loss,) = grad_outputs
         unit, *gradients = ctx.saved_tensors
         # The graph may be walked again (`retain_graph`): only then a copy is made. Without the query, always
         keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
@@ -217,8 +209,17 @@ def _may_be_above_0(weight: float | torch.Tensor) -> bool:
     return isinstance(weight, torch.Tensor) or weight > 0
 
 
-def _span(of_views: list[bool], text_rows: slice, vision_rows: slice) -> slice | None:
-    text, vision = of_views
-    if not (text or vision):
+def _rows_of(chosen: list[bool], n: int) -> slice | None:
+    """The rows of a tile that belong to the chosen of its one or two views: one piece, since these are neighbours."""
+    if not any(chosen):
         return None
-    return slice(text_rows.start if text else vision_rows.start, vision_rows.stop if vision else text_rows.stop)
+    first, last = chosen.index(True), len(chosen) - chosen[::-1].index(True)
+    return slice(first * n, last * n)
+
+
+def _largest(weights: list[torch.Tensor | None]) -> torch.Tensor:
+    """The largest weight of a token's gradient: that of the text_rich view, or those of the other view together."""
+    text, vision, kl = weights
+    if vision is not None and kl is not None:
+        vision = vision + kl
+    return torch.stack([weight.max() for weight in (text, vision) if weight is not None]).max()

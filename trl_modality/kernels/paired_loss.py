@@ -1,12 +1,22 @@
 """`paired_linear_loss`: one call for the losses of both views; the checks of its arguments."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from .backends import get_backend
 from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _opaque_when_compiled(function: Function) -> Function:
+    """One step of its own in a compiled model: its sizes depend on data, and it writes into buffers."""
+    disabled: Any = torch.compiler.disable(function)
+    return disabled
 
 
 class PairedLossOutput(NamedTuple):
@@ -113,7 +123,7 @@ def paired_linear_loss(
     return PairedLossOutput(loss, *stats)
 
 
-@torch.compiler.disable  # one opaque step of a compiled model: sizes depend on data, buffers are written in place
+@_opaque_when_compiled
 def grouped_linear_loss(
     groups: list[TokenGroup],
     lm_head_weight: torch.Tensor,

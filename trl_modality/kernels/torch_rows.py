@@ -31,8 +31,11 @@ ARGMAX_COLUMNS = 8192
 class _View:
     """One view of a block, at work; `[R, V]`, and `[R, 1]` for what there is one of in each row."""
 
+    rows: torch.Tensor
+    """Those of the tile: the products of the head, and in the end the gradients of these."""
     logits: torch.Tensor
-    """Scaled, soft-capped, and shifted to a maximum of 0; overwritten by the divergence, then by the gradient."""
+    """Scaled, soft-capped, and shifted to a maximum of 0; overwritten by the divergence, then by the gradient.
+    The tile's own rows where their dtype is that of the sums."""
     slope: torch.Tensor | None
     """Derivative of the soft-capping."""
     exponentials: torch.Tensor
@@ -109,10 +112,9 @@ class TorchRows:
         if text is not None and vision is not None:
             stats.kl.copy_(self._divergence(text, vision, tile.kl_weight, product))
         if text is not None and tile.text_weight is not None:
-            self._close(text, tile.text_weight, tile.labels, None, tile.text)
+            self._close(text, tile.text_weight, tile.labels, None)
         if vision is not None and tile.vision_weight is not None:
-            of_divergence = None if tile.kl_weight is None else product
-            self._close(vision, tile.vision_weight, tile.labels, of_divergence, tile.vision)
+            self._close(vision, tile.vision_weight, tile.labels, None if tile.kl_weight is None else product)
 
     def _open(self, rows: torch.Tensor, product: torch.Tensor, is_paired: bool) -> _View:
         spec, n_rows = self.spec, len(rows)
@@ -132,7 +134,7 @@ class TorchRows:
         if is_paired and spec.temperature != 1.0:
             tempered = torch.mul(z, 1.0 / spec.temperature, out=self._borrow(n_rows)).exp_()
             tempered_total = tempered.sum(1, keepdim=True)
-        return _View(z, slope, e, total, moment, tempered, tempered_total)
+        return _View(rows, z, slope, e, total, moment, tempered, tempered_total)
 
     # Each returns the divergence `[R, 1]`, and leaves weight × its gradient in `product` if there is a weight. The
     # logits of both views are used up.
@@ -169,7 +171,7 @@ class TorchRows:
             product.mul_((1 - beta) * weight / (tau * vision.tempered_total))
         return beta * (kl_r - shift) + (1 - beta) * kl_v - log_student_share
 
-    def _close(self, view: _View, weight, labels, of_divergence: torch.Tensor | None, out: torch.Tensor) -> None:
+    def _close(self, view: _View, weight, labels, of_divergence: torch.Tensor | None) -> None:
         """The gradient of a view's rows: weight × that of the cross-entropy, and that of the divergence."""
         if of_divergence is None:
             gradient = torch.mul(view.exponentials, weight / view.total, out=view.logits)
@@ -177,7 +179,7 @@ class TorchRows:
             gradient = torch.addcmul(of_divergence, view.exponentials, weight / view.total, out=view.logits)
         # In the dtype of the sums: next to a likely label, 1 − p is lost to rounding in half precision
         gradient.scatter_add_(1, labels, -weight)
-        _store(view, gradient, out)
+        _store(view, gradient)
 
     def _block_with_impossible_tokens(
         self, text: _View | None, vision: _View | None, tile: TileRows, stats: TokenStats
@@ -189,13 +191,14 @@ class TorchRows:
                 None if view is None else view.logits.clone().requires_grad_(weight is not None)
                 for view, weight in ((text, tile.text_weight), (vision, tile.vision_weight))
             ]
-            loss, found = losses_of_logits(*leaves, group, self.spec)
+            text_logits, vision_logits = leaves
+            loss, found = losses_of_logits(text_logits, vision_logits, group, self.spec)
         for own, values in zip(stats, found, strict=True):
             if own is not None:
                 own.copy_(values.unsqueeze(1))
-        for view, leaf, out in zip((text, vision), leaves, (tile.text, tile.vision), strict=True):
-            if leaf is not None and leaf.requires_grad:
-                _store(view, torch.autograd.grad(loss, leaf, retain_graph=True)[0], out)
+        for view, leaf in zip((text, vision), leaves, strict=True):
+            if view is not None and leaf is not None and leaf.requires_grad:
+                _store(view, torch.autograd.grad(loss, leaf, retain_graph=True)[0])
 
 
 def _fill(nll, entropy, is_top1, view: _View, labels) -> None:
@@ -217,8 +220,8 @@ def _is_first_maximum(z_RV: torch.Tensor, labels: torch.Tensor, target: torch.Te
     return is_top1
 
 
-def _store(view: _View, gradient: torch.Tensor, out: torch.Tensor) -> None:
+def _store(view: _View, gradient: torch.Tensor) -> None:
     if view.slope is not None:
         gradient.mul_(view.slope)
-    if gradient is not out:
-        out.copy_(gradient)
+    if gradient is not view.rows:
+        view.rows.copy_(gradient)
