@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,31 @@ torch.distributed.destroy_process_group()
 """
 
 
+ZERO_WORKER = """
+import sys
+import torch
+from tiny import pair_dataset, tiny_llava
+from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
+
+out, batch_size, stage = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+model, processor = tiny_llava()  # before the config: ZeRO-3 shards what is made after it
+zero = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "train_micro_batch_size_per_gpu": batch_size, "zero_allow_untested_optimizer": True,
+        "gradient_accumulation_steps": 1, "gradient_clipping": 0.0}
+args = ModalityBalancedSFTConfig(
+    out, per_device_train_batch_size=batch_size, max_steps=4, logging_steps=1, learning_rate=1e-2, optim="sgd",
+    lr_scheduler_type="constant", max_grad_norm=0.0, use_cpu=True, bf16=False, gradient_checkpointing=False,
+    report_to="none", save_strategy="no", disable_tqdm=True, train_sampling_strategy="sequential",
+    deepspeed=zero if stage else None,
+)
+trainer = ModalityBalancedSFTTrainer(model, args, train_dataset=pair_dataset(32), processing_class=processor)
+trainer.train()
+if trainer.is_world_process_zero():
+    torch.save([log for log in trainer.state.log_history if "loss" in log], out + ".pt")
+"""
+
+
 def launch(tmp_path, worker, name, processes, *arguments):
     """Run a worker under torchrun; returns what it saved as `<name>.pt`."""
     script = tmp_path / "worker.py"
@@ -89,6 +115,7 @@ def launch(tmp_path, worker, name, processes, *arguments):
         "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests" / "support", root / "examples"))),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
     }
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
     command = [sys.executable, *launcher, str(script), str(tmp_path / name), *arguments]
@@ -128,3 +155,16 @@ def test_sharded_model_is_the_whole_one(tmp_path):
     assert grads.keys() == sharded_grads.keys()
     for name, grad in grads.items():
         torch.testing.assert_close(sharded_grads[name], grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra `deepspeed`")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_is_one_process(tmp_path, stage):
+    """Under ZeRO-3 the head is whole only while the loss is computed: its gradient has to be made there too."""
+    one = launch(tmp_path, ZERO_WORKER, "one", 1, "8", "0")
+    sharded = launch(tmp_path, ZERO_WORKER, "sharded", 2, "4", str(stage))
+    assert one[0]["loss"] - one[-1]["loss"] > 0.5  # it learns: a head without its gradient would show
+    for log, sharded_log in zip(one, sharded, strict=True):
+        for key in ("loss", "kl", "text_rich_nll", "vision_centric_nll"):
+            assert sharded_log[key] == pytest.approx(log[key], rel=1e-6), key

@@ -15,9 +15,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 # `trl.DataCollatorForVisionLanguageModeling` exists.
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+# Not documented: gathers a head that DeepSpeed ZeRO-3 has sharded, as TRL's own losses do. Expiry: when transformers
+# or accelerate offers it.
+from trl.trainer.utils import maybe_gather_lm_head_ctx as gathered_head
+
 
 __all__ = [
     "DataCollatorForVisionLanguageModeling",
+    "gathered_head",
     "head_logit_scale",
     "keep_4bit_trainable",
     "load_renamed_checkpoint",

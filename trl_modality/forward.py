@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ._compat import head_logit_scale
+from ._compat import gathered_head, head_logit_scale
 from .collator import ViewLayout
 from .kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from .views import View
@@ -77,7 +77,7 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     With it, `model(**batch, paired_loss=settings)` takes a batch of `PairedCollator`, runs the backbone once over all
     rows, and hands the hidden states that predict a label to `grouped_linear_loss`, so no logits are kept, and of the
     prompt none are made. Enter through the outermost wrapper (`DistributedDataParallel`, FSDP, DeepSpeed, PEFT), so
-    that its hooks run; a head that FSDP2 has sharded is gathered for the loss.
+    that its hooks run; a head that FSDP2 or ZeRO-3 has sharded is gathered for the loss.
 
     Args:
         model: A model with a language head (`get_output_embeddings()`); with PEFT, the base model.
@@ -122,7 +122,6 @@ def add_paired_loss(model: PreTrainedModel) -> None:
 
 def _losses(hidden, labels, layout, settings, num_items, head, head_settings) -> PairedModelOutput:
     """The paired and the plain losses of `hidden` `[R, L, H]` against the shifted `labels` `[R, L]`, in one pass."""
-    weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
     spans = layout.spans()
     if num_items is None:
         num_items = sum((labels[spans[view]] != -100).sum() for view in spans if view in settings.supervised_views)
@@ -149,16 +148,19 @@ def _losses(hidden, labels, layout, settings, num_items, head, head_settings) ->
         )
     if plain_hidden is not None:
         groups["plain"] = TokenGroup(None, plain_hidden, plain_labels, 0.0, 1.0, 0.0)
-    loss, stats = grouped_linear_loss(
-        list(groups.values()),
-        weight,
-        lm_head_bias=bias,
-        spec=LossSpec(settings.divergence, settings.beta, settings.temperature, **head_settings),
-        normalizer=num_items,
-        backend=settings.backend,
-        tile_mib=settings.tile_mib,
-        gradient_filter=settings.gradient_filter,
-    )
+    # ZeRO-3 shards the head again afterwards: its gradient is made by then
+    with gathered_head(head.weight, head.bias):
+        weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
+        loss, stats = grouped_linear_loss(
+            list(groups.values()),
+            weight,
+            lm_head_bias=bias,
+            spec=LossSpec(settings.divergence, settings.beta, settings.temperature, **head_settings),
+            normalizer=num_items,
+            backend=settings.backend,
+            tile_mib=settings.tile_mib,
+            gradient_filter=settings.gradient_filter,
+        )
     stats_of = dict(zip(groups, stats, strict=True))
     return PairedModelOutput(loss=loss, pairs=stats_of.get("pairs"), plain=stats_of.get("plain"))
 

@@ -99,10 +99,11 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
                 "Context and sequence parallelism are not supported on datasets with pairs: they cut the rows, and "
                 "the two views of a pair with them. Set `cp_size` and `sp_size` to 1."
             )
-        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+        is_zero3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
+        if is_zero3 and args.loss_backend == "reference":
             raise ValueError(
-                "DeepSpeed ZeRO-3 is not supported on datasets with pairs yet: the loss needs the whole head in its "
-                "backward, where ZeRO-3 has sharded it again. Use ZeRO-2 or FSDP."
+                "`loss_backend='reference'` needs the whole head in its backward, where DeepSpeed ZeRO-3 has sharded "
+                "it again. Leave it at 'auto'."
             )
         model: Any = self.model
         base_model = model.get_base_model() if is_peft_model(model) else model

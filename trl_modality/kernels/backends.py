@@ -20,7 +20,7 @@ def get_backend(name: str, head: torch.Tensor) -> Callable[..., Any]:
     """The `linear_losses` of a backend; `auto` is `triton` on GPUs where it is installed, and `torch` elsewhere.
 
     Raises:
-        ValueError: on an unknown name; on `triton` where it is not installed, or has no kernels for the device or dtype.
+        ValueError: on an unknown name; on `triton` where it is not installed or has no kernels for the input.
     """
     if name not in ("auto", *BACKENDS):
         raise ValueError(f"`backend` must be one of {('auto', *BACKENDS)}, got {name!r}.")

@@ -52,7 +52,7 @@ def linear_losses(
         # Float16 has no room for a gradient divided by the count of a long batch before a loss scale reaches it: there
         # a power of two, which costs no rounding, is left to the backward
         normalizer = normalizer.to(accumulation_dtype(dtype))
-        divisor = torch.frexp(normalizer).mantissa if dtype == torch.float16 else normalizer
+        divisor = normalizer / normalizer.log2().floor().exp2() if dtype == torch.float16 else normalizer
         passes = [
             _GroupPass(group, wants, wants_weight or wants_bias, divisor, dtype)
             for group, wants in zip(groups, zip(wants_hidden[::2], wants_hidden[1::2], strict=True), strict=True)
