@@ -4,7 +4,7 @@ import csv
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import quantiles
 
@@ -48,24 +48,96 @@ def measured(benchmark: str, case: str, implementation: str, seconds: list[float
         torch=version("torch"),
         transformers=version("transformers"),
         trl=version("trl"),
-        commit=_commit(),
+        commit=commit(),
     )
 
 
-def append(rows: list[Row], name: str) -> Path:
-    """Append rows to `results/<name>.csv`."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.csv"
+@dataclass(frozen=True)
+class LossRow:
+    """One case of `bench_loss.py`; what was not measured in it is `None`, an empty cell."""
+
+    benchmark: str
+    case: str
+    """`main`, `growth_m`, `growth_v`, `memory` or `filter`."""
+    implementation: str
+    setting: str
+    """The fastest of the implementation's own settings, which is the one measured."""
+    n_tokens: int
+    hidden_size: int
+    vocab_size: int
+    dtype: str
+    head_trained: bool
+    device: str
+    torch: str
+    transformers: str
+    trl: str
+    triton: str | None
+    liger: str | None
+    commit: str
+    timestamp: str
+    """When the run began, UTC: the same in all rows of a run."""
+    samples: int = 0
+    p20_ms: float | None = None
+    p50_ms: float | None = None
+    p80_ms: float | None = None
+    ratio_to_ours: float | None = None
+    """Its time by ours of the same round, median over the rounds: above 1 is slower than ours."""
+    ratio_to_floor: float | None = None
+    """Its time by that of the matrix products alone, likewise."""
+    peak_extra_mib: float | None = None
+    """Beside inputs, outputs and their gradients."""
+    tile_mib: float | None = None
+    """What ours was allowed to take."""
+    kept_columns: float | None = None
+    """Share of the vocabulary that the gradient filter left in the two gradient products."""
+    hidden_error: float | None = None
+    """‖filtered − exact‖ / ‖exact‖, the hidden states of both views together."""
+    head_error: float | None = None
+    hidden_share_of_bound: float | None = None
+    """Error of the worst token by what is promised of it: 1 at most."""
+    head_share_of_bound: float | None = None
+    note: str = ""
+    """Why there is no measurement."""
+
+
+def percentiles_ms(seconds: list[float]) -> dict[str, float]:
+    """p20, p50 and p80; never outside what was seen, however few the samples."""
+    if len(seconds) == 1:
+        seconds = 2 * seconds
+    tenths = quantiles(seconds, n=10, method="inclusive")
+    return {f"p{percent}_ms": round(1e3 * tenths[percent // 10 - 1], 3) for percent in (20, 50, 80)}
+
+
+def version_or_none(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def append(rows: list, name: str, folder: Path = RESULTS) -> Path:
+    """Append rows of one class to `<folder>/<name>.csv`.
+
+    Raises:
+        ValueError: if the file has other columns.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.csv"
+    columns = [field.name for field in fields(rows[0])]
     is_new = not path.exists()
+    if not is_new:
+        with path.open(newline="") as file:
+            if next(csv.reader(file), None) != columns:
+                raise ValueError(f"{path} has other columns: move it away, or give another folder.")
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(file, columns)
         if is_new:
             writer.writeheader()
         writer.writerows(map(asdict, rows))
     return path
 
 
-def _commit() -> str:
+def commit() -> str:
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,

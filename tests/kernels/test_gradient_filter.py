@@ -50,7 +50,7 @@ def test_errors_stay_within_the_bound(backend, divergence, threshold, normalizer
 @backends
 @pytest.mark.parametrize("trained", [True, False])
 def test_less_work(backend, trained):
-    case = peaked_case(ignored=False)
+    case = peaked_case(h=512, ignored=False)
     case["lm_head_weight"].requires_grad_(trained)
     multiplications = []
     for threshold in (0.0, 0.05):
@@ -58,7 +58,7 @@ def test_less_work(backend, trained):
             paired_linear_loss(**case, backend=backend, gradient_filter=threshold).loss.backward()
         multiplications.append(products.multiplications)
     dense, filtered = multiplications
-    logits = 2 * 12 * 24 * 600
+    logits = 2 * 12 * 512 * 600
     assert dense == (3 if trained else 2) * logits
     assert logits < filtered < 0.8 * dense
 
@@ -68,7 +68,7 @@ def test_with_what_is_frozen(frozen):
     case = peaked_case(ignored=False)
     case[frozen].requires_grad_(False)
     _, exact = run(case, "torch")
-    _, gradients = run(case, "torch", gradient_filter=0.05)
+    _, gradients = run(case, "torch", gradient_filter=0.01)
     for name, gradient in gradients.items():
         assert 0 < (gradient - exact[name]).norm() < 0.1 * exact[name].norm()
 
@@ -83,15 +83,30 @@ def test_over_several_tiles_and_dtypes(dtype):
             assert (gradient - exact[name]).norm() < 0.02 * exact[name].norm(), name
 
 
-def test_left_out_is_the_most_that_the_bound_allows():
-    gradient = torch.tensor([[0.5, -0.01, 0.002, 0.0], [-0.4, 0.005, -0.003, 0.1]], device=DEVICE)
-    allowed = {0.0: None, 0.003: [0, 1, 3], 0.0129: [0, 1, 3], 0.0131: [0, 3], 0.2: [0], 9.0: []}
-    for amount, columns in allowed.items():
-        kept = kept_columns(gradient, torch.tensor(amount, device=DEVICE))
-        if columns is None or len(columns) > MOST_KEPT * 4:
-            assert kept is None
-        else:
-            assert kept.tolist() == columns
+@pytest.mark.parametrize("block_columns", [1000, 7])
+@pytest.mark.parametrize("allowed", [1e-4, 0.01, 0.1, 0.7])
+def test_no_token_loses_more_than_is_allowed_nor_much_less(allowed, block_columns):
+    generator = torch.Generator().manual_seed(0)
+    gradient = (3 * torch.randn(16, 1000, generator=generator)).softmax(1).to(DEVICE)
+    gradient[3, 5] = -0.9
+    columns = kept_columns(gradient, torch.tensor(allowed, device=DEVICE), block_columns)
+    if columns is None:
+        columns = torch.arange(1000, device=DEVICE)
+    left_out = torch.ones(1000, dtype=torch.bool, device=DEVICE)
+    left_out[columns] = False
+    lost = gradient.abs()[:, left_out].sum(1).max()
+    assert lost <= allowed
+    assert 5 in columns
+    # The next quarter of an octave of columns would have been too much for some token, or gains too little
+    largest = gradient.abs().amax(0)
+    threshold = largest[columns].min()
+    with_next = gradient.abs()[:, largest < 2**0.26 * threshold].sum(1).max()
+    assert with_next > allowed or len(columns) > MOST_KEPT * 1000
+
+
+def test_nothing_is_left_out_of_a_zero_gradient_but_zeros():
+    columns = kept_columns(torch.zeros(3, 50, device=DEVICE), torch.tensor(0.1, device=DEVICE), 50)
+    assert columns.tolist() == []
 
 
 def test_flat_distributions_are_left_alone():

@@ -3,25 +3,42 @@
 import torch
 
 
+# Columns are weighed in steps of a quarter of an octave of their largest entry, over 16 octaves below what is allowed
+STEPS_PER_OCTAVE, N_BUCKETS = 4, 64
 # With more columns than this, gathering them costs more than the products of the others
 MOST_KEPT = 0.6
 
 
-def kept_columns(gradient_NV: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor | None:
+def kept_columns(gradient_NV: torch.Tensor, allowed: torch.Tensor, block_columns: int) -> torch.Tensor | None:
     """The vocabulary entries (ascending) whose part in the gradient is not negligible; `None` for all of them.
 
-    Left out are as many columns as can be, smallest first, such that their largest entries add up to `allowed` at
-    most. So for every token of the tile
+    Columns are left out by their largest entry, smallest first, as far as for every token of the tile
 
-        Σ_{v left out} |g_tv|  ≤  Σ_{v left out} max_t |g_tv|  ≤  allowed
+        Σ_{v left out} |g_tv|  ≤  allowed
 
-    and the gradient of its hidden state is off by at most `allowed · max_v ‖W_v‖`; that of the head by at most
-    `allowed · Σ_t ‖h_t‖` in the sum of the norms of its rows.
+    holds. The gradient of its hidden state is then off by at most `allowed · max_v ‖W_v‖`, and that of the head by at
+    most `allowed · Σ_t ‖h_t‖` in the sum of the norms of its rows.
+
+    Args:
+        gradient_NV: the gradients of one tile's logits.
+        allowed: scalar, in the units of the gradient.
+        block_columns: of which a copy is made at a time.
     """
     # Two passes, but no tensor of the tile's size as `abs` would make
     largest_V = torch.maximum(gradient_NV.amax(0), gradient_NV.amin(0).neg_())
-    ascending_V, order_V = torch.sort(largest_V.to(torch.promote_types(largest_V.dtype, torch.float32)))
-    n_left_out = int((ascending_V.cumsum(0) <= allowed).sum())
-    if len(order_V) - n_left_out > MOST_KEPT * len(order_V):
-        return None
-    return order_V[n_left_out:].sort().values
+    sum_dtype = torch.promote_types(largest_V.dtype, torch.float32)
+    octaves_V = largest_V.to(sum_dtype).div_(allowed).log2_()
+    # The last bucket takes what is smaller still; a column above `allowed` can never go
+    bucket_V = octaves_V.mul_(-STEPS_PER_OCTAVE).clamp_(-1, N_BUCKETS - 1).floor_().long()
+    sums_NB = torch.zeros(len(gradient_NV), N_BUCKETS, dtype=sum_dtype, device=gradient_NV.device)
+    for start in range(0, gradient_NV.shape[1], block_columns):
+        bucket = bucket_V[start : start + block_columns]
+        membership = torch.nn.functional.one_hot(bucket.clamp(min=0), N_BUCKETS).to(gradient_NV.dtype)
+        membership.mul_((bucket >= 0).unsqueeze(1))
+        sums_NB += torch.mm(gradient_NV[:, start : start + block_columns].abs(), membership)
+    # Per bucket, what leaving out it and all smaller ones does to the token that loses most; rounded up by a whisker,
+    # since sums are not exact
+    lost_B = sums_NB.flip(1).cumsum(1).amax(0).flip(0) * (1 + torch.finfo(gradient_NV.dtype).eps)
+    first_left_out = N_BUCKETS - (lost_B <= allowed).sum()
+    kept = (bucket_V < first_left_out).nonzero().squeeze(1)
+    return None if len(kept) > MOST_KEPT * len(bucket_V) else kept

@@ -134,7 +134,9 @@ class _GroupPass:
         filled = _rows_of([view.fills for view in self.views], n)
         if made is None:
             return
-        columns = kept_columns(tile[made], gradient_filter * _largest(weights)) if gradient_filter else None
+        columns = None
+        if gradient_filter:
+            columns = kept_columns(tile[made], gradient_filter * _largest(weights), head.block_rows)
         if filled is not None:
             head.hidden_gradient(tile[filled], gradient[filled], columns)
         head.add_head_gradient(tile[made], hidden[made], columns)

@@ -95,7 +95,7 @@ def plan_tiles(
     token_bytes = n_views * (vocab_size * dtype.itemsize + hidden_size * (dtype.itemsize + sum_itemsize))
     scratch_bytes = n_scratch * vocab_size * sum_itemsize
     budget = tile_mib * MIB
-    # Gathered are columns of the gradient and rows of the head, and their product is a third buffer
+    # Of the filter: columns of the gradient, where they belong, rows of the head, and products with these
     head_row_bytes = hidden_size * sum_itemsize
     head_rows = int(budget * HEAD_BLOCK_SHARE / head_row_bytes / (4 if filters else 1))
     head_rows = max(MIN_HEAD_ROWS, min(head_rows, vocab_size))

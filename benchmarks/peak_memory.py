@@ -1,0 +1,60 @@
+"""Peak memory of one forward with its backward, beside its inputs, its outputs and their gradients.
+
+To be called in a process of its own: what ran before in a process has left memory that later work can use unseen.
+"""
+
+import ctypes
+import gc
+import sys
+from dataclasses import replace
+
+import torch
+from peers import COMPILED, MIB, PEERS, Shape, make_inputs
+
+
+def peak_extra_mib(shape: Shape, device: str, peer: str, setting: str, n_threads: int) -> float:
+    """MiB at the peak less those of the inputs and, as they are at the end, of the gradients."""
+    torch.set_num_threads(n_threads)
+    # What is loaded or set up once is not counted: libraries, thread pools, kernels
+    _forward_backward(make_inputs(replace(shape, n_tokens=8, vocab_size=1024), device), peer, setting)
+    inputs = make_inputs(shape, device)
+    run = PEERS[peer](inputs)[setting]
+    if peer == COMPILED:  # for this very shape
+        run().backward()
+        inputs.clear_gradients()
+    gc.collect()
+    before = _restart(device)
+    run().backward()
+    gradients = sum(leaf.grad.nbytes for leaf in inputs.leaves.values())
+    return (_peak(device) - before - gradients) / MIB
+
+
+def _forward_backward(inputs, peer: str, setting: str) -> None:
+    PEERS[peer](inputs)[setting]().backward()
+
+
+def _restart(device: str) -> int:
+    """Forget the peak so far; the bytes in use now."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    if sys.platform != "linux":
+        raise NotImplementedError("the peak of resident memory is read from /proc, which only Linux has")
+    ctypes.CDLL(None).malloc_trim(0)  # what is free but not given back would hide as much of the peak
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return _resident("VmRSS")
+
+
+def _peak(device: str) -> int:
+    if device != "cpu":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    return _resident("VmHWM")
+
+
+def _resident(name: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))

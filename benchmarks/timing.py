@@ -1,0 +1,130 @@
+"""Times that can be compared: of runs that compute the same, take turns, and are at the fastest of their settings."""
+
+import math
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from peers import OURS, PEERS, PLAIN, Inputs, LeftOut, Run
+
+
+# ‖own − ours‖ / ‖ours‖ of the loss and of each gradient
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+
+
+class Mismatch(Exception):
+    """Two implementations that do not compute the same."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Loss and gradients of ours."""
+
+    loss: torch.Tensor
+    gradients: dict[str, torch.Tensor]
+    tolerance: float
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> "Expected":
+        (run,) = PEERS[OURS](inputs).values()
+        inputs.clear_gradients()
+        loss = run()
+        loss.backward()
+        return cls(loss.detach(), inputs.clone_gradients(), TOLERANCES[inputs.head.dtype])
+
+    def check(self, run: Run, inputs: Inputs) -> None:
+        """Run once, which also warms up. The products alone have nothing to compare.
+
+        Raises:
+            Mismatch: if loss or gradients are not ours.
+        """
+        inputs.clear_gradients()
+        loss = run()
+        if loss is None:
+            return
+        loss.backward()
+        pairs = {"the loss": (loss.detach(), self.loss)}
+        for name, expected in self.gradients.items():
+            pairs[f"the gradient of {name}"] = inputs.leaves[name].grad, expected
+        for what, (own, expected) in pairs.items():
+            error = relative_error(own, expected)
+            if not error <= self.tolerance:  # nor is a NaN a match
+                raise Mismatch(f"{what} differs from ours by {error:.1e}, more than {self.tolerance:.0e}")
+
+
+def relative_error(own: torch.Tensor, expected: torch.Tensor) -> float:
+    """‖own − expected‖ / ‖expected‖."""
+    return ((own.float() - expected.float()).norm() / expected.float().norm()).item()
+
+
+def timed(run: Run, inputs: Inputs) -> float:
+    """Seconds of one forward with its backward."""
+    inputs.clear_gradients()
+    _synchronize(inputs)
+    started = time.perf_counter()
+    loss = run()
+    if loss is not None:
+        loss.backward()
+    _synchronize(inputs)
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Found:
+    setting: str
+    run: Run
+    seconds: float
+
+
+def fastest(name: str, inputs: Inputs, expected: Expected, only: str | None = None) -> Found:
+    """The fastest setting of a peer among those that compute what ours does.
+
+    Args:
+        name: of the peer.
+        inputs: that it runs on.
+        expected: of ours on the same.
+        only: the one setting to check, not to time.
+
+    Raises:
+        LeftOut: if no setting works.
+        Mismatch: if plain autograd does not agree with ours: one of the two is wrong then, and no time means anything.
+    """
+    found, reasons = [], {}
+    for setting, run in PEERS[name](inputs).items():
+        if only not in (None, setting):
+            continue
+        try:
+            expected.check(run, inputs)
+            found.append(Found(setting, run, math.nan if only else timed(run, inputs)))
+        except Exception as error:  # a peer may fail in any way, and is then left out
+            if name == OURS or (name == PLAIN and isinstance(error, Mismatch)):
+                raise
+            is_known = isinstance(error, (LeftOut, Mismatch))
+            reasons[setting] = str(error) if is_known else f"{type(error).__name__}: {error}"
+            print(f"!! {name}, {setting}, left out: {reasons[setting]}", flush=True)
+    if not found:
+        raise LeftOut("; ".join(f"{setting}: {reason.splitlines()[0]}" for setting, reason in reasons.items()))
+    return min(found, key=lambda one: one.seconds)
+
+
+def take_turns(runs: dict[str, Run], inputs: Inputs, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every run, round by round; each round begins with another of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for i in range(rounds):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(timed(runs[name], inputs))
+    inputs.clear_gradients()
+    return seconds
+
+
+def ratio(own: list[float], other: list[float] | None) -> float | None:
+    """Median over the rounds of the ratio of the same round."""
+    return None if other is None else round(median(a / b for a, b in zip(own, other, strict=True)), 4)
+
+
+def _synchronize(inputs: Inputs) -> None:
+    if inputs.head.device.type == "cuda":
+        torch.cuda.synchronize()
