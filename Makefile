@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft test test-fast test-floor lint types check bench clean
+.PHONY: help demo demo-sft test test-fast test-floor lint types check bench bench-loss bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,7 @@ demo: $(READY)  ## train a small LLaVA on pairs on the CPU; both views before an
 demo-sft: $(READY)  ## the same budget without the KL: what plain SFT gives
 	$(LAUNCH) examples/llava_kl.py --kl_weight 0 --curriculum none --output_dir outputs/llava_sft
 
-test: $(READY)  ## the whole suite (about 4 minutes on two cores)
+test: $(READY)  ## the whole suite (about 7 minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)  ## the suite without the slow tests (about a minute)
@@ -46,8 +46,18 @@ types: $(READY)  ## pyright
 
 check: lint types test  ## everything that continuous integration runs
 
-bench: $(READY)  ## cost of a step without pairs against SFTTrainer; appends to benchmarks/results
+bench: $(READY)  ## a step without pairs against SFTTrainer, and the loss against its peers (about half an hour)
 	$(BIN)/python benchmarks/bench_drop_in.py
+	$(BIN)/python benchmarks/bench_loss.py --preset main
+
+bench-loss: $(READY)  ## the loss by tokens, vocabulary, memory and filter, with a picture (about two hours)
+	$(BIN)/python benchmarks/bench_loss.py --preset all
+
+bench-gpu: $(READY)  ## the same at the sizes of a GPU, in bfloat16
+	$(BIN)/python benchmarks/bench_loss.py --preset gpu
+
+kernel-resources: $(READY)  ## registers, spills and bytes per logit of the Triton kernels, compiled without a GPU
+	$(BIN)/python benchmarks/kernel_resources.py
 
 clean:  ## remove the environment and the outputs
 	rm -rf $(VENV) outputs build dist
