@@ -20,10 +20,9 @@ NO_DIVERGENCE, FORWARD_KL, REVERSE_KL, JSD = (tl.constexpr(i) for i in range(4))
 
 
 @triton.jit
-def _transform(raw, scale, softcap, HAS_SOFTCAP: tl.constexpr):
-    """The logits of raw products, and their derivative."""
+def _logits(raw, scale, softcap, HAS_SOFTCAP: tl.constexpr):
+    """Scaled and soft-capped, of the raw products of the head."""
     z = raw.to(tl.float32) * scale
-    slope = scale
     if HAS_SOFTCAP:
         x = z / softcap
         # 1 − e^(−2|x|) has lost its digits near 0, and 2·sigmoid − 1 half of one everywhere
@@ -31,10 +30,17 @@ def _transform(raw, scale, softcap, HAS_SOFTCAP: tl.constexpr):
         series = x * (1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * 62 / 2835))))
         e = tl.exp(-2 * tl.abs(x))
         size = (1 - e) / (1 + e)
-        tanh = tl.where(tl.abs(x) < 0.25, series, tl.where(x < 0, -size, size))
-        z = softcap * tanh
-        slope = scale * (1 - tanh * tanh)
-    return z, slope
+        z = softcap * tl.where(tl.abs(x) < 0.25, series, tl.where(x < 0, -size, size))
+    return z
+
+
+@triton.jit
+def _slope(z, scale, softcap, HAS_SOFTCAP: tl.constexpr):
+    """The derivative of `_logits` where these are z."""
+    slope = scale
+    if HAS_SOFTCAP:
+        slope = scale * (1 - (z / softcap) * (z / softcap))
+    return slope
 
 
 @triton.jit
@@ -141,13 +147,13 @@ def rows_kernel(
         columns = start + lanes
         mask = columns < n_columns
         if HAS_TEXT:
-            z, _ = _transform(tl.load(text_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
+            z = _logits(tl.load(text_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
             z = tl.where(mask, z, lowest)
             before_r = tl.maximum(before_r, tl.max(tl.where(columns < label, z, lowest), axis=0))
             max_r, d_r, moved_r = _new_maximum(z, max_r)
             total_r, moment_r = _fold(d_r, moved_r, total_r, moment_r)
         if HAS_VISION:
-            z, _ = _transform(tl.load(vision_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
+            z = _logits(tl.load(vision_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
             z = tl.where(mask, z, lowest)
             before_v = tl.maximum(before_v, tl.max(tl.where(columns < label, z, lowest), axis=0))
             max_v, d_v, moved_v = _new_maximum(z, max_v)
@@ -158,10 +164,10 @@ def rows_kernel(
             )
 
     if HAS_TEXT:
-        target, _ = _transform(tl.load(text_row + label), scale, softcap, HAS_SOFTCAP)
+        target = _logits(tl.load(text_row + label), scale, softcap, HAS_SOFTCAP)
         _store_view(stats_ptr, n_tokens, 0, token, target, max_r, total_r, moment_r, before_r)
     if HAS_VISION:
-        target, _ = _transform(tl.load(vision_row + label), scale, softcap, HAS_SOFTCAP)
+        target = _logits(tl.load(vision_row + label), scale, softcap, HAS_SOFTCAP)
         _store_view(stats_ptr, n_tokens, 1, token, target, max_v, total_v, moment_v, before_v)
 
     # What a view's own distribution is compared with in its gradient: the mean of the log-ratio
@@ -178,8 +184,8 @@ def rows_kernel(
         for start in range(0, n_columns, BLOCK):
             columns = start + lanes
             mask = columns < n_columns
-            z_r, _ = _transform(tl.load(text_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
-            z_v, _ = _transform(tl.load(vision_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
+            z_r = _logits(tl.load(text_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
+            z_v = _logits(tl.load(vision_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
             d_r, d_v = tl.where(mask, z_r, lowest) - max_r, tl.where(mask, z_v, lowest) - max_v
             ratio_r, ratio_v = _log_ratios(d_r, d_v, log_q_total_r, log_q_total_v, inv_tau, beta)
             kl_r += tl.sum(_weighted(tl.exp(d_r * inv_tau) / q_total_r, ratio_r), axis=0)
@@ -195,17 +201,19 @@ def rows_kernel(
             mask = columns < n_columns
             is_label = (columns == label).to(tl.float32)
             if HAS_TEXT:
-                z, slope = _transform(tl.load(text_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
+                z = _logits(tl.load(text_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
                 d_r = z - max_r
                 if TEXT_GRADIENT:
-                    gradient = text_weight * (tl.exp(d_r) / total_r - is_label) * slope
+                    gradient = text_weight * (tl.exp(d_r) / total_r - is_label)
+                    gradient *= _slope(z, scale, softcap, HAS_SOFTCAP)
                     tl.store(text_row + columns, gradient.to(text_ptr.dtype.element_ty), mask=mask)
             if VISION_GRADIENT:
-                z, slope = _transform(tl.load(vision_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
+                z = _logits(tl.load(vision_row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
                 d_v = z - max_v
                 gradient = vision_weight * (tl.exp(d_v) / total_v - is_label)
                 if DIVERGENCE != NO_DIVERGENCE:
                     gradient += kl_weight * _divergence_gradient(
                         d_r, d_v, q_total_r, q_total_v, expected, inv_tau, beta, DIVERGENCE
                     )
-                tl.store(vision_row + columns, (gradient * slope).to(vision_ptr.dtype.element_ty), mask=mask)
+                gradient *= _slope(z, scale, softcap, HAS_SOFTCAP)
+                tl.store(vision_row + columns, gradient.to(vision_ptr.dtype.element_ty), mask=mask)
