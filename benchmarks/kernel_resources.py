@@ -1,0 +1,397 @@
+"""What the Triton kernel needs of a GPU: compiles every variant of it ahead of time, on a machine without one.
+
+    python benchmarks/kernel_resources.py [--target sm_90 gfx942] [--dtype bf16] [--divergence jsd] [--json]
+
+The table has one line for each (target, dtype, variant); all of it takes minutes, and is kept in
+`results/kernel_resources.csv`, written anew by every run without options. A variant is which views a token has, the
+divergence, whose gradients are made (none: evaluation), whether logits are soft-capped, and whether the vocabulary is
+a multiple of 16: Triton is told of such numbers, and without it a mask may end anywhere. The other columns:
+
+- `registers` of a thread (AMD: VGPRs), and `occupancy`, the share of a multiprocessor's warps that fit beside each
+  other with so many.
+- `local_bytes`: local memory of a thread; `spills`: accesses to it in the code (AMD: spilled VGPRs and SGPRs). Both
+  must be 0.
+- `shared_bytes` of a program, which has `num_warps` warps.
+- `instructions` that a thread issues for each logit it takes, and the `special` ones among them, for exponentials,
+  logarithms and reciprocals, of which a multiprocessor issues a quarter as many or fewer.
+- `width`: bytes of the narrowest access of a thread to the logits; `widest`: what it could be.
+- `loads`, `stores`: how often a logit is read from memory and written to it, the mean over the views; `bytes`: what
+  they come to; `minimum_bytes`: what the scheme needs, see `Variant.passes`.
+
+From `instructions` on, all is counted in the machine code (SASS, amdgcn): what stands inside of loops, divided by what
+one turn of the loop takes. Accesses outside of loops (a first block taken out by the compiler) are few in a long row.
+"""
+
+import os
+
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "0"  # before triton: an interpreted kernel cannot be compiled
+
+import argparse
+import csv
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+
+import networkx  # torch depends on it
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.cache import get_cache_manager
+
+from trl_modality.kernels.spec import DIVERGENCES
+from trl_modality.kernels.triton_kernels import rows_kernel
+from trl_modality.kernels.triton_rows import launch_options
+
+
+RESULTS = Path(__file__).parent / "results" / "kernel_resources.csv"
+VOCAB_SIZE = 151936
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+ITEMSIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
+POINTERS = {"text_ptr": None, "vision_ptr": None, "labels_ptr": "*i64", "weights_ptr": "*fp32", "stats_ptr": "*fp32"}
+INTEGERS = ("n_tokens", "stride", "n_columns")
+FLOATS = ("scale", "softcap", "inv_tau", "beta")
+VARIANT_DIVERGENCES = ("none", *DIVERGENCES)
+COLUMNS = ("16n", "any")
+
+
+class CompileError(Exception):
+    """A variant does not compile."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel of those that `TritonRows` launches."""
+
+    views: str
+    """`text`, `vision` or `both`."""
+    divergence: str
+    """`none` for one view."""
+    gradient: str
+    """Of which views: `text`, `vision`, `both` or `none`."""
+    softcap: bool
+    columns: str
+    """`16n` or `any`."""
+
+    @property
+    def n_views(self) -> int:
+        return 2 if self.views == "both" else 1
+
+    def passes(self) -> tuple[int, int]:
+        """The fewest loads and stores of a logit, summed over the views, for a scheme that keeps no row on the chip.
+
+        Every view is loaded once for the statistics (the JSD needs a second look, as its mixture needs both sums), and
+        once for the gradient that is then stored. The vision_centric gradient takes the text_only view's logits too.
+        """
+        stored = {"none": 0, "both": 2}.get(self.gradient, 1)
+        text_is_compared = self.divergence != "none" and self.gradient == "vision"
+        loads = self.n_views * (2 if self.divergence == "jsd" else 1) + stored + text_is_compared
+        return loads, stored
+
+    def constants(self) -> dict[str, bool | int]:
+        return {
+            "HAS_TEXT": self.views != "vision",
+            "HAS_VISION": self.views != "text",
+            "DIVERGENCE": VARIANT_DIVERGENCES.index(self.divergence),
+            "TEXT_GRADIENT": self.gradient in ("text", "both"),
+            "VISION_GRADIENT": self.gradient in ("vision", "both"),
+            "HAS_SOFTCAP": self.softcap,
+        }
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled variant needs; the docstring of this module has the units."""
+
+    registers: int
+    occupancy: float
+    local_bytes: int
+    spills: int
+    shared_bytes: int
+    num_warps: int
+    block: int
+    instructions: float
+    special: float
+    width: int
+    widest: int
+    loads: float
+    stores: float
+    bytes: float
+    minimum_bytes: float
+
+    def complaints(self) -> list[str]:
+        found = {
+            "spills": self.local_bytes or self.spills,
+            "above the minimum": self.bytes > self.minimum_bytes,
+            # No scheme can do with less: then it is the count that is wrong
+            "miscounted": self.bytes < self.minimum_bytes,
+            "narrow accesses": self.width < self.widest,
+        }
+        return [name for name, is_so in found.items() if is_so]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    opcode: str
+    operands: str
+    followers: tuple[int, ...]
+    """Positions of the instructions that may come next."""
+
+
+def variants() -> Iterator[Variant]:
+    """Every kernel that can be launched: two views always have a divergence, even where its weight is 0."""
+    gradients = ("both", "text", "vision", "none")
+    cases = [(view, "none", gradient) for view in ("text", "vision") for gradient in (view, "none")]
+    cases += [("both", *case) for case in product(DIVERGENCES, gradients)]
+    for case, softcap, columns in product(cases, (False, True), COLUMNS):
+        yield Variant(*case, softcap, columns)
+
+
+def compile_variant(
+    target: str, dtype: str, variant: Variant, block: int | None = None, num_warps: int | None = None, **options: int
+) -> Resources:
+    """Compile, and read the resources from the machine code.
+
+    `block` and `num_warps`: others than are launched; `options`: more of Triton's. Raises CompileError.
+    """
+    launch = launch_options(VOCAB_SIZE)
+    block, num_warps = block or launch["BLOCK"], num_warps or launch["num_warps"]
+    constants = variant.constants() | {"BLOCK": block}
+    signature = {name: kind or f"*{dtype}" for name, kind in POINTERS.items()}
+    signature |= dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(FLOATS, "fp32") | dict.fromkeys(constants, "constexpr")
+    if list(signature) != rows_kernel.arg_names:
+        raise TypeError(f"The kernel takes {rows_kernel.arg_names}, known here are {list(signature)}.")
+    source = ASTSource(rows_kernel, signature, constants, _attributes(TARGETS[target], variant))
+    try:
+        compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": num_warps, **options})
+    except Exception as error:  # of Triton's own, of MLIR and of LLVM: they have no class in common
+        raise CompileError(f"{variant} in {dtype} for {target}: {error}") from error
+    if target.startswith("sm_"):
+        sass, usage = _dumped(compiled.asm["cubin"])
+        code = parse(sass)
+        registers, local_bytes, spills = nvidia_registers(usage, code)
+    else:
+        code = parse(compiled.asm["amdgcn"])
+        registers, local_bytes, spills = amd_registers(compiled.asm["amdgcn"])
+    itemsize, n_threads = ITEMSIZES[dtype], num_warps * TARGETS[target].warp_size
+    return Resources(
+        registers=registers,
+        occupancy=occupancy(target, registers, num_warps),
+        local_bytes=local_bytes,
+        spills=spills,
+        shared_bytes=compiled.metadata.shared,
+        num_warps=num_warps,
+        block=block,
+        widest=min(16, itemsize * block // n_threads),
+        minimum_bytes=itemsize * sum(variant.passes()) / variant.n_views,
+        **traffic(code, block, variant.n_views * block / n_threads, itemsize),
+    )
+
+
+def _attributes(target: GPUTarget, variant: Variant) -> dict[tuple[int], list[list]]:
+    """What Triton finds out about the arguments of a launch: tensors of a tile are aligned, and so are its rows."""
+    names = [*POINTERS, "stride", *(["n_columns"] if variant.columns == "16n" else [])]
+    attributes = {name: [["tt.divisibility", 16]] for name in names}
+    if target.backend == "hip":
+        for name in POINTERS:
+            attributes[name] += [["tt.pointer_range", 32]]  # a tile of the default budget has less than 2 GiB
+    return {(rows_kernel.arg_names.index(name),): values for name, values in attributes.items()}
+
+
+def _dumped(cubin: bytes) -> tuple[str, str]:
+    """The SASS and the resource usage of a binary; the SASS, slow to get, is kept in Triton's cache."""
+    tools, cache = triton.knobs.nvidia, get_cache_manager(sha256(cubin).hexdigest())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        kept = cache.get_file("sass")
+        sass = Path(kept).read_text() if kept else _output_of(tools.nvdisasm.path, "-c", "-ndf", path)
+        if not kept:
+            cache.put(sass, "sass", binary=False)
+        return sass, _output_of(tools.cuobjdump.path, "--dump-resource-usage", path)
+
+
+def _output_of(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def parse(assembly: str) -> list[Instruction]:
+    """The listings of `nvdisasm` (`/*0010*/ @!P0 BRA `(.L_x_1) ;`) and of LLVM for AMD (`s_cbranch_scc1 .LBB0_1`)."""
+    lines, labels = [], {}
+    sass, amd = r"/\*[0-9a-f]{4,}\*/\s+(@\S+\s+)?([A-Z][\w.]*)", r"((?:s|v|ds|global|buffer|flat|scratch)_\w+)"
+    for line in assembly.splitlines():
+        if label := re.match(r"\s*(\.L\w+):", line):
+            labels[label[1]] = len(lines)
+        elif found := re.match(rf"\s+(?:{sass}|{amd})([^;]*)", line):
+            lines.append((found[1], found[2] or found[3], found[4]))
+    instructions = []
+    for place, (predicate, opcode, operands) in enumerate(lines):
+        name = opcode.split(".")[0]
+        if name in ("BRX", "BRXU", "JMX", "JMXU", "s_setpc_b64", "s_swappc_b64"):
+            raise NotImplementedError(f"`{opcode}{operands}`: where it goes is only known at run time.")
+        followers = [labels[label] for label in re.findall(r"\.L\w+", operands) if label in labels]
+        # A branch may have its condition among the operands: `BRA.U UP0, `(.L_x_1)`
+        is_conditional = predicate or "," in operands
+        always_leaves = name in ("BRA", "EXIT", "RET", "s_branch", "s_endpgm") and not is_conditional
+        if not always_leaves and place + 1 < len(lines):
+            followers.append(place + 1)
+        instructions.append(Instruction(opcode, operands.strip(), tuple(followers)))
+    return instructions
+
+
+def nvidia_registers(usage: str, code: list[Instruction]) -> tuple[int, int, int]:
+    """Registers, bytes of local memory, accesses to it."""
+    sizes = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    spills = sum(instruction.opcode.split(".")[0] in ("LDL", "STL") for instruction in code)
+    return sizes["REG"], sizes["STACK"] + sizes["LOCAL"], spills
+
+
+def amd_registers(assembly: str) -> tuple[int, int, int]:
+    """VGPRs, bytes of private memory, spilled VGPRs and SGPRs."""
+
+    def field(name: str) -> int:
+        return int(re.search(rf"^\s*\.{name}:\s*(\d+)$", assembly, re.MULTILINE)[1])
+
+    spills = field("vgpr_spill_count") + field("sgpr_spill_count")
+    return field("vgpr_count"), field("private_segment_fixed_size"), spills
+
+
+def occupancy(target: str, registers: int, num_warps: int) -> float:
+    """Share of the warps of a multiprocessor that programs with so many registers fill; 0 if not even one fits."""
+    granted = -(-registers // 8) * 8
+    if target.startswith("sm_"):
+        most, fitting = 64, 65536 // (32 * granted)
+    else:
+        most, fitting = 4 * 8, 4 * (512 // granted)
+    return min(most, fitting) // num_warps * num_warps / most
+
+
+def access_width(opcode: str) -> tuple[str, int] | None:
+    """`load` or `store` and the bytes of a thread, if the instruction goes to global memory."""
+    name, *parts = opcode.split(".")
+    if name in ("LDG", "LD", "STG", "ST"):
+        sizes = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32}
+        return "load" if name[0] == "L" else "store", max((sizes[part] for part in parts if part in sizes), default=4)
+    pattern = r"(?:global|buffer|flat)_(load|store)_(?:[us]?(byte|short)|dword(?:x(\d))?)(?:_d16)?(?:_hi)?"
+    if found := re.fullmatch(pattern, opcode):
+        return found[1], {"byte": 1, "short": 2}.get(found[2]) or 4 * int(found[3] or 1)
+    # Copies to shared memory, atomics and the like: none is expected, and none may be missed
+    if re.match(r"LDGSTS|UBLK|UTMA|ATOM|RED[^U]*$|(global|buffer|flat)_(?!wbl2|inv|gl)", opcode):
+        raise NotImplementedError(f"The bytes of `{opcode}` are not known.")
+    return None
+
+
+def is_special(opcode: str) -> bool:
+    return opcode.startswith(("MUFU", "v_exp_f", "v_log_f", "v_rcp_f", "v_rsq_f", "v_sqrt_f"))
+
+
+def traffic(code: list[Instruction], block: int, logits_per_thread: float, itemsize: int) -> dict[str, float]:
+    """What the loops over the columns do for each logit, if a thread takes so many logits of a block."""
+    sums, widths = Counter(), []
+    for loop in loops(code):
+        accesses = [access for access in (access_width(i.opcode) for i in loop) if access]
+        if not accesses:
+            continue
+        logits = logits_per_thread * blocks_per_turn(loop, block)
+        for kind, width in accesses:
+            sums[kind] += width / logits
+            widths.append(width)
+        sums["instructions"] += len(loop) / logits
+        sums["special"] += sum(is_special(i.opcode) for i in loop) / logits
+    return {
+        "instructions": round(sums["instructions"], 1),
+        "special": round(sums["special"], 1),
+        "width": min(widths),
+        "loads": sums["load"] / itemsize,
+        "stores": sums["store"] / itemsize,
+        "bytes": sums["load"] + sums["store"],
+    }
+
+
+def loops(code: list[Instruction]) -> list[list[Instruction]]:
+    """The instructions that may come again after themselves, loop by loop, wherever the compiler has put them."""
+    graph = networkx.DiGraph((place, follower) for place, i in enumerate(code) for follower in i.followers)
+    return [[code[place] for place in part] for part in networkx.strongly_connected_components(graph) if len(part) > 1]
+
+
+def blocks_per_turn(loop: Iterable[Instruction], block: int) -> int:
+    """By how many blocks the loop moves on: more than one where it has been unrolled.
+
+    The counter of the columns is the register that grows by the smallest multiple of the block; others count bytes.
+    """
+    growth = Counter()
+    for instruction in loop:
+        if "ADD" not in instruction.opcode.upper():
+            continue
+        target, *operands = re.split(r",\s*", instruction.operands)
+        numbers = [int(operand, 16) for operand in operands if re.fullmatch(r"-?0x[0-9a-f]+", operand)]
+        if numbers and (target in operands or instruction.opcode == "s_addk_i32"):
+            growth[target] += numbers[0]
+    steps = [step // block for step in growth.values() if step > 0 and step % block == 0]
+    if not steps:
+        raise ValueError(f"No register of this loop counts its columns: {[(i.opcode, i.operands) for i in loop]}")
+    return min(steps)
+
+
+def rows_of(options: argparse.Namespace) -> Iterator[dict]:
+    for target, dtype, variant in product(options.target, options.dtype, variants()):
+        if variant.columns not in options.columns or variant.divergence not in options.divergence:
+            continue
+        row = {"target": target, "dtype": dtype, **asdict(variant)}
+        try:
+            resources = compile_variant(target, dtype, variant, options.block, options.warps)
+            row |= {**asdict(resources), "complaints": ", ".join(resources.complaints())}
+        except CompileError as error:
+            print(error, file=sys.stderr)
+            row["complaints"] = "does not compile"
+        yield {**row, "triton": triton.__version__}
+
+
+NAMES = ["target", "dtype", *(field.name for field in fields(Variant) + fields(Resources)), "complaints", "triton"]
+
+
+def line_of(cells: dict) -> str:
+    return "  ".join(f"{cells.get(name, '')!s:<{max(len(name), 6)}}" for name in NAMES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--dtype", nargs="+", choices=ITEMSIZES, default=list(ITEMSIZES))
+    parser.add_argument("--divergence", nargs="+", choices=VARIANT_DIVERGENCES, default=VARIANT_DIVERGENCES)
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
+    parser.add_argument("--block", type=int, help="columns at a time, to try others than are launched")
+    parser.add_argument("--warps", type=int, help="warps of a program, likewise")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    options = parser.parse_args()
+    if not options.json:
+        print(line_of({name: name for name in NAMES}))
+    rows = []
+    for row in rows_of(options):
+        rows.append(row)
+        print(json.dumps(row) if options.json else line_of(row), flush=True)
+    if len(sys.argv) > 1:
+        return
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, NAMES)
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"written to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The Triton kernel compiles for GPUs that are not here, spills nothing, and touches no logit more often than it must.
+
+Compilation is in processes of their own: in this one Triton may have been imported as an interpreter.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "benchmarks" / "kernel_resources.py"
+# A mask that may end anywhere makes accesses narrow
+TOLERATED = {"16n": set(), "any": {"narrow accesses"}}
+SASS_LOOP = """
+.L_x_0:
+        /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0020*/               @P0 BRA `(.L_x_2) ;
+.L_x_1:
+        /*0030*/                   STG.E.128 desc[UR4][R2.64], R4 ;
+        /*0040*/                   UIADD3 UR6, UR6, {step}, URZ ;
+        /*0050*/                   BRA.U UP0, `(.L_x_0) ;
+        /*0060*/                   LDG.E.U16 R4, desc[UR4][R2.64] ;
+        /*0070*/                   EXIT ;
+.L_x_2:
+        /*0080*/                   MUFU.EX2 R4, R4 ;
+        /*0090*/              @!P1 LDG.E.64 R8, desc[UR4][R6.64] ;
+        /*00a0*/                   BRA `(.L_x_1) ;
+"""
+AMD_LOOP = """
+.LBB0_1:                                ; =>This Inner Loop Header: Depth=1
+	buffer_load_dwordx2 v[4:5], v2, s[4:7], 0 offen
+	global_load_ushort v6, v[8:9], off
+	s_waitcnt vmcnt(0)
+	v_exp_f32_e32 v4, v4
+	v_add_f32_dpp v4, v4, v4 quad_perm:[1,0,3,2] row_mask:0xf bank_mask:0xf
+	s_addk_i32 s2, {step}
+	global_store_short v[8:9], v4, off
+	s_cbranch_scc1 .LBB0_1
+	global_load_dword v6, v[8:9], off
+	s_endpgm
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel_resources():
+    """The script as a module, for what it does with text."""
+    spec = importlib.util.spec_from_file_location("kernel_resources", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def output_rows(*arguments: str) -> list[dict]:
+    """What another Python prints, one JSON object a line."""
+    path = os.pathsep.join(map(str, (ROOT, SCRIPT.parent)))
+    env = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def rows_of(*arguments: str) -> list[dict]:
+    return output_rows(str(SCRIPT), "--json", *arguments)
+
+
+def complaints(rows: list[dict]) -> list[str]:
+    found = []
+    for row in rows:
+        words = set(filter(None, row["complaints"].split(", "))) - TOLERATED[row["columns"]]
+        case = [
+            str(row[name]) for name in ("target", "dtype", "views", "divergence", "gradient", "softcap", "columns")
+        ]
+        found += [f"{' '.join(case)}: {word}" for word in sorted(words)]
+    return found
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_without_spills_or_needless_traffic(kernel_resources):
+    rows = rows_of("--dtype", "bf16", "--columns", "16n")
+    assert {row["target"] for row in rows} == set(kernel_resources.TARGETS)
+    n_variants = sum(variant.columns == "16n" for variant in kernel_resources.variants())
+    assert len(rows) == n_variants * len(kernel_resources.TARGETS)
+    assert complaints(rows) == []
+
+
+@pytest.mark.slow
+def test_so_do_other_dtypes_and_vocabularies():
+    rows = rows_of("--target", "sm_90", "--dtype", "fp16", "fp32", "--columns", "any", "--divergence", "jsd")
+    assert {row["dtype"] for row in rows} == {"fp16", "fp32"}
+    assert complaints(rows) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starved", [("sm_90", "maxnreg=32"), ("gfx942", "waves_per_eu=8, num_warps=4")])
+def test_a_kernel_short_of_registers_is_found_out(starved):
+    target, options = starved
+    code = f"""if True:
+        from dataclasses import asdict
+        import json, kernel_resources as k
+        variant = k.Variant("both", "jsd", "both", False, "16n")
+        found = k.compile_variant("{target}", "bf16", variant, {options})
+        print(json.dumps({{**asdict(found), "complaints": found.complaints()}}))"""
+    (row,) = output_rows("-c", code)
+    assert row["local_bytes"] > 0
+    assert row["spills"] > 0
+    assert "spills" in row["complaints"]
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_loops_are_counted_wherever_they_lie(kernel_resources, blocks):
+    code = kernel_resources.parse(SASS_LOOP.format(step=hex(1024 * blocks)))
+    found = kernel_resources.traffic(code, block=1024, logits_per_thread=8, itemsize=2)
+    expected = {"loads": 1.5, "stores": 1.0, "bytes": 5.0, "instructions": 1.0, "special": 0.1, "width": 8}
+    assert found == {
+        name: pytest.approx(n / (1 if name == "width" else blocks), abs=0.1) for name, n in expected.items()
+    }
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_so_are_those_of_amd(kernel_resources, blocks):
+    code = kernel_resources.parse(AMD_LOOP.format(step=hex(1024 * blocks)))
+    found = kernel_resources.traffic(code, block=1024, logits_per_thread=4, itemsize=2)
+    expected = {"loads": 1.25, "stores": 0.25, "bytes": 3.0, "instructions": 2.0, "special": 0.25, "width": 2}
+    assert found == {
+        name: pytest.approx(n / (1 if name == "width" else blocks), abs=0.1) for name, n in expected.items()
+    }
+
+
+def test_what_cannot_be_counted_is_refused(kernel_resources):
+    with pytest.raises(ValueError, match="counts its columns"):
+        kernel_resources.traffic(kernel_resources.parse(SASS_LOOP.format(step="0x10")), 1024, 8, 2)
+    for opcode in ("LDGSTS.E.128", "UBLKCP.S.G", "ATOMG.E.ADD", "RED.E.ADD", "buffer_atomic_add_f32"):
+        with pytest.raises(NotImplementedError, match=opcode):
+            kernel_resources.access_width(opcode)
+
+
+def test_more_than_the_minimum_is_a_complaint(kernel_resources):
+    variant = kernel_resources.Variant("both", "forward_kl", "vision", False, "16n")
+    assert variant.passes() == (4, 1)
+    fine = dict.fromkeys((field.name for field in kernel_resources.fields(kernel_resources.Resources)), 0)
+    assert kernel_resources.Resources(**fine).complaints() == []
+    for changed, word in (("bytes", "above the minimum"), ("spills", "spills"), ("widest", "narrow accesses")):
+        assert kernel_resources.Resources(**fine | {changed: 1}).complaints() == [word]
+    assert kernel_resources.Resources(**fine | {"minimum_bytes": 1}).complaints() == ["miscounted"]
