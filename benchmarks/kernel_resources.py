@@ -65,8 +65,12 @@ ITEMSIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 POINTERS = {"text_ptr": None, "vision_ptr": None, "labels_ptr": "*i64", "weights_ptr": "*fp32", "stats_ptr": "*fp32"}
 INTEGERS = ("n_tokens", "stride", "n_columns")
 FLOATS = ("scale", "softcap", "inv_tau", "beta")
-VARIANT_DIVERGENCES = ("none", *DIVERGENCES)
-COLUMNS = ("16n", "any")
+CHOICES = {
+    "views": ("text", "vision", "both"),
+    "divergence": ("none", *DIVERGENCES),
+    "gradient": ("both", "text", "vision", "none"),
+    "columns": ("16n", "any"),
+}
 
 
 class CompileError(Exception):
@@ -106,7 +110,7 @@ class Variant:
         return {
             "HAS_TEXT": self.views != "vision",
             "HAS_VISION": self.views != "text",
-            "DIVERGENCE": VARIANT_DIVERGENCES.index(self.divergence),
+            "DIVERGENCE": CHOICES["divergence"].index(self.divergence),
             "TEXT_GRADIENT": self.gradient in ("text", "both"),
             "VISION_GRADIENT": self.gradient in ("vision", "both"),
             "HAS_SOFTCAP": self.softcap,
@@ -154,10 +158,9 @@ class Instruction:
 
 def variants() -> Iterator[Variant]:
     """Every kernel that can be launched: two views always have a divergence, even where its weight is 0."""
-    gradients = ("both", "text", "vision", "none")
     cases = [(view, "none", gradient) for view in ("text", "vision") for gradient in (view, "none")]
-    cases += [("both", *case) for case in product(DIVERGENCES, gradients)]
-    for case, softcap, columns in product(cases, (False, True), COLUMNS):
+    cases += [("both", *case) for case in product(DIVERGENCES, CHOICES["gradient"])]
+    for case, softcap, columns in product(cases, (False, True), CHOICES["columns"]):
         yield Variant(*case, softcap, columns)
 
 
@@ -349,7 +352,7 @@ def blocks_per_turn(loop: Iterable[Instruction], block: int) -> int:
 
 def rows_of(options: argparse.Namespace) -> Iterator[dict]:
     for target, dtype, variant in product(options.target, options.dtype, variants()):
-        if variant.columns not in options.columns or variant.divergence not in options.divergence:
+        if any(getattr(variant, name) not in getattr(options, name) for name in CHOICES):
             continue
         row = {"target": target, "dtype": dtype, **asdict(variant)}
         try:
@@ -372,8 +375,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--dtype", nargs="+", choices=ITEMSIZES, default=list(ITEMSIZES))
-    parser.add_argument("--divergence", nargs="+", choices=VARIANT_DIVERGENCES, default=VARIANT_DIVERGENCES)
-    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
+    for name, choices in CHOICES.items():
+        parser.add_argument(f"--{name}", nargs="+", choices=choices, default=choices)
     parser.add_argument("--block", type=int, help="columns at a time, to try others than are launched")
     parser.add_argument("--warps", type=int, help="warps of a program, likewise")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
