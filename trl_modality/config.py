@@ -42,9 +42,9 @@ class ModalityBalancedSFTConfig(SFTConfig):
             Memory in MiB that the loss may take for its tile of logits and all beside it. None is 256 on a CPU and 512
             elsewhere.
         gradient_filter (`float`, *optional*, defaults to `0.0`):
-            Share of every token's logit gradient, in the sum of absolute values and of the largest weight, that may be
-            left out of the products with the head. 0 leaves out nothing; 0.001 is hardly seen in the gradients of a
-            trained model, and leaves out most of its vocabulary.
+            How much of every token's logit gradient may be left out of the products with the head: this times the
+            largest weight of a token, in the sum of absolute values. 0 leaves out nothing. With the hidden states of a
+            small language model 0.1 leaves out nine tenths of the vocabulary and changes their gradients by 2 %.
 
         > Parameters that control the curriculum
 
@@ -113,9 +113,10 @@ class ModalityBalancedSFTConfig(SFTConfig):
     gradient_filter: float = field(
         default=0.0,
         metadata={
-            "help": "Share of every token's logit gradient, in the sum of absolute values and of the largest weight, "
-            "that may be left out of the products with the head. 0 leaves out nothing; 0.001 is hardly seen in the "
-            "gradients of a trained model, and leaves out most of its vocabulary."
+            "help": "How much of every token's logit gradient may be left out of the products with the head: this "
+            "times the largest weight of a token, in the sum of absolute values. 0 leaves out nothing. With the "
+            "hidden states of a small language model 0.1 leaves out nine tenths of the vocabulary and changes their "
+            "gradients by 2 %."
         },
     )
 

@@ -5,7 +5,7 @@ import torch
 from counting import Products
 from losses import DEVICE, FAST_BACKENDS, make_case, run
 
-from trl_modality.kernels import paired_linear_loss
+from trl_modality.kernels import one_pass, paired_linear_loss
 from trl_modality.kernels.gradient_filter import MOST_KEPT, kept_columns
 
 
@@ -45,6 +45,25 @@ def test_errors_stay_within_the_bound(backend, divergence, threshold, normalizer
     assert torch.equal(gradients["lm_head_bias"], exact_gradients["lm_head_bias"])
     if threshold == 0.3:
         assert head_errors.sum() > 0  # something was left out: the bound is not met by doing nothing
+
+
+@backends
+@pytest.mark.parametrize("threshold", [1e-3, 1e-2, 0.1])
+def test_of_every_token_as_much_is_left_out_as_is_allowed(backend, threshold, monkeypatch):
+    """Not more, and in the tile not much less: the allowance is that of the largest weights, and of N."""
+    text_weight = torch.tensor([0.5, 1.5] * 6, device=DEVICE)
+    case = peaked_case(ignored=False, kl_weight=2.0, vision_weight=1.0, text_weight=text_weight, normalizer=7)
+    lost = []
+
+    def watched(gradient_NV, *arguments):
+        columns = kept_columns(gradient_NV, *arguments)
+        lost.append(gradient_NV.abs().sum(1) - (0 if columns is None else gradient_NV[:, columns].abs().sum(1)))
+        return columns
+
+    monkeypatch.setattr(one_pass, "kept_columns", watched)
+    run(case, backend, gradient_filter=threshold)
+    allowed = threshold * (1.0 + 2.0) / 7
+    assert 0.5 * allowed < torch.cat(lost).max() <= allowed * (1 + 1e-5)
 
 
 @backends

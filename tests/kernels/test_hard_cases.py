@@ -116,13 +116,14 @@ def test_impossible_in_both_views(backend, dtype, divergence):
 def one_tile(backend: str, text, vision, labels, spec: LossSpec, weights=(1.0, 1.0, 1.0)):
     """What the elementwise work of a backend makes of logits given as they are."""
     n, v = text.shape
-    rows_class = get_backend(backend, text).keywords["rows_class"]
+    rows_class = get_backend(backend, text.device, text.dtype).keywords["rows_class"]
     text, vision = text.clone(), vision.clone()
     stats = TokenStats(
         *(torch.empty(n, device=DEVICE) for _ in range(5)), *(torch.empty(n, device=DEVICE) for _ in range(2))
     )
     rows = rows_class(spec, text.dtype, v, 2, 2, text.device)
-    rows(TileRows(text, vision, labels, *(torch.full((n,), w, device=DEVICE) for w in weights)), stats)
+    columns = (None if weight is None else torch.full((n,), weight, device=DEVICE) for weight in weights)
+    rows(TileRows(text, vision, labels, *columns), stats)
     return text, vision, stats
 
 
@@ -235,18 +236,18 @@ def test_top_1_is_the_first_of_equals(backend, v):
 
 @backends
 def test_offsets_beyond_two_to_the_31(backend):
-    """Two rows so far apart in memory that 32 bits do not reach from one to the other; the gap is never touched."""
-    v, stride = 40, 2**31 + 64
-    logits = torch.randn(2, v, generator=torch.Generator().manual_seed(0)).bfloat16()
-    storage = torch.empty(stride + v, dtype=torch.bfloat16, device=DEVICE)
-    apart = storage.as_strided((2, v), (stride, 1))
-    labels = torch.tensor([1, 2], device=DEVICE)
+    """Rows so far apart in memory that 32 bits hold the stride, but not twice the stride; the gaps are not touched."""
+    v, stride = 40, 2**30 + 64
+    logits = torch.randn(3, v, generator=torch.Generator().manual_seed(0)).bfloat16()
+    storage = torch.empty(2 * stride + v, dtype=torch.bfloat16, device=DEVICE)
+    apart = storage.as_strided((3, v), (stride, 1))
+    labels = torch.tensor([1, 2, 3], device=DEVICE)
     near_text, near_vision, near = one_tile(backend, logits.to(DEVICE), logits.flip(0).to(DEVICE), labels, LossSpec())
     apart.copy_(logits)
-    rows_class = get_backend(backend, logits.to(DEVICE)).keywords["rows_class"]
-    stats = TokenStats(*(torch.empty(2, device=DEVICE) for _ in range(7)))
-    vision, weight = logits.flip(0).to(DEVICE), torch.ones(2, device=DEVICE)
-    far_vision = torch.empty(stride + v, dtype=torch.bfloat16, device=DEVICE).as_strided((2, v), (stride, 1))
+    rows_class = get_backend(backend, apart.device, apart.dtype).keywords["rows_class"]
+    stats = TokenStats(*(torch.empty(3, device=DEVICE) for _ in range(7)))
+    vision, weight = logits.flip(0).to(DEVICE), torch.ones(3, device=DEVICE)
+    far_vision = torch.empty_like(storage).as_strided((3, v), (stride, 1))
     far_vision.copy_(vision)
     rows_class(LossSpec(), torch.bfloat16, v, 1, 2, apart.device)(
         TileRows(apart, far_vision, labels, weight, weight, weight), stats
@@ -279,3 +280,125 @@ def test_half_precision_gradients_survive_a_long_batch(backend, monkeypatch):
     )
     for gradient, truth_gradient in zip(gradients, truth, strict=True):
         assert (gradient.cpu().double() - truth_gradient).norm() <= 2e-3 * truth_gradient.norm()
+
+
+@backends
+@divergences
+@dtypes
+@pytest.mark.parametrize("temperature", [0.5, 0.999, 4.0])
+def test_the_lowest_of_all_floats_in_both_views(backend, divergence, dtype, temperature):
+    """A masked vocabulary entry that is not −inf, but becomes so at a temperature below 1."""
+    case = make_case(m=6, v=40, bias=True, dtype=dtype, divergence=divergence, beta=0.3, temperature=temperature)
+    case["labels"].clamp_(max=30)
+    with torch.no_grad():
+        case["lm_head_bias"][33:36] = torch.finfo(dtype).min
+    output, gradients = run(case, backend)
+    assert torch.isfinite(output.loss)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    assert_no_further_than_eager(case, backend)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
+def test_an_infinite_divergence_of_weight_zero_has_no_gradient(backend):
+    """The reverse KL of what is next to impossible in the text_rich view alone."""
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    text = logits.flip(0).clone()
+    text[0, [7, 8]] = torch.finfo(torch.float32).min
+    case = {
+        "text_hidden": text,
+        "vision_hidden": logits.requires_grad_(),
+        "lm_head_weight": torch.eye(20, device=DEVICE),
+        "labels": torch.tensor([1, 2, 3], device=DEVICE),
+        "divergence": "reverse_kl",
+    }
+    alone = run(case | {"text_hidden": None}, "reference")[1]["vision_hidden"] / 2  # N counts both views
+    for kl_weight in (torch.tensor([0.0, 1.0, 0.0], device=DEVICE), 0.0):
+        output, gradients = run(case | {"kl_weight": kl_weight}, backend)
+        assert torch.isfinite(output.loss)
+        torch.testing.assert_close(gradients["vision_hidden"][0], alone[0])
+    torch.testing.assert_close(gradients["vision_hidden"], alone)
+
+
+@backends
+def test_an_impossible_token_of_weight_zero_has_no_gradient(backend):
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    text, labels = logits.flip(0).clone(), torch.tensor([1, 2, 3], device=DEVICE)
+    text[:, 7] = -math.inf
+    spec = LossSpec("reverse_kl")
+    _, alone, stats = one_tile(backend, text, logits, labels, spec, weights=(1.0, 1.0, None))
+    assert torch.isinf(stats.kl).all()
+    leaf = logits.clone().requires_grad_()
+    loss, _ = losses_of_logits(text, leaf, TokenGroup(None, None, labels, 1.0, 1.0, 0.0), spec)
+    (expected,) = torch.autograd.grad(loss, leaf)
+    torch.testing.assert_close(alone, expected)
+    _, masked, _ = one_tile(backend, text, logits, labels, spec, weights=(1.0, 1.0, 0.0))
+    torch.testing.assert_close(masked, expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
+@pytest.mark.parametrize("normalizer", [0.25, 3, torch.tensor(0.25), torch.tensor([7])])
+def test_any_positive_number_normalizes(backend, normalizer):
+    case = make_case(m=5)
+    whole, _ = run(case, "reference", normalizer=1)
+    loss = run(case, backend, normalizer=normalizer)[0].loss
+    assert loss.shape == ()
+    torch.testing.assert_close(loss * float(normalizer), whole.loss)
+    torch.testing.assert_close(run(case, backend, normalizer=0)[0].loss, whole.loss)
+
+
+def test_large_weights_fit_into_float16(monkeypatch):
+    """The largest gradient of a tile is near 1, whatever the weights and the count."""
+    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: True)
+    large = {"normalizer": 1_000_000, "vision_weight": 1e5, "text_weight": torch.full((8,), 2e5, device=DEVICE)}
+    for options in (large, {"vision_weight": 0.0, "text_weight": 0.0, "kl_weight": 0.0}):
+        case = make_case(m=8, dtype=torch.float16, ignored=False, **options)
+        _, gradients = run(case, "torch")
+        _, expected = run(case, "reference")
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("wide", ["text_hidden", "vision_hidden"])
+def test_views_of_different_dtypes(backend, wide, monkeypatch):
+    """The wider one decides, whichever it is."""
+    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: True)
+    case = make_case(m=6)
+    (narrow,) = {"text_hidden", "vision_hidden"} - {wide}
+    case[narrow] = case[narrow].detach().bfloat16().requires_grad_()
+    output, gradients = run(case, backend)
+    expected, expected_gradients = run(in_float64(case), "reference")
+    torch.testing.assert_close(output.loss.cpu().double(), expected.loss, rtol=1e-6, atol=1e-6)
+    for name, gradient in gradients.items():
+        tolerance = 1e-2 if name == narrow else 1e-5
+        torch.testing.assert_close(
+            gradient.cpu().double(), expected_gradients[name], rtol=tolerance, atol=tolerance / 10
+        )
+
+
+def test_autocast_spares_float64():
+    case = in_float64(make_case())
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = run(case, "torch")
+        assert output.loss.dtype == torch.float64
+        assert torch.allclose(output.loss, run(case, "reference")[0].loss, rtol=1e-12)
+
+
+BAD = {
+    "`tile_mib` must be": {"tile_mib": math.inf},
+    "`logit_softcap` must be": {"logit_softcap": math.inf},
+    "`logit_scale` must be": {"logit_scale": math.nan},
+    "`normalizer` must be a number": {"normalizer": torch.ones(2)},
+    "`normalizer` must be a finite": {"normalizer": torch.tensor(-1.0)},
+    "`normalizer` must be a finite number": {"normalizer": math.nan},
+    "`text_weight` must be finite": {"text_weight": torch.full((7,), -1.0)},
+    "`kl_weight` must be finite": {"kl_weight": torch.tensor(math.nan)},
+    "`vision_weight` requires a gradient": {"vision_weight": torch.ones(7, requires_grad=True)},
+    "the hidden states are on meta": {"text_hidden": torch.zeros(7, 16, device="meta")},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_options_are_named(message):
+    with pytest.raises(ValueError, match=message):
+        run(make_case(m=7) | BAD[message], "torch")

@@ -11,13 +11,16 @@ from .torch_rows import TorchRows
 
 
 BACKENDS = ("reference", "torch", "triton")
-
-
 GPUS = ("cuda", "xpu")
 
 
-def get_backend(name: str, head: torch.Tensor) -> Callable[..., Any]:
+def get_backend(name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
     """The `linear_losses` of a backend; `auto` is `triton` on GPUs where it is installed, and `torch` elsewhere.
+
+    Args:
+        name: of the backend.
+        device: of the tensors.
+        dtype: of the products.
 
     Raises:
         ValueError: on an unknown name; on `triton` where it is not installed or has no kernels for the input.
@@ -26,17 +29,17 @@ def get_backend(name: str, head: torch.Tensor) -> Callable[..., Any]:
         raise ValueError(f"`backend` must be one of {('auto', *BACKENDS)}, got {name!r}.")
     if name == "reference":
         return reference.linear_losses
-    if name == "torch" or (name == "auto" and (head.device.type not in GPUS or _why_not_triton(head))):
+    if name == "torch" or (name == "auto" and (device.type not in GPUS or _why_not_triton(device, dtype))):
         return functools.partial(one_pass.linear_losses, rows_class=TorchRows)
-    if reason := _why_not_triton(head):
+    if reason := _why_not_triton(device, dtype):
         raise ValueError(f"`backend='triton'` {reason}; use 'torch' or 'auto'.")
     from .triton_rows import TritonRows
 
     return functools.partial(one_pass.linear_losses, rows_class=TritonRows)
 
 
-def _why_not_triton(head: torch.Tensor) -> str:
-    if head.dtype == torch.float64:
+def _why_not_triton(device: torch.device, dtype: torch.dtype) -> str:
+    if dtype == torch.float64:
         return "has no kernels for float64"
     try:
         from triton import JITFunction
@@ -45,6 +48,6 @@ def _why_not_triton(head: torch.Tensor) -> str:
     except ImportError:
         return "needs Triton, which is not installed"
     # Under TRITON_INTERPRET=1 it is not one: the interpreter takes the tensors of any device
-    if head.device.type not in GPUS and isinstance(rows_kernel, JITFunction):
-        return f"has no kernels for a {head.device.type} device"
+    if device.type not in GPUS and isinstance(rows_kernel, JITFunction):
+        return f"has no kernels for a {device.type} device"
     return ""

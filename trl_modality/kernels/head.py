@@ -7,8 +7,10 @@ import torch
 from .spec import accumulation_dtype
 
 
-# `mm` of half-precision inputs with a float32 result that is never rounded to half; there is no kernel but CUDA's
-HAS_OUT_DTYPE = "dtype_out" in torch.ops.aten.mm.overloads() and torch.version.hip is None
+# Products of half-precision factors with a float32 result that is never rounded to half; no kernels but CUDA's
+HAS_OUT_DTYPE = torch.version.hip is None and all(
+    "dtype_out" in op.overloads() for op in (torch.ops.aten.mm, torch.ops.aten.addmm)
+)
 
 
 class HeadProducts:
@@ -81,18 +83,17 @@ class HeadProducts:
         accumulate = not self._weight_gradient_is_empty
         self._weight_gradient_is_empty = False
         if columns_K is not None:
-            hidden_NH = hidden_NH.to(self.sum_dtype)
+            product_BH = self.weight_gradient.new_empty(min(len(columns_K), self.block_rows), hidden_NH.shape[1])
             for piece_B in columns_K.split(self.block_rows):
-                gradient_BN = gradient_NV.index_select(1, piece_B).t().to(self.sum_dtype)
-                self.weight_gradient.index_add_(0, piece_B, torch.mm(gradient_BN, hidden_NH))
-        elif _has_product(self.dtype, self.sum_dtype, gradient_NV.device):
-            _product(self.weight_gradient, gradient_NV.t(), hidden_NH, accumulate)
-        else:
-            hidden_NH = hidden_NH.to(self.sum_dtype)
-            for start in range(0, len(self.weight), self.block_rows):
-                columns = slice(start, start + self.block_rows)
-                gradient_BN = gradient_NV[:, columns].t().to(self.sum_dtype)
-                _product(self.weight_gradient[columns], gradient_BN, hidden_NH, accumulate)
+                product = product_BH[: len(piece_B)]
+                _product(product, gradient_NV.index_select(1, piece_B).t(), hidden_NH, accumulate=False)
+                self.weight_gradient.index_add_(0, piece_B, product)
+            return
+        # A product that has to be rounded first is made block by block
+        at_a_time = len(self.weight) if _is_exact(self.dtype, self.weight_gradient) else self.block_rows
+        for start in range(0, len(self.weight), at_a_time):
+            columns = slice(start, start + at_a_time)
+            _product(self.weight_gradient[columns], gradient_NV[:, columns].t(), hidden_NH, accumulate)
 
     def finished(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The gradients of the head and of its bias; zeros where there was no tile."""
@@ -112,20 +113,20 @@ class HeadProducts:
             yield columns, converted[: columns.stop - start].copy_(self.weight[columns])
 
 
-def _has_product(dtype: torch.dtype, out_dtype: torch.dtype, device: torch.device) -> bool:
-    return dtype == out_dtype or (HAS_OUT_DTYPE and device.type == "cuda")
+def _is_exact(dtype: torch.dtype, out: torch.Tensor) -> bool:
+    """Whether the product of factors of a dtype reaches `out` without being rounded to that dtype on its way."""
+    return dtype == out.dtype or (HAS_OUT_DTYPE and out.device.type == "cuda")
 
 
 def _product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, accumulate: bool) -> None:
-    """`out = a @ b` or `out += a @ b`, without rounding the product to the dtype of its factors where that can be."""
-    if a.dtype == out.dtype:
+    """`out = a @ b` or `out += a @ b`; where the product has to be rounded to the dtype of its factors, the sum is
+    not."""
+    if not _is_exact(a.dtype, out):
+        product = torch.mm(a, b)
+        out.add_(product) if accumulate else out.copy_(product)
+    elif a.dtype == out.dtype:
         out.addmm_(a, b) if accumulate else torch.mm(a, b, out=out)
-    elif _has_product(a.dtype, out.dtype, out.device):
-        if accumulate:
-            torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
-        else:
-            torch.mm(a, b, out_dtype=out.dtype, out=out)
     elif accumulate:
-        out.addmm_(a.to(out.dtype), b.to(out.dtype))
+        torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
     else:
-        out.copy_(torch.mm(a, b))
+        torch.mm(a, b, out_dtype=out.dtype, out=out)

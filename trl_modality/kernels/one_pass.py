@@ -17,6 +17,10 @@ from .spec import IGNORE_INDEX, LossSpec, TileRows, TokenGroup, TokenStats, accu
 from .tiles import TileBuffers, plan_tiles, product_dtype
 
 
+# Elements of a gradient that are widened at a time, to be scaled
+SCALED_AT_A_TIME = 2**22
+
+
 def linear_losses(
     groups: list[TokenGroup],
     lm_head_weight: torch.Tensor,
@@ -33,7 +37,7 @@ def linear_losses(
     wants_weight, wants_bias, *wants_hidden = (
         torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs
     )
-    dtype = product_dtype(groups[0].hidden[0])
+    dtype = product_dtype([hidden for group in groups for hidden in group.hidden])
     # The dtype of the products is settled: autocast must not round the sums
     with torch.no_grad(), torch.autocast(lm_head_weight.device.type, enabled=False):
         n_views = 2 if any(group.is_paired for group in groups) else 1
@@ -49,10 +53,8 @@ def linear_losses(
         head = HeadProducts(lm_head_weight, lm_head_bias, dtype, plan.head_rows, wants_weight, wants_bias)
         rows = rows_class(spec, dtype, len(lm_head_weight), plan.block_rows, n_views, lm_head_weight.device)
         buffers = TileBuffers(plan, n_views, lm_head_weight, dtype)
-        # Float16 has no room for a gradient divided by the count of a long batch before a loss scale reaches it: there
-        # a power of two, which costs no rounding, is left to the backward
         normalizer = normalizer.to(accumulation_dtype(dtype))
-        divisor = normalizer / normalizer.log2().floor().exp2() if dtype == torch.float16 else normalizer
+        divisor = normalizer if dtype != torch.float16 else _divisor_for_float16(groups, normalizer)
         passes = [
             _GroupPass(group, wants, wants_weight or wants_bias, divisor, dtype)
             for group, wants in zip(groups, zip(wants_hidden[::2], wants_hidden[1::2], strict=True), strict=True)
@@ -141,7 +143,7 @@ class _GroupPass:
             head.hidden_gradient(tile[filled], gradient[filled], columns)
         head.add_head_gradient(tile[made], hidden[made], columns)
         for i, view in enumerate(self.views):
-            if view.gradient is not None and view.fills:
+            if view.fills and view.gradient is not None:
                 view.gradient[source] = gradient[i * n : (i + 1) * n].to(view.gradient.dtype)
 
     def weighted_loss(self) -> torch.Tensor:
@@ -190,11 +192,33 @@ class _WithGradients(torch.autograd.Function):
 
 def _scaled(gradient: torch.Tensor, scale: torch.Tensor, in_place: bool) -> torch.Tensor:
     if not any(gradient.stride()):  # an expanded zero
+        return torch.zeros_like(gradient, memory_format=torch.contiguous_format)
+    # Asked only where the answer does not have to be waited for: the head's gradient is large
+    if in_place and scale.device.type == "cpu" and scale.item() == 1.0:
         return gradient
-    if in_place:
-        # Asked only where the answer does not have to be waited for: the head's gradient is large
-        return gradient if scale.device.type == "cpu" and scale.item() == 1.0 else gradient.mul_(scale)
-    return gradient * scale
+    if gradient.dtype == scale.dtype:
+        return gradient.mul_(scale) if in_place else gradient * scale
+    # GPUs would round the scale to half precision first
+    scaled = gradient if in_place else torch.empty_like(gradient)
+    at_a_time = max(1, SCALED_AT_A_TIME // gradient.shape[1])
+    for source, target in zip(gradient.split(at_a_time), scaled.split(at_a_time), strict=True):
+        target.copy_(source.to(scale.dtype).mul_(scale))
+    return scaled
+
+
+def _divisor_for_float16(groups: list[TokenGroup], normalizer: torch.Tensor) -> torch.Tensor:
+    """What the tiles are divided by instead of the normalizer, so that the largest gradient is near 1.
+
+    Float16 has no room for one divided by the count of a long batch before a loss scale reaches it. The power of two
+    between the divisors costs no rounding, and is left to the backward.
+    """
+    largest = torch.zeros_like(normalizer)
+    for group in groups:
+        for weight in (group.text_weight, group.vision_weight + group.kl_weight):
+            weights = torch.as_tensor(weight).to(normalizer).flatten()
+            largest = torch.cat([largest.unsqueeze(0), weights]).max()
+    ratio = normalizer / torch.where(largest > 0, largest, 1.0)
+    return normalizer / ratio.log2().floor().exp2()
 
 
 def _new_stats(group: TokenGroup, n_tokens: int, dtype: torch.dtype) -> TokenStats:

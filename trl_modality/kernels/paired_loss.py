@@ -1,5 +1,6 @@
 """`paired_linear_loss`: one call for the losses of both views; the checks of its arguments."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -8,9 +9,11 @@ import torch
 
 from .backends import get_backend
 from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats
+from .tiles import product_dtype
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+WEIGHTS = ("text_weight", "vision_weight", "kl_weight")
 
 
 def _opaque_when_compiled(function: Function) -> Function:
@@ -77,7 +80,8 @@ def paired_linear_loss(
         lm_head_weight: `[V, H]`.
         labels: `[M]` int64, the next token, one for both views; −100 contributes nothing.
         lm_head_bias: `[V]`.
-        text_weight, vision_weight, kl_weight: w_r, w_v and λ, floats or `[M]` tensors (a mask is a weight of 0).
+        text_weight, vision_weight, kl_weight: w_r, w_v and λ, ≥ 0, floats or `[M]` tensors without gradient (a mask is
+            a weight of 0).
         divergence: `"forward_kl"` KL(p_r‖p_v), `"reverse_kl"` KL(p_v‖p_r), or `"jsd"`: β·KL(p_r‖m) + (1−β)·KL(p_v‖m)
             with m = (1−β)·p_v + β·p_r. As in TRL, β=0 stands for the forward KL and β=1 for the reverse KL.
         beta: β of the generalized JSD, in [0, 1]; ignored by the two KLs.
@@ -85,9 +89,9 @@ def paired_linear_loss(
             cross-entropies.
         logit_scale: factor on the logits, before soft-capping.
         logit_softcap: `c` of `c·tanh(logits / c)`, before the temperature.
-        normalizer: what the sum is divided by, a count of tokens; by default the supervised ones of the views that
-            are given (2·M for pairs without ignored labels). A count of 0 divides by 1, so that no token at all is a
-            zero with a gradient.
+        normalizer: what the sum is divided by, a count of tokens or a sum of weights; by default the supervised tokens
+            of the views that are given (2·M for pairs without ignored labels). 0 divides by 1, so that no token at
+            all is a zero with a gradient.
         backend: `"reference"` is plain autograd on full logits; `"torch"` and `"triton"` hold no more than a tile of
             them and make the gradients in the forward; `"auto"` is `"triton"` on GPUs that have it, else `"torch"`.
         tile_mib: what the tile and everything beside it may take, in MiB; by default 256 on a CPU and 512 elsewhere.
@@ -96,16 +100,19 @@ def paired_linear_loss(
         gradient_filter: ε ≥ 0, off at 0. Leaves out of the two gradient products the vocabulary entries that matter
             least: of every token, entries of the logit gradient with at most ε·w/normalizer in the sum of their
             absolute values, where w is the largest weight of a token (w_v + λ in the vision_centric view). The
-            gradient of a hidden state is then off by at most ε·w/normalizer·max_v ‖W_v‖. The
-            loss and the per-token outputs stay exact. On peaked distributions most of the vocabulary goes.
+            gradient of a hidden state is then off by at most ε·w/normalizer·max_v ‖W_v‖. That is absolute: a token
+            which the model is sure of, with a gradient as small as that, may lose all of it. The loss and the
+            per-token outputs stay exact. On peaked distributions most of the vocabulary goes. Which entries go is
+            decided tile by tile, and so depends on `tile_mib`.
 
     Returns:
         `PairedLossOutput`; only `loss` carries a gradient, to the hidden states, the head and its bias. But for
         `"reference"` it can be differentiated once.
 
     Raises:
-        ValueError: on shapes, labels, weights or options that do not fit; the message names the argument. The values
-            of weights given as tensors are not looked at.
+        ValueError: on shapes, devices, labels, weights or options that do not fit; the message names the argument.
+
+    `torch.compile` leaves it a step of its own, between two graphs.
     """
     group = TokenGroup(text_hidden, vision_hidden, labels, text_weight, vision_weight, kl_weight)
     if normalizer is None:
@@ -142,54 +149,90 @@ def grouped_linear_loss(
     Returns:
         The sum of the losses of all groups divided by `normalizer`, and the statistics of each group's tokens.
     """
-    for group in groups:
-        _check_tensors(group.hidden, lm_head_weight, lm_head_bias, group.labels)
-        for name in ("text_weight", "vision_weight", "kl_weight"):
-            _check_weight(name, getattr(group, name), group.labels)
-    if tile_mib is not None and not tile_mib > 0:
-        raise ValueError(f"`tile_mib` must be positive or None, got {tile_mib}.")
+    if not groups:
+        raise ValueError("`groups` is empty: give one group of tokens at least.")
+    if tile_mib is not None and not (tile_mib > 0 and math.isfinite(tile_mib)):
+        raise ValueError(f"`tile_mib` must be positive and finite, or None, got {tile_mib}.")
     if not 0.0 <= gradient_filter < 1.0:
         raise ValueError(f"`gradient_filter` must be in [0, 1), got {gradient_filter}; 0 leaves nothing out.")
-    if not isinstance(normalizer, torch.Tensor) and not (math.isfinite(normalizer) and normalizer >= 0):
-        raise ValueError(f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer}.")
-    return get_backend(backend, lm_head_weight)(
+    normalizer = torch.as_tensor(normalizer, device=lm_head_weight.device)
+    if normalizer.numel() != 1 or normalizer.requires_grad:
+        raise ValueError(f"`normalizer` must be a number without gradient, got shape {tuple(normalizer.shape)}.")
+    normalizer = normalizer.reshape(())
+    for group in groups:
+        _check_tensors(group, lm_head_weight, lm_head_bias)
+    _check_values(groups, normalizer, vocab_size=len(lm_head_weight))
+    dtype = product_dtype([hidden for group in groups for hidden in group.hidden])
+    return get_backend(backend, lm_head_weight.device, dtype)(
         groups,
         lm_head_weight,
         lm_head_bias,
         spec,
-        torch.as_tensor(normalizer, device=lm_head_weight.device).clamp(min=1),
+        torch.where(normalizer == 0, 1, normalizer),
         tile_mib=tile_mib,
         gradient_filter=gradient_filter,
     )
 
 
-def _check_tensors(hidden, lm_head_weight, lm_head_bias, labels) -> None:
-    if not hidden:
+def _check_tensors(group: TokenGroup, lm_head_weight: torch.Tensor, lm_head_bias: torch.Tensor | None) -> None:
+    """Shapes, dtypes and devices."""
+    labels, (vocab_size, hidden_size) = group.labels, lm_head_weight.shape
+    if not group.hidden:
         raise ValueError("`text_hidden` and `vision_hidden` are both None: give the states of one view at least.")
     if labels.dim() != 1 or labels.dtype != torch.int64:
         raise ValueError(f"`labels` must be [M] int64, got {tuple(labels.shape)} {labels.dtype}.")
-    for h in hidden:
-        if h.dim() != 2 or h.shape != (labels.shape[0], lm_head_weight.shape[1]):
+    for hidden in group.hidden:
+        if hidden.shape != (len(labels), hidden_size):
             raise ValueError(
-                f"hidden states have shape {tuple(h.shape)}, expected [M, H] = "
-                f"{(labels.shape[0], lm_head_weight.shape[1])} from `labels` and `lm_head_weight`."
+                f"hidden states have shape {tuple(hidden.shape)}, expected [M, H] = {(len(labels), hidden_size)} from "
+                "`labels` and `lm_head_weight`."
             )
-    if lm_head_bias is not None and lm_head_bias.shape != lm_head_weight.shape[:1]:
-        raise ValueError(
-            f"`lm_head_bias` has shape {tuple(lm_head_bias.shape)}, expected [{lm_head_weight.shape[0]}]."
-        )
-    # One comparison for both ends: a negative label that is not the ignored one would be read as a token
-    if ((labels != IGNORE_INDEX) & ((labels < 0) | (labels >= lm_head_weight.shape[0]))).any():
-        raise ValueError(
-            f"`labels` span [{labels.min()}, {labels.max()}], outside the {lm_head_weight.shape[0]} rows of the head; "
-            f"use {IGNORE_INDEX} for tokens to ignore."
-        )
-
-
-def _check_weight(name: str, weight: float | torch.Tensor, labels: torch.Tensor) -> None:
-    """Tensors by their shape only: a look at their values would wait for the device."""
-    if isinstance(weight, torch.Tensor):
-        if weight.dim() and weight.shape != labels.shape:
+    if lm_head_bias is not None and lm_head_bias.shape != (vocab_size,):
+        raise ValueError(f"`lm_head_bias` has shape {tuple(lm_head_bias.shape)}, expected [{vocab_size}].")
+    for name in WEIGHTS:
+        weight = getattr(group, name)
+        if not isinstance(weight, torch.Tensor):
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"`{name}` must be a finite number ≥ 0 or a tensor [M], got {weight}.")
+        elif weight.dim() and weight.shape != labels.shape:
             raise ValueError(f"`{name}` has shape {tuple(weight.shape)}, expected [M] = {tuple(labels.shape)}.")
-    elif not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"`{name}` must be a finite number ≥ 0 or a tensor [M], got {weight}.")
+        elif weight.requires_grad:
+            raise ValueError(f"`{name}` requires a gradient, but weights are constants of the loss; detach it.")
+    tensors = {"the hidden states": group.hidden[0], "the other view's": group.hidden[-1], "`labels`": labels}
+    for name, tensor in (tensors | {"`lm_head_bias`": lm_head_bias}).items():
+        if tensor is not None and tensor.device != lm_head_weight.device:
+            raise ValueError(
+                f"{name} are on {tensor.device}, `lm_head_weight` is on {lm_head_weight.device}; move them there."
+            )
+
+
+def _check_values(groups: list[TokenGroup], normalizer: torch.Tensor, vocab_size: int) -> None:
+    """Values of tensors, all in one look: every look waits for the device."""
+    is_wrong, messages = (
+        [~(normalizer.isfinite() & (normalizer >= 0))],
+        [lambda: f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer.item()}."],
+    )
+    for group in groups:
+        # A negative label that is not the ignored one would be read as a token
+        outside = (group.labels < 0) | (group.labels >= vocab_size)
+        is_wrong.append((outside & (group.labels != IGNORE_INDEX)).any())
+        messages.append(functools.partial(_labels_outside, group.labels, vocab_size))
+        for name in WEIGHTS:
+            weight = getattr(group, name)
+            if isinstance(weight, torch.Tensor):
+                is_wrong.append((~(weight.isfinite() & (weight >= 0))).any().to(normalizer.device))
+                messages.append(functools.partial(_not_a_weight, name))
+    for is_so, message in zip(torch.stack(is_wrong).tolist(), messages, strict=True):
+        if is_so:
+            raise ValueError(message())
+
+
+def _labels_outside(labels: torch.Tensor, vocab_size: int) -> str:
+    return (
+        f"`labels` span [{labels.min()}, {labels.max()}], outside the {vocab_size} rows of the head; use "
+        f"{IGNORE_INDEX} for tokens to ignore."
+    )
+
+
+def _not_a_weight(name: str) -> str:
+    return f"`{name}` must be finite and ≥ 0 for every token; use 0 to leave one out."

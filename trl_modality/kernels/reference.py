@@ -55,7 +55,7 @@ def losses_of_logits(
     kl_M = None
     if text_MV is not None and vision_MV is not None:
         log_p_MV = F.log_softmax(text_MV.detach() / spec.temperature, -1)
-        log_q_MV = F.log_softmax(vision_MV / spec.temperature, -1)
+        log_q_MV = F.log_softmax(_connected(vision_MV, group.kl_weight) / spec.temperature, -1)
         kl_M = _keep(_divergence(log_p_MV, log_q_MV, spec.divergence, spec.beta), keep_M)
         loss = loss + weighted_sum(kl_M, group.kl_weight)
         kl_M = kl_M.detach()
@@ -82,6 +82,12 @@ def _logits(hidden_MH, weight_VH, bias_V, spec: LossSpec) -> torch.Tensor:
 
 def _keep(values_M: torch.Tensor, keep_M: torch.Tensor) -> torch.Tensor:
     return torch.where(keep_M, values_M, 0.0)
+
+
+def _connected(z_MV: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+    """The logits, without a gradient in the rows of weight 0: theirs may be infinite, and 0·inf is NaN."""
+    weight_M = torch.as_tensor(weight, device=z_MV.device).expand(len(z_MV))
+    return torch.where((weight_M != 0).unsqueeze(1), z_MV, z_MV.detach())
 
 
 def _entropy(z_MV: torch.Tensor) -> torch.Tensor:

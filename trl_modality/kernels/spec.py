@@ -31,8 +31,10 @@ class LossSpec:
             raise ValueError(f"`beta` must be in [0, 1], got {self.beta}; 0 is the forward KL, 1 the reverse KL.")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"`temperature` must be positive and finite, got {self.temperature}.")
-        if self.logit_softcap is not None and not self.logit_softcap > 0:
-            raise ValueError(f"`logit_softcap` must be positive or None, got {self.logit_softcap}.")
+        if not math.isfinite(self.logit_scale):
+            raise ValueError(f"`logit_scale` must be finite, got {self.logit_scale}.")
+        if self.logit_softcap is not None and not (self.logit_softcap > 0 and math.isfinite(self.logit_softcap)):
+            raise ValueError(f"`logit_softcap` must be positive and finite, or None, got {self.logit_softcap}.")
         if self.divergence == "jsd" and self.beta in (0.0, 1.0):
             object.__setattr__(self, "divergence", "forward_kl" if self.beta == 0.0 else "reverse_kl")
 

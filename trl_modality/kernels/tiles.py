@@ -1,5 +1,6 @@
 """How much of the work is done at once: a budget in MiB decides the tile, the tile's rows follow from the caches."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ CPU_CACHE_BYTES = 1.5 * MIB
 # Of a budget, the share that may go to rows of the head which are converted or gathered
 HEAD_BLOCK_SHARE = 1 / 8
 MIN_HEAD_ROWS = 64
+# What the filter needs to weigh the columns of a tile, of each: all through, and of those that it sums at a time
+FILTER_COLUMN_BYTES, FILTER_ROW_BYTES = 24, 64 * 24
 # Rows of the tile start at multiples of 128 bytes, in any dtype
 ALIGNED_COLUMNS = 64
 
@@ -47,14 +50,16 @@ class TileBuffers:
         return self._hidden[:n_rows], self._logits[:n_rows], self._gradient[:n_rows]
 
 
-def product_dtype(hidden: torch.Tensor) -> torch.dtype:
+def product_dtype(hidden: list[torch.Tensor]) -> torch.dtype:
     """The dtype of the logits and of the matrix products.
 
-    It is the model's, except in half precision on CPUs without matrix units (AMX), where products in float32 are both
-    faster and more exact.
+    It is the model's (the widest of its hidden states), or autocast's, which spares float64. But half precision on
+    CPUs without matrix units (AMX) is float32: there such products are both faster and more exact.
     """
-    device_type = hidden.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
+    device_type = hidden[0].device.type
+    dtype = functools.reduce(torch.promote_types, (each.dtype for each in hidden))
+    if torch.is_autocast_enabled(device_type) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device_type)
     if device_type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not _has_matrix_units(dtype):
         return torch.float32
     return dtype
@@ -95,12 +100,11 @@ def plan_tiles(
     token_bytes = n_views * (vocab_size * dtype.itemsize + hidden_size * (dtype.itemsize + sum_itemsize))
     scratch_bytes = n_scratch * vocab_size * sum_itemsize
     budget = tile_mib * MIB
-    # Of the filter: columns of the gradient, where they belong, rows of the head, and products with these
-    head_row_bytes = hidden_size * sum_itemsize
-    head_rows = int(budget * HEAD_BLOCK_SHARE / head_row_bytes / (4 if filters else 1))
-    head_rows = max(MIN_HEAD_ROWS, min(head_rows, vocab_size))
+    head_budget = budget * HEAD_BLOCK_SHARE
     if filters or head.dtype != dtype:
-        budget -= budget * HEAD_BLOCK_SHARE
+        budget -= head_budget
+    if filters:
+        budget = max(0.0, budget - FILTER_COLUMN_BYTES * vocab_size)
     if not is_cpu:
         tokens = int(budget / (token_bytes + scratch_bytes))
         block_rows = n_tokens
@@ -116,4 +120,8 @@ def plan_tiles(
         # Equal tiles, not full ones and a small rest: as many of them, in whole steps of 8 where these fit
         even = -(-n_tokens // -(-n_tokens // tokens))
         tokens = min(tokens, -(-even // 8) * 8)
+    head_row_bytes = hidden_size * sum_itemsize
+    if filters:  # rows gathered and multiplied, columns of the tile gathered and laid out anew
+        head_row_bytes = 2 * head_row_bytes + 2 * tokens * n_views * sum_itemsize + FILTER_ROW_BYTES
+    head_rows = max(MIN_HEAD_ROWS, min(int(head_budget / head_row_bytes), vocab_size))
     return TilePlan(tokens, min(block_rows, tokens), head_rows)

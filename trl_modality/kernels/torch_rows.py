@@ -154,11 +154,16 @@ class TorchRows:
         if weight is not None:
             torch.sub(gap, expected_gap, out=product).mul_(vision.tempered)
             product.mul_(weight / (self.spec.temperature**2 * vision.tempered_total))
+            if not expected_gap.isfinite().all():  # next to impossible in the text_rich view alone
+                product.masked_fill_(weight == 0, 0.0)
         return expected_gap / self.spec.temperature + (text.tempered_total / vision.tempered_total).log_()
 
     def _jsd(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
         beta, tau, log_student_share = self.spec.beta, self.spec.temperature, math.log(1 - self.spec.beta)
         shift = math.log(self.spec.beta) - log_student_share
+        if tau < 1:  # the lowest of all floats, as masks use it, would become −inf in both views, and their gap a NaN
+            for view in (text, vision):
+                view.logits.clamp_(min=tau / 4 * torch.finfo(view.logits.dtype).min)
         log_q_r = text.logits.div_(tau).sub_(text.tempered_total.log() - shift)  # raised by `shift`
         log_q_v = vision.logits.div_(tau).sub_(vision.tempered_total.log())
         # log m − log(1 − β), in logarithms: both probabilities may be too small for a float
@@ -196,9 +201,15 @@ class TorchRows:
         for own, values in zip(stats, found, strict=True):
             if own is not None:
                 own.copy_(values.unsqueeze(1))
-        for view, leaf in zip((text, vision), leaves, strict=True):
-            if view is not None and leaf is not None and leaf.requires_grad:
-                _store(view, torch.autograd.grad(loss, leaf, retain_graph=True)[0])
+        wanted = [(view, leaf) for view, leaf in zip((text, vision), leaves, strict=True) if _requires_grad(leaf)]
+        if wanted:
+            gradients = torch.autograd.grad(loss, [leaf for _, leaf in wanted])
+            for (view, _), gradient in zip(wanted, gradients, strict=True):
+                _store(view, gradient)
+
+
+def _requires_grad(leaf: torch.Tensor | None) -> bool:
+    return leaf is not None and leaf.requires_grad
 
 
 def _fill(nll, entropy, is_top1, view: _View, labels) -> None:

@@ -11,6 +11,7 @@ from .triton_kernels import rows_kernel
 
 
 MAX_BLOCK = 2048
+# Of an NVIDIA thread; warps of AMD are twice as wide, and their threads have half as many
 ELEMENTS_PER_THREAD = 4
 
 
@@ -56,6 +57,7 @@ class TritonRows:
                 DIVERGENCE=1 + DIVERGENCES.index(self.spec.divergence) if is_paired else 0,
                 TEXT_GRADIENT=tile.text_weight is not None,
                 VISION_GRADIENT=tile.vision_weight is not None,
+                KL_GRADIENT=tile.kl_weight is not None,
                 HAS_SOFTCAP=self.spec.logit_softcap is not None,
                 **self.launch,
             )
