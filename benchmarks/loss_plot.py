@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from peers import COMPILED, FLOOR, LIGER, OURS, PLAIN, TRL, TRL_TUNED
+from peers import COMPILED, FLOOR, FLOOR_IN_PLACE, LIGER, OURS, PLAIN, TRL, TRL_TUNED
 
 
 # Okabe and Ito's colours, which those who do not see red or green as others do can tell apart; shapes tell them too
@@ -12,9 +12,10 @@ STYLES = {
     PLAIN: {"color": "#E69F00", "marker": "s"},
     COMPILED: {"color": "#CC79A7", "marker": "D"},
     TRL: {"color": "#D55E00", "marker": "^"},
-    TRL_TUNED: {"color": "#E69F00", "marker": "v"},
-    LIGER: {"color": "#009E73", "marker": "v"},
+    TRL_TUNED: {"color": "#56B4E9", "marker": "v"},
+    LIGER: {"color": "#009E73", "marker": "P"},
     FLOOR: {"color": "#555555", "marker": "x", "linestyle": "--"},
+    FLOOR_IN_PLACE: {"color": "#999999", "marker": "+", "linestyle": ":"},
 }
 CASES = ("growth_m", "growth_v", "memory")
 

@@ -21,7 +21,8 @@ from trl_modality.kernels import paired_linear_loss
 
 
 MIB = 2**20
-Run = Callable[[], torch.Tensor | None]
+# The loss, to be differentiated; of the products alone, what they have computed
+Run = Callable[[], torch.Tensor | tuple]
 
 
 class LeftOut(Exception):
@@ -147,7 +148,7 @@ def _trl_composed(inputs: Inputs, chunks: tuple[int, ...] = (32768,)) -> dict[st
 
 def _trl_tuned(inputs: Inputs) -> dict[str, Run]:
     """The same with its constant rewritten. On a CPU the temporaries of a small chunk stay in the caches."""
-    chunks = (1024, 2048, 8192) if inputs.head.device.type == "cpu" else (8192, 32768, 131072)
+    chunks = (256, 512, 1024, 2048, 8192) if inputs.head.device.type == "cpu" else (8192, 32768, 131072)
     return _trl_composed(inputs, chunks)
 
 
@@ -208,7 +209,7 @@ class _Products:
         self.inputs, self.dtype, self.n_rows, self.allocates = inputs, dtype, n_rows, allocates
         self.hidden = None
 
-    def __call__(self) -> None:
+    def __call__(self) -> tuple:
         with torch.no_grad():
             if self.hidden is None:
                 self._convert()
@@ -225,8 +226,10 @@ class _Products:
                     self.head_gradient.addmm_(tile_NV.t(), hidden_NH)
                 else:
                     torch.mm(tile_NV.t(), hidden_NH, out=self.head_gradient)
+            gradients = self.hidden_gradient, self.head_gradient
             if self.allocates:
                 self.hidden_gradient = self.tile = self.head_gradient = None
+        return gradients
 
     def _convert(self) -> None:
         self.hidden = torch.cat([self.inputs.text, self.inputs.vision]).detach().to(self.dtype)
