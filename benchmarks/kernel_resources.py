@@ -4,8 +4,9 @@
 
 The table has one line for each (target, dtype, variant); all of it takes minutes, and is kept in
 `results/kernel_resources.csv`, written anew by every run without options. A variant is which views a token has, the
-divergence, whose gradients are made (none: evaluation), whether logits are soft-capped, and whether the vocabulary is
-a multiple of 16: Triton is told of such numbers, and without it a mask may end anywhere. The other columns:
+divergence, whose gradients are made (none: evaluation), whether the divergence is part of them, whether logits are
+soft-capped, and whether the vocabulary is a multiple of 16: Triton is told of such numbers, and without it a mask may
+end anywhere. The other columns:
 
 - `registers` of a thread (AMD: VGPRs), and `occupancy`, the share of a multiprocessor's warps that fit beside each
   other with so many.
@@ -14,7 +15,7 @@ a multiple of 16: Triton is told of such numbers, and without it a mask may end 
 - `shared_bytes` of a program, which has `num_warps` warps.
 - `instructions` that a thread issues for each logit it takes, and the `special` ones among them, for exponentials,
   logarithms and reciprocals, of which a multiprocessor issues a quarter as many or fewer.
-- `width`: bytes of the narrowest access of a thread to the logits; `widest`: what it could be.
+- `width`: bytes of the narrowest access of a thread to the logits; `widest`: what it could be with so many of them.
 - `loads`, `stores`: how often a logit is read from memory and written to it, the mean over the views; `bytes`: what
   they come to; `minimum_bytes`: what the scheme needs, see `Variant.passes`.
 
@@ -31,18 +32,17 @@ if __name__ == "__main__":
 import argparse
 import csv
 import json
-import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-import networkx  # torch depends on it
+import machine_code
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -69,6 +69,7 @@ CHOICES = {
     "views": ("text", "vision", "both"),
     "divergence": ("none", *DIVERGENCES),
     "gradient": ("both", "text", "vision", "none"),
+    "kl": ("yes", "no"),
     "columns": ("16n", "any"),
 }
 
@@ -87,6 +88,8 @@ class Variant:
     """`none` for one view."""
     gradient: str
     """Of which views: `text`, `vision`, `both` or `none`."""
+    kl: str
+    """Whether the divergence has a part in the gradient, `yes` or `no`."""
     softcap: bool
     columns: str
     """`16n` or `any`."""
@@ -99,10 +102,10 @@ class Variant:
         """The fewest loads and stores of a logit, summed over the views, for a scheme that keeps no row on the chip.
 
         Every view is loaded once for the statistics (the JSD needs a second look, as its mixture needs both sums), and
-        once for the gradient that is then stored. The vision_centric gradient takes the text_only view's logits too.
+        once for the gradient that is then stored. That of the divergence takes the text_rich view's logits too.
         """
         stored = {"none": 0, "both": 2}.get(self.gradient, 1)
-        text_is_compared = self.divergence != "none" and self.gradient == "vision"
+        text_is_compared = self.kl == "yes" and self.gradient == "vision"
         loads = self.n_views * (2 if self.divergence == "jsd" else 1) + stored + text_is_compared
         return loads, stored
 
@@ -113,6 +116,7 @@ class Variant:
             "DIVERGENCE": CHOICES["divergence"].index(self.divergence),
             "TEXT_GRADIENT": self.gradient in ("text", "both"),
             "VISION_GRADIENT": self.gradient in ("vision", "both"),
+            "KL_GRADIENT": self.kl == "yes",
             "HAS_SOFTCAP": self.softcap,
         }
 
@@ -148,18 +152,14 @@ class Resources:
         return [name for name, is_so in found.items() if is_so]
 
 
-@dataclass(frozen=True)
-class Instruction:
-    opcode: str
-    operands: str
-    followers: tuple[int, ...]
-    """Positions of the instructions that may come next."""
-
-
 def variants() -> Iterator[Variant]:
     """Every kernel that can be launched: two views always have a divergence, even where its weight is 0."""
-    cases = [(view, "none", gradient) for view in ("text", "vision") for gradient in (view, "none")]
-    cases += [("both", *case) for case in product(DIVERGENCES, CHOICES["gradient"])]
+    cases = [(view, "none", gradient, "no") for view in ("text", "vision") for gradient in (view, "none")]
+    cases += [
+        ("both", divergence, gradient, kl)
+        for divergence, gradient, kl in product(DIVERGENCES, CHOICES["gradient"], CHOICES["kl"])
+        if kl == "no" or gradient in ("both", "vision")
+    ]
     for case, softcap, columns in product(cases, (False, True), CHOICES["columns"]):
         yield Variant(*case, softcap, columns)
 
@@ -173,23 +173,14 @@ def compile_variant(
     """
     launch = launch_options(VOCAB_SIZE)
     block, num_warps = block or launch["BLOCK"], num_warps or launch["num_warps"]
-    constants = variant.constants() | {"BLOCK": block}
-    signature = {name: kind or f"*{dtype}" for name, kind in POINTERS.items()}
-    signature |= dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(FLOATS, "fp32") | dict.fromkeys(constants, "constexpr")
-    if list(signature) != rows_kernel.arg_names:
-        raise TypeError(f"The kernel takes {rows_kernel.arg_names}, known here are {list(signature)}.")
-    source = ASTSource(rows_kernel, signature, constants, _attributes(TARGETS[target], variant))
-    try:
-        compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": num_warps, **options})
-    except Exception as error:  # of Triton's own, of MLIR and of LLVM: they have no class in common
-        raise CompileError(f"{variant} in {dtype} for {target}: {error}") from error
+    compiled = compiled_kernel(target, dtype, variant, block, num_warps=num_warps, **options)
     if target.startswith("sm_"):
         sass, usage = _dumped(compiled.asm["cubin"])
-        code = parse(sass)
-        registers, local_bytes, spills = nvidia_registers(usage, code)
+        code = machine_code.parse(sass)
+        registers, local_bytes, spills = machine_code.nvidia_registers(usage, code)
     else:
-        code = parse(compiled.asm["amdgcn"])
-        registers, local_bytes, spills = amd_registers(compiled.asm["amdgcn"])
+        code = machine_code.parse(compiled.asm["amdgcn"])
+        registers, local_bytes, spills = machine_code.amd_registers(compiled.asm["amdgcn"])
     itemsize, n_threads = ITEMSIZES[dtype], num_warps * TARGETS[target].warp_size
     return Resources(
         registers=registers,
@@ -201,8 +192,22 @@ def compile_variant(
         block=block,
         widest=min(16, itemsize * block // n_threads),
         minimum_bytes=itemsize * sum(variant.passes()) / variant.n_views,
-        **traffic(code, block, variant.n_views * block / n_threads, itemsize),
+        **machine_code.traffic(code, block, variant.n_views * block / n_threads, itemsize),
     )
+
+
+def compiled_kernel(target: str, dtype: str, variant: Variant, block: int, **options: int) -> Any:
+    """What Triton makes of a variant, with every stage in `.asm`."""
+    constants = variant.constants() | {"BLOCK": block}
+    signature = {name: kind or f"*{dtype}" for name, kind in POINTERS.items()}
+    signature |= dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(FLOATS, "fp32") | dict.fromkeys(constants, "constexpr")
+    if list(signature) != rows_kernel.arg_names:
+        raise TypeError(f"The kernel takes {rows_kernel.arg_names}, known here are {list(signature)}.")
+    source = ASTSource(rows_kernel, signature, constants, _attributes(TARGETS[target], variant))
+    try:
+        return triton.compile(source, target=TARGETS[target], options=options)
+    except Exception as error:  # of Triton's own, of MLIR and of LLVM: they have no class in common
+        raise CompileError(f"{variant} in {dtype} for {target}: {error}") from error
 
 
 def _attributes(target: GPUTarget, variant: Variant) -> dict[tuple[int], list[list]]:
@@ -232,47 +237,6 @@ def _output_of(*command: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def parse(assembly: str) -> list[Instruction]:
-    """The listings of `nvdisasm` (`/*0010*/ @!P0 BRA `(.L_x_1) ;`) and of LLVM for AMD (`s_cbranch_scc1 .LBB0_1`)."""
-    lines, labels = [], {}
-    sass, amd = r"/\*[0-9a-f]{4,}\*/\s+(@\S+\s+)?([A-Z][\w.]*)", r"((?:s|v|ds|global|buffer|flat|scratch)_\w+)"
-    for line in assembly.splitlines():
-        if label := re.match(r"\s*(\.L\w+):", line):
-            labels[label[1]] = len(lines)
-        elif found := re.match(rf"\s+(?:{sass}|{amd})([^;]*)", line):
-            lines.append((found[1], found[2] or found[3], found[4]))
-    instructions = []
-    for place, (predicate, opcode, operands) in enumerate(lines):
-        name = opcode.split(".")[0]
-        if name in ("BRX", "BRXU", "JMX", "JMXU", "s_setpc_b64", "s_swappc_b64"):
-            raise NotImplementedError(f"`{opcode}{operands}`: where it goes is only known at run time.")
-        followers = [labels[label] for label in re.findall(r"\.L\w+", operands) if label in labels]
-        # A branch may have its condition among the operands: `BRA.U UP0, `(.L_x_1)`
-        is_conditional = predicate or "," in operands
-        always_leaves = name in ("BRA", "EXIT", "RET", "s_branch", "s_endpgm") and not is_conditional
-        if not always_leaves and place + 1 < len(lines):
-            followers.append(place + 1)
-        instructions.append(Instruction(opcode, operands.strip(), tuple(followers)))
-    return instructions
-
-
-def nvidia_registers(usage: str, code: list[Instruction]) -> tuple[int, int, int]:
-    """Registers, bytes of local memory, accesses to it."""
-    sizes = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-    spills = sum(instruction.opcode.split(".")[0] in ("LDL", "STL") for instruction in code)
-    return sizes["REG"], sizes["STACK"] + sizes["LOCAL"], spills
-
-
-def amd_registers(assembly: str) -> tuple[int, int, int]:
-    """VGPRs, bytes of private memory, spilled VGPRs and SGPRs."""
-
-    def field(name: str) -> int:
-        return int(re.search(rf"^\s*\.{name}:\s*(\d+)$", assembly, re.MULTILINE)[1])
-
-    spills = field("vgpr_spill_count") + field("sgpr_spill_count")
-    return field("vgpr_count"), field("private_segment_fixed_size"), spills
-
-
 def occupancy(target: str, registers: int, num_warps: int) -> float:
     """Share of the warps of a multiprocessor that programs with so many registers fill; 0 if not even one fits."""
     granted = -(-registers // 8) * 8
@@ -281,73 +245,6 @@ def occupancy(target: str, registers: int, num_warps: int) -> float:
     else:
         most, fitting = 4 * 8, 4 * (512 // granted)
     return min(most, fitting) // num_warps * num_warps / most
-
-
-def access_width(opcode: str) -> tuple[str, int] | None:
-    """`load` or `store` and the bytes of a thread, if the instruction goes to global memory."""
-    name, *parts = opcode.split(".")
-    if name in ("LDG", "LD", "STG", "ST"):
-        sizes = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32}
-        return "load" if name[0] == "L" else "store", max((sizes[part] for part in parts if part in sizes), default=4)
-    pattern = r"(?:global|buffer|flat)_(load|store)_(?:[us]?(byte|short)|dword(?:x(\d))?)(?:_d16)?(?:_hi)?"
-    if found := re.fullmatch(pattern, opcode):
-        return found[1], {"byte": 1, "short": 2}.get(found[2]) or 4 * int(found[3] or 1)
-    # Copies to shared memory, atomics and the like: none is expected, and none may be missed
-    if re.match(r"LDGSTS|UBLK|UTMA|ATOM|RED[^U]*$|(global|buffer|flat)_(?!wbl2|inv|gl)", opcode):
-        raise NotImplementedError(f"The bytes of `{opcode}` are not known.")
-    return None
-
-
-def is_special(opcode: str) -> bool:
-    return opcode.startswith(("MUFU", "v_exp_f", "v_log_f", "v_rcp_f", "v_rsq_f", "v_sqrt_f"))
-
-
-def traffic(code: list[Instruction], block: int, logits_per_thread: float, itemsize: int) -> dict[str, float]:
-    """What the loops over the columns do for each logit, if a thread takes so many logits of a block."""
-    sums, widths = Counter(), []
-    for loop in loops(code):
-        accesses = [access for access in (access_width(i.opcode) for i in loop) if access]
-        if not accesses:
-            continue
-        logits = logits_per_thread * blocks_per_turn(loop, block)
-        for kind, width in accesses:
-            sums[kind] += width / logits
-            widths.append(width)
-        sums["instructions"] += len(loop) / logits
-        sums["special"] += sum(is_special(i.opcode) for i in loop) / logits
-    return {
-        "instructions": round(sums["instructions"], 1),
-        "special": round(sums["special"], 1),
-        "width": min(widths),
-        "loads": sums["load"] / itemsize,
-        "stores": sums["store"] / itemsize,
-        "bytes": sums["load"] + sums["store"],
-    }
-
-
-def loops(code: list[Instruction]) -> list[list[Instruction]]:
-    """The instructions that may come again after themselves, loop by loop, wherever the compiler has put them."""
-    graph = networkx.DiGraph((place, follower) for place, i in enumerate(code) for follower in i.followers)
-    return [[code[place] for place in part] for part in networkx.strongly_connected_components(graph) if len(part) > 1]
-
-
-def blocks_per_turn(loop: Iterable[Instruction], block: int) -> int:
-    """By how many blocks the loop moves on: more than one where it has been unrolled.
-
-    The counter of the columns is the register that grows by the smallest multiple of the block; others count bytes.
-    """
-    growth = Counter()
-    for instruction in loop:
-        if "ADD" not in instruction.opcode.upper():
-            continue
-        target, *operands = re.split(r",\s*", instruction.operands)
-        numbers = [int(operand, 16) for operand in operands if re.fullmatch(r"-?0x[0-9a-f]+", operand)]
-        if numbers and (target in operands or instruction.opcode == "s_addk_i32"):
-            growth[target] += numbers[0]
-    steps = [step // block for step in growth.values() if step > 0 and step % block == 0]
-    if not steps:
-        raise ValueError(f"No register of this loop counts its columns: {[(i.opcode, i.operands) for i in loop]}")
-    return min(steps)
 
 
 def rows_of(options: argparse.Namespace) -> Iterator[dict]:

@@ -201,15 +201,15 @@ class TorchRows:
         for own, values in zip(stats, found, strict=True):
             if own is not None:
                 own.copy_(values.unsqueeze(1))
-        wanted = [(view, leaf) for view, leaf in zip((text, vision), leaves, strict=True) if _requires_grad(leaf)]
+        wanted = [
+            (view, leaf)
+            for view, leaf in zip((text, vision), leaves, strict=True)
+            if view is not None and leaf is not None and leaf.requires_grad
+        ]
         if wanted:
             gradients = torch.autograd.grad(loss, [leaf for _, leaf in wanted])
             for (view, _), gradient in zip(wanted, gradients, strict=True):
                 _store(view, gradient)
-
-
-def _requires_grad(leaf: torch.Tensor | None) -> bool:
-    return leaf is not None and leaf.requires_grad
 
 
 def _fill(nll, entropy, is_top1, view: _View, labels) -> None:
