@@ -50,7 +50,7 @@ def draw(table: Path, picture: Path) -> None:
     )
     entries = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     ordered = [name for name in STYLES if name in entries] + [name for name in entries if name not in STYLES]
-    figure.legend([entries[name] for name in ordered], ordered, loc="outside lower center", ncols=7, frameon=False)
+    figure.legend([entries[name] for name in ordered], ordered, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(picture, dpi=130)
     pyplot.close(figure)
     print(f"drawn: {picture}")
