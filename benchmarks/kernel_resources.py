@@ -171,9 +171,11 @@ def compile_variant(
 
     `block` and `num_warps`: others than are launched; `options`: more of Triton's. Raises CompileError.
     """
-    launch = launch_options(VOCAB_SIZE)
-    block, num_warps = block or launch["BLOCK"], num_warps or launch["num_warps"]
-    compiled = compiled_kernel(target, dtype, variant, block, num_warps=num_warps, **options)
+    launch = launch_options(VOCAB_SIZE, is_nvidia=target.startswith("sm_"))
+    usual_block = launch.pop("BLOCK")
+    launch |= {"num_warps": num_warps or launch["num_warps"], **options}
+    block, num_warps = block or usual_block, launch["num_warps"]
+    compiled = compiled_kernel(target, dtype, variant, block, **launch)
     if target.startswith("sm_"):
         sass, usage = _dumped(compiled.asm["cubin"])
         code = machine_code.parse(sass)

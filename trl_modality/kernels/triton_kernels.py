@@ -141,11 +141,6 @@ def rows_kernel(
     label = tl.load(labels_ptr + token)
     lanes = tl.arange(0, BLOCK)
     lowest = -float("inf")
-    # Here, and not where it is used: from the first reduction on, no warp can have overwritten it before another reads
-    if HAS_TEXT:
-        target_r = _logits(tl.load(text_row + label), scale, softcap, HAS_SOFTCAP)
-    if HAS_VISION:
-        target_v = _logits(tl.load(vision_row + label), scale, softcap, HAS_SOFTCAP)
 
     max_r, total_r, moment_r, before_r, q_total_r = lowest, 0.0, 0.0, lowest, 0.0
     max_v, total_v, moment_v, before_v, q_total_v = lowest, 0.0, 0.0, lowest, 0.0
@@ -171,9 +166,11 @@ def rows_kernel(
             )
 
     if HAS_TEXT:
-        _store_view(stats_ptr, n_tokens, 0, token, target_r, max_r, total_r, moment_r, before_r)
+        target = _logits(tl.load(text_row + label), scale, softcap, HAS_SOFTCAP)
+        _store_view(stats_ptr, n_tokens, 0, token, target, max_r, total_r, moment_r, before_r)
     if HAS_VISION:
-        _store_view(stats_ptr, n_tokens, 1, token, target_v, max_v, total_v, moment_v, before_v)
+        target = _logits(tl.load(vision_row + label), scale, softcap, HAS_SOFTCAP)
+        _store_view(stats_ptr, n_tokens, 1, token, target, max_v, total_v, moment_v, before_v)
 
     # What a view's own distribution is compared with in its gradient: the mean of the log-ratio
     expected = 0.0
@@ -201,6 +198,8 @@ def rows_kernel(
     vision_weight = tl.load(weights_ptr + n_tokens + token)
     kl_weight = tl.load(weights_ptr + 2 * n_tokens + token) * inv_tau
     if TEXT_GRADIENT or VISION_GRADIENT:
+        # No warp may overwrite the label's logit before every other has read it
+        tl.debug_barrier()
         for start in range(0, n_columns, BLOCK):
             columns = start + lanes
             mask = columns < n_columns

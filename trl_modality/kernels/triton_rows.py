@@ -13,6 +13,8 @@ from .triton_kernels import rows_kernel
 MAX_BLOCK = 2048
 # Of an NVIDIA thread; warps of AMD are twice as wide, and their threads have half as many
 ELEMENTS_PER_THREAD = 4
+# Of a thread, such that two programs of 16 warps fill a multiprocessor
+MAX_REGISTERS = 64
 
 
 class TritonRows:
@@ -22,7 +24,7 @@ class TritonRows:
         self, spec: LossSpec, dtype: torch.dtype, vocab_size: int, block_rows: int, n_views: int, device: torch.device
     ):
         self.spec = spec
-        self.launch = launch_options(vocab_size)
+        self.launch = launch_options(vocab_size, is_nvidia=device.type == "cuda" and torch.version.hip is None)
 
     @staticmethod
     def scratch_rows(spec: LossSpec, dtype: torch.dtype, n_views: int) -> int:
@@ -66,10 +68,12 @@ class TritonRows:
                 own.copy_(values)
 
 
-def launch_options(vocab_size: int) -> dict[str, int]:
+def launch_options(vocab_size: int, is_nvidia: bool) -> dict[str, int]:
     """Blocks so small that no variant spills registers on any target (with 8 elements a thread, sm_100 spills)."""
     block = min(MAX_BLOCK, triton.next_power_of_2(vocab_size))
-    return {"BLOCK": block, "num_warps": max(1, block // (32 * ELEMENTS_PER_THREAD))}
+    options = {"BLOCK": block, "num_warps": max(1, block // (32 * ELEMENTS_PER_THREAD))}
+    # Left to itself, NVIDIA's assembler spills a few variants in order to fit a third program beside two
+    return options | {"maxnreg": MAX_REGISTERS} if is_nvidia else options
 
 
 def _on_device_of(tensor: torch.Tensor):
