@@ -6,7 +6,7 @@ from tiny import pair_row, picture, tiny_llava, written_out
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from trl_modality import PairedCollator, PairError, View
-from trl_modality.collator import labels_of, select_views
+from trl_modality.batch import labels_of, select_views
 
 
 PLAIN = {

@@ -12,32 +12,18 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List
 from tiny import PAIR_FEATURES, pair_row, picture
-from tiny_families import build
+from tiny_families import build, exact, pairs_of
 from transformers import GraniteConfig
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError, View
-from trl_modality.collator import select_views
+from trl_modality.batch import select_views
 from trl_modality.forward import LossSettings, add_paired_loss
 from trl_modality.views import PAIR_PROMPTS
 
 
 FAMILIES = ("llava", "llava_next", "idefics3", "qwen2_5_vl", "qwen3_vl", "gemma3", "internvl", "smolvlm", "mistral3")
-# Width and height of the images; this LLaVA takes one size only
-SIZES = {"llava": [(32, 32)] * 4}
-DEFAULT_SIZES = [(32, 32), (32, 16), (16, 48), (48, 16)]
-
-
-def pairs_of(name: str) -> list[dict]:
-    """Three pairs with images of different sizes; in one, the vision_centric view has two images of its own."""
-    sizes = SIZES.get(name, DEFAULT_SIZES)
-    rows = [pair_row(seed) for seed in range(3)]
-    for row, size in zip(rows, sizes, strict=False):
-        row["images"] = [image.resize(size) for image in row["images"]]
-        row["vision_centric_images"] = None
-    rows[1]["vision_centric_images"] = [picture(90).resize(sizes[3]), picture(91).resize(sizes[0])]
-    return rows
 
 
 def row_of(prompt: str, images: list) -> dict:
@@ -62,13 +48,6 @@ def host_batch(processor, rows: list[dict]) -> dict:
     completions = "prompt" in rows[0]
     host = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=completions)
     return exact(host(copy.deepcopy(rows)))
-
-
-def exact(batch) -> dict:
-    return {
-        key: value.double() if getattr(value, "dtype", None) == torch.float32 else value
-        for key, value in batch.items()
-    }
 
 
 def own_nll(model, batch: dict) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers import (
 
 from trl_modality import PairedCollator, View
 from trl_modality._compat import head_logit_scale
-from trl_modality.collator import ViewLayout
+from trl_modality.batch import ViewLayout
 from trl_modality.forward import LossSettings, add_paired_loss
 
 

@@ -135,3 +135,22 @@ def test_the_resume_bug_that_we_work_around_is_still_there(config, tmp_path):
     )
     ours._load_from_checkpoint(f"{args.output_dir}/checkpoint-1")
     assert torch.equal(ours.model.lm_head.weight, trainer.model.lm_head.weight)
+
+
+def test_torch_has_the_variable_length_attention_that_gpus_use():
+    from torch.nn.attention.varlen import varlen_attn
+
+    parameters = inspect.signature(varlen_attn).parameters
+    assert list(parameters)[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
+    assert {"scale", "window_size", "enable_gqa"} <= set(parameters)
+
+
+def test_attention_functions_and_masks_are_looked_up_by_name():
+    """As `attention` needs it: the tables that `register` fills, and a mask function that may say there is no mask."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    for name in ("sdpa", "flash_attention_2", "flex_attention"):
+        assert name in ALL_ATTENTION_FUNCTIONS
+        assert name in ALL_MASK_ATTENTION_FUNCTIONS
+    assert "eager" in ALL_MASK_ATTENTION_FUNCTIONS

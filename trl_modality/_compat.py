@@ -3,13 +3,15 @@
 `tests/test_host_contract.py` pins each of them, so that a release that moves one fails there first.
 """
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, is_flash_attn_2_available
 
 # Documented by TRL (its own docstrings import it from here), but not among its top-level names. Expiry: when
 # `trl.DataCollatorForVisionLanguageModeling` exists.
@@ -22,10 +24,12 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx as gathered_head
 
 __all__ = [
     "DataCollatorForVisionLanguageModeling",
+    "VarlenKernel",
     "gathered_head",
     "head_logit_scale",
     "keep_4bit_trainable",
     "load_renamed_checkpoint",
+    "varlen_kernel",
 ]
 
 
@@ -80,3 +84,75 @@ def keep_4bit_trainable(model: torch.nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, flag):
             setattr(module, flag, False)
+
+
+class VarlenKernel(Protocol):
+    """Causal attention of several runs in one call, aligned at the end where a run has more keys than queries."""
+
+    def __call__(
+        self,
+        query_TAD: torch.Tensor,
+        key_KAD: torch.Tensor,
+        value_KAD: torch.Tensor,
+        *,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_k: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout: float,
+        scale: float | None,
+        window: int | None,
+    ) -> torch.Tensor: ...
+
+
+def varlen_kernel(query: torch.Tensor, dropout: float) -> VarlenKernel | None:
+    """The kernel that takes such a query: flash-attn's if it is installed, else torch's own; `None` if neither does.
+
+    Expiry: when transformers' `flash_attention_forward` takes other keys than queries on its varlen path.
+    """
+    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
+        return None
+    if is_flash_attn_2_available():
+        return _flash_attn_varlen
+    has_own = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    return _torch_varlen if has_own and dropout == 0.0 and query.shape[-1] % 8 == 0 else None
+
+
+def _flash_attn_varlen(
+    query_TAD, key_KAD, value_KAD, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout, scale, window
+) -> torch.Tensor:
+    from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+
+    return flash_attn_varlen_func(
+        query_TAD,
+        key_KAD,
+        value_KAD,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        dropout_p=dropout,
+        softmax_scale=scale,
+        causal=True,
+        window_size=(-1, -1) if window is None else (window - 1, 0),  # it counts the tokens beside the query
+    )
+
+
+def _torch_varlen(
+    query_TAD, key_KAD, value_KAD, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout, scale, window
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    output: Any = varlen_attn(
+        query_TAD,
+        key_KAD,
+        value_KAD,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query_TAD.shape[1] != key_KAD.shape[1],
+    )
+    return output

@@ -1,7 +1,7 @@
 """Rows → batch. TRL's own vision collator does the multimodal work of each view; this one pairs the views."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import compress
 from typing import Any
 
@@ -11,47 +11,13 @@ from transformers import ProcessorMixin
 from transformers.utils import logging
 
 from ._compat import DataCollatorForVisionLanguageModeling
+from .batch import TOKEN_FILL, Part, ViewLayout
 from .views import PROMPT_COLUMN, PairError, View, describe_row, is_pair, load_images, validate_pair
 
 
 logger = logging.get_logger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
-Part = dict[str, torch.Tensor]
-
-# Tensors `[rows, tokens]`, and what a padded place holds in them; a missing one (`None`) is the tokenizer's pad id.
-TOKEN_FILL = {
-    "input_ids": None,
-    "attention_mask": 0,
-    "labels": -100,
-    "token_type_ids": 0,
-    "mm_token_type_ids": 0,
-}
-
-
-@dataclass(frozen=True)
-class ViewLayout:
-    """Where each view lies in a batch: the views stand one after another in every tensor, along its first dimension.
-
-    Row i of the text_rich view and row i of the vision_centric view are the two views of one pair.
-    """
-
-    rows: dict[View, int]
-    """Rows of each view, in batch order."""
-    tokens: dict[View, int]
-    """Padded length that the rows of each view need."""
-    entries: dict[str, dict[View, int]]
-    """For each tensor of the batch, its entries of each view (rows, images or patches)."""
-    examples: dict[View, tuple[int, ...]] = field(default_factory=dict)
-    """For each row of a view, the position of its example among those that were collated."""
-
-    def spans(self) -> dict[View, slice]:
-        """The rows of each view as a slice."""
-        spans, start = {}, 0
-        for view, count in self.rows.items():
-            spans[view] = slice(start, start + count)
-            start += count
-        return spans
 
 
 class PairedCollator:
@@ -264,42 +230,6 @@ class PairedCollator:
         rows = entries["input_ids"]
         batch["view_layout"] = ViewLayout(rows=dict(rows), tokens=tokens, entries=entries)
         return batch
-
-
-def select_views(batch: dict[str, Any], views: set[View]) -> dict[str, Any]:
-    """The batch without the rows of other views: what a one-view stage of a curriculum needs, and nothing else.
-
-    Tensors are slices of the given ones; padding that only the dropped views needed goes too.
-    """
-    layout: ViewLayout = batch["view_layout"]
-    if set(layout.rows) <= views:
-        return batch
-    kept = [view for view in layout.rows if view in views]
-    length = max((layout.tokens[view] for view in kept), default=0)
-    selected: dict[str, Any] = {}
-    for key, counts in layout.entries.items():
-        by_view = dict(zip(counts, batch[key].split(list(counts.values())), strict=True))
-        tensor = torch.cat([by_view[view] for view in kept]) if kept else batch[key][:0]
-        if key in TOKEN_FILL:
-            tensor = tensor[:, :length]
-        if key in TOKEN_FILL or len(tensor):  # a batch left without images must not have empty pixel values
-            selected[key] = tensor
-    selected["view_layout"] = ViewLayout(
-        rows={view: layout.rows[view] for view in kept},
-        tokens={view: layout.tokens[view] for view in kept},
-        entries={key: {view: layout.entries[key][view] for view in kept} for key in layout.entries if key in selected},
-        examples={view: layout.examples[view] for view in kept},
-    )
-    return selected
-
-
-def labels_of(batch: dict[str, Any], views: set[View]) -> torch.Tensor:
-    """The labels of the batch with the rows of other views ignored."""
-    labels = batch["labels"].clone()
-    for view, span in batch["view_layout"].spans().items():
-        if view not in views:
-            labels[span] = -100
-    return labels
 
 
 def _without_none(value: Any) -> Any:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ._compat import gathered_head, head_logit_scale
-from .collator import ViewLayout
+from .batch import ViewLayout
 from .kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from .views import View
 

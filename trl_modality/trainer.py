@@ -13,7 +13,8 @@ from trl import SFTTrainer
 from . import preflight
 from ._compat import keep_4bit_trainable, load_renamed_checkpoint
 from ._extras import require
-from .collator import PairedCollator, labels_of, select_views
+from .batch import labels_of, select_views
+from .collator import PairedCollator
 from .config import ModalityBalancedSFTConfig
 from .curriculum import Mix, get_schedule
 from .data.rows import PairRows

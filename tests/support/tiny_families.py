@@ -4,7 +4,7 @@ Images are 16 to 64 pixels wide, patches 4; every family reads 4 image tokens fo
 """
 
 import torch
-from tiny import tiny_llava
+from tiny import pair_row, picture, tiny_llava
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForImageTextToText,
@@ -53,6 +53,9 @@ from transformers import (
 from transformers.models.smolvlm import processing_smolvlm
 
 
+# Width and height of the images; this LLaVA takes one size only
+SIZES = {"llava": [(32, 32)] * 4}
+DEFAULT_SIZES = [(32, 32), (32, 16), (16, 48), (48, 16)]
 IMAGE = "<image>"
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 PATCHES = {"image_size": 16, "patch_size": 4}
@@ -344,3 +347,21 @@ def build(name: str, **text):
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return model.double(), processor
+
+
+def pairs_of(name: str) -> list[dict]:
+    """Three pairs with images of different sizes; in one, the vision_centric view has two images of its own."""
+    sizes = SIZES.get(name, DEFAULT_SIZES)
+    rows = [pair_row(seed) for seed in range(3)]
+    for row, size in zip(rows, sizes, strict=False):
+        row["images"] = [image.resize(size) for image in row["images"]]
+        row["vision_centric_images"] = None
+    rows[1]["vision_centric_images"] = [picture(90).resize(sizes[3]), picture(91).resize(sizes[0])]
+    return rows
+
+
+def exact(batch) -> dict:
+    return {
+        key: value.double() if getattr(value, "dtype", None) == torch.float32 else value
+        for key, value in batch.items()
+    }
