@@ -6,11 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import picture
 from tiny_families import build, exact, pairs_of
 
 from trl_modality import PairedCollator
-from trl_modality.attention import use_shared_prefix, without_masks
-from trl_modality.packing import PackedRow, pack, shared_prefix
+from trl_modality.attention import give_back, use_shared_prefix
+from trl_modality.batch import shared_prefix
+from trl_modality.forward import LossSettings, add_paired_loss
+from trl_modality.packing import PackedRow, pack
 
 
 @st.composite
@@ -25,7 +28,7 @@ def batches(draw):
             second = draw(st.lists(st.integers(0, 3), min_size=1, max_size=8))
             common = draw(st.integers(0, len(first) - 1))
             second = first[:common] + second
-            n = shared_prefix(torch.tensor(first), torch.tensor(second), at_most=draw(st.integers(0, 9)))
+            n = draw(st.integers(0, shared_prefix(torch.tensor(first), torch.tensor(second))))
             rows.append(PackedRow(0, len(second), partner=len(rows) - 1, prefix=n))
             ids.append(second)
     length = max(map(len, ids)) + draw(st.integers(0, 2))
@@ -58,66 +61,89 @@ def test_every_token_is_found_again(batch):
 
 def test_shared_prefix_leaves_each_row_a_token():
     ids = torch.tensor([1, 2, 3, 4])
-    assert shared_prefix(ids, ids, at_most=10) == 3
-    assert shared_prefix(ids, ids[:2], at_most=10) == 1
-    assert shared_prefix(ids, torch.tensor([1, 2, 9, 4]), at_most=10) == 2
-    assert shared_prefix(ids, ids, at_most=2) == 2
-    assert shared_prefix(ids, ids[:0], at_most=2) == 0
+    assert shared_prefix(ids, ids) == 3
+    assert shared_prefix(ids, ids[:2]) == 1
+    assert shared_prefix(ids, torch.tensor([1, 2, 9, 4])) == 2
+    assert shared_prefix(ids, torch.tensor([9])) == 0
+    assert shared_prefix(ids, ids[:0]) == 0
 
 
 FAMILIES = ("llava", "llava_next", "idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl", "internvl", "mistral3")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_model_on_the_sequence_is_the_model_on_the_rows(name):
-    """Hidden states of both views and the gradient of every weight, in float64."""
-    model, processor = build(name)
-    model.train()
-    pairs = pairs_of(name)
-    for row in pairs:
-        row["vision_centric_images"] = None
-    batch = exact(PairedCollator(processor)(copy.deepcopy(pairs)))
-    batch.pop("labels")
-    layout = batch.pop("view_layout")
-    mask, n = batch["attention_mask"].bool(), len(pairs)
-    upstream = torch.randn(*mask.shape, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+PLAIN = {
+    "images": [picture(50).resize((32, 32))],
+    "prompt": [{"role": "user", "content": "What is it?"}],
+    "completion": [{"role": "assistant", "content": "noise"}],
+}
+TEXT_ONLY = PLAIN | {"images": []}
 
-    def gradients(hidden, kept):
-        model.zero_grad()
-        (hidden * upstream[kept]).sum().backward()
-        return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
-    captured = {}
-    handle = model.get_decoder().register_forward_pre_hook(
-        lambda module, args, kwargs: captured.update(kwargs), with_kwargs=True
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    model, processor = build(request.param)
+    add_paired_loss(model)
+    return request.param, model.train(), processor
+
+
+def loss_and_gradients(model, batch, **settings):
+    model.zero_grad()
+    output = model(**batch, paired_loss=LossSettings(kl_weight=0.7, **settings))
+    output.loss.backward()
+    return output, {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("others", [[], [PLAIN, TEXT_ONLY]])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_sharing_changes_neither_losses_nor_gradients(family, others, checkpointing):
+    """In float64: every loss of every token, and the gradient of every weight."""
+    name, model, processor = family
+    pairs = [row | {"vision_centric_images": None} for row in pairs_of(name)]
+    batch = exact(PairedCollator(processor)(copy.deepcopy([*others, *pairs])))
+    assert min(batch["view_layout"].prefixes) >= 4
+    lengths = []
+    decoder = model.get_decoder()
+    handle = decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape), with_kwargs=True
     )
-    expected = model.base_model(**batch, use_cache=False).last_hidden_state[mask]
-    handle.remove()
-    truth = gradients(expected, mask)
-
-    rows = [PackedRow(0, int(mask[r].sum())) for r in range(2 * n)]
-    for r in range(n):
-        ids = [batch["input_ids"][i, : rows[i].length] for i in (r, n + r)]
-        rows[n + r] = PackedRow(0, rows[n + r].length, r, shared_prefix(*ids, at_most=10**9))
-        assert rows[n + r].prefix >= 4, "the images are not shared"
-    packing = pack(rows, mask.shape[1], [i for r in range(n) for i in (r, n + r)])
-    positions = captured.get("position_ids")
-    if positions is not None and positions.dim() == 3:
-        positions = packing.packed(positions)
-    else:
-        positions = packing.positions[None]
-    inputs = {key: value[: layout.entries[key][list(layout.rows)[0]]] for key, value in batch.items()}
-    inputs |= {key: packing.packed(batch[key]) for key in ("input_ids", "mm_token_type_ids") if key in batch}
-    del inputs["attention_mask"]
-    use_shared_prefix(model.get_decoder())
-    with without_masks():
-        hidden = model.base_model(
-            **inputs, position_ids=positions, segment_layout=packing.layout, use_cache=False
-        ).last_hidden_state
-    own = hidden[0][packing.places[mask]]
-    assert own.shape[0] == hidden.shape[1] + packing.n_shared
-    torch.testing.assert_close(own, expected, rtol=1e-9, atol=1e-9)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    try:
+        expected, truth = loss_and_gradients(model, batch)
+        use_shared_prefix(decoder)
+        output, gradients = loss_and_gradients(model, batch, share_prefix=True)
+    finally:
+        handle.remove()
+        give_back(decoder)
+        model.gradient_checkpointing_disable()
+    tokens = int(batch["attention_mask"].sum())
+    assert lengths[-1][:2] == (1, tokens - sum(batch["view_layout"].prefixes))
+    torch.testing.assert_close(output.loss, expected.loss, rtol=1e-9, atol=0)
+    for own, other in ((output.pairs, expected.pairs), (output.plain, expected.plain)):
+        for values, others_values in zip(own or (), other or (), strict=True):
+            torch.testing.assert_close(values, others_values, rtol=1e-8, atol=1e-10)
+    assert gradients.keys() == truth.keys()
     total = torch.stack([gradient.norm() for gradient in truth.values()]).norm()
-    for key, gradient in gradients(own, mask).items():
+    for key, gradient in gradients.items():
         # Some softmaxes of the towers are in float32 whatever the model is in
         assert (gradient - truth[key]).norm() <= 1e-6 * total, key
+
+
+def test_an_attention_that_knows_no_segments_is_refused(family):
+    name, model, processor = family
+    pairs = [row | {"vision_centric_images": None} for row in pairs_of(name)]
+    batch = exact(PairedCollator(processor)(copy.deepcopy(pairs)))
+    with pytest.raises(ValueError, match="Call `use_shared_prefix`"):
+        model(**batch, paired_loss=LossSettings(share_prefix=True))
+
+
+def test_views_with_images_of_their_own_are_rows_of_their_own(family):
+    name, model, processor = family
+    batch = exact(PairedCollator(processor)(copy.deepcopy(pairs_of(name))))
+    assert batch["view_layout"].prefixes == ()
+    torch.testing.assert_close(
+        model(**batch, paired_loss=LossSettings(share_prefix=True)).loss,
+        model(**batch, paired_loss=LossSettings()).loss,
+        rtol=0,
+        atol=0,
+    )

@@ -249,6 +249,20 @@ def use_shared_prefix(decoder: PreTrainedModel) -> None:
     decoder.set_attn_implementation(name)
 
 
+def check_follows_segments(decoder: PreTrainedModel) -> None:
+    """Any other attention would ignore a layout without a word, and every token would see all before it.
+
+    Raises:
+        ValueError: the decoder has not been given `shared_prefix` attention.
+    """
+    name: Any = decoder.config._attn_implementation
+    if not name.startswith(NAME):
+        raise ValueError(
+            f"`share_prefix` needs a decoder whose attention follows segments, that of {type(decoder).__name__} is "
+            f"{name!r}. Call `use_shared_prefix` with it first."
+        )
+
+
 def give_back(decoder: PreTrainedModel) -> None:
     """Give a decoder the attention that it had."""
     name: Any = decoder.config._attn_implementation

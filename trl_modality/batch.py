@@ -35,6 +35,11 @@ class ViewLayout:
     """For each tensor of the batch, its entries of each view (rows, images or patches)."""
     examples: dict[View, tuple[int, ...]] = field(default_factory=dict)
     """For each row of a view, the position of its example among those that were collated."""
+    lengths: dict[View, tuple[int, ...]] = field(default_factory=dict)
+    """Tokens of each row; padding follows them."""
+    prefixes: tuple[int, ...] = ()
+    """For each pair, how many tokens its views share from the start, their images among them; empty where the views of
+    some pair do not share their images."""
 
     def spans(self) -> dict[View, slice]:
         """The rows of each view as a slice."""
@@ -68,6 +73,8 @@ def select_views(batch: dict[str, Any], views: set[View]) -> dict[str, Any]:
         tokens={view: layout.tokens[view] for view in kept},
         entries={key: {view: layout.entries[key][view] for view in kept} for key in layout.entries if key in selected},
         examples={view: layout.examples[view] for view in kept},
+        lengths={view: lengths for view, lengths in layout.lengths.items() if view in kept},
+        prefixes=layout.prefixes if {View.TEXT_RICH, View.VISION_CENTRIC} <= set(kept) else (),
     )
     return selected
 
@@ -79,3 +86,10 @@ def labels_of(batch: dict[str, Any], views: set[View]) -> torch.Tensor:
         if view not in views:
             labels[span] = -100
     return labels
+
+
+def shared_prefix(first: torch.Tensor, second: torch.Tensor) -> int:
+    """How many tokens two rows have in common from the start; one at least is left to each."""
+    n = max(0, min(len(first), len(second)) - 1)
+    differ = (first[:n] != second[:n]).nonzero()
+    return int(differ[0]) if len(differ) else n

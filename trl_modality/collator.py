@@ -11,7 +11,7 @@ from transformers import ProcessorMixin
 from transformers.utils import logging
 
 from ._compat import DataCollatorForVisionLanguageModeling
-from .batch import TOKEN_FILL, Part, ViewLayout
+from .batch import TOKEN_FILL, Part, ViewLayout, shared_prefix
 from .views import PROMPT_COLUMN, PairError, View, describe_row, is_pair, load_images, validate_pair
 
 
@@ -83,9 +83,11 @@ class PairedCollator:
         """Collate rows into one batch."""
         positions = {kind: [i for i, row in enumerate(rows) if is_pair(row) is kind] for kind in (True, False)}
         parts: list[tuple[View, Part]] = []
+        prefixes: tuple[int, ...] = ()
         if positions[True]:
             text, vision = self._pair_parts([rows[i] for i in positions[True]])
             parts += [(View.TEXT_RICH, text), (View.VISION_CENTRIC, vision)]
+            prefixes = self._prefixes([rows[i] for i in positions[True]], text, vision)
         plain_parts, order = self._plain_parts([rows[i] for i in positions[False]])
         parts += [(View.PLAIN, part) for part in plain_parts]
         batch = self._merge(parts)
@@ -93,7 +95,9 @@ class PairedCollator:
         plain = tuple(positions[False][i] for i in order)
         examples = {View.TEXT_RICH: pairs, View.VISION_CENTRIC: pairs, View.PLAIN: plain}
         layout = batch["view_layout"]
-        batch["view_layout"] = replace(layout, examples={view: examples[view] for view in layout.rows})
+        batch["view_layout"] = replace(
+            layout, examples={view: examples[view] for view in layout.rows}, prefixes=prefixes
+        )
         return batch
 
     def _pair_parts(self, rows: Rows) -> tuple[Part, Part]:
@@ -126,6 +130,24 @@ class PairedCollator:
         text, vision = parts
         _check_alignment(text, vision, names)
         return text, vision
+
+    def _prefixes(self, rows: Rows, text: Part, vision: Part) -> tuple[int, ...]:
+        """See `ViewLayout.prefixes`."""
+        image_ids = text["input_ids"].new_tensor(self._image_ids())
+        prefixes = []
+        for i, row in enumerate(rows):
+            first, second = (part["input_ids"][i][part["attention_mask"][i].bool()] for part in (text, vision))
+            prefix = shared_prefix(first, second)
+            shows_others = row.get("vision_centric_images") is not None
+            if shows_others or torch.isin(second[prefix:], image_ids).any():
+                return ()
+            prefixes.append(prefix)
+        return tuple(prefixes)
+
+    def _image_ids(self) -> list[int]:
+        # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
+        ids = {*getattr(self.processor, "image_token_ids", ()), getattr(self.processor, "image_token_id", None)}
+        return sorted(ids - {None})
 
     def _plain_parts(self, rows: Rows) -> tuple[list[Part], list[int]]:
         """Rows without a partner: prompt-completion rows, then whole documents, each as the host collates them.
@@ -191,10 +213,8 @@ class PairedCollator:
         """Cut plain rows to `max_length` as the host does, but never an image."""
         if self.max_length is None or part["input_ids"].shape[1] <= self.max_length:
             return part
-        # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
-        ids = {*getattr(self.processor, "image_token_ids", ()), getattr(self.processor, "image_token_id", None)}
         beyond = part["input_ids"][:, self.max_length :]
-        has_image_beyond = torch.isin(beyond, beyond.new_tensor(sorted(ids - {None}))).any(1)
+        has_image_beyond = torch.isin(beyond, beyond.new_tensor(self._image_ids())).any(1)
         for name in compress(names, has_image_beyond.tolist()):
             raise PairError(
                 name,
@@ -228,7 +248,13 @@ class PairedCollator:
             batch[key] = torch.cat([_pad_to(piece, shape, fill) for _, piece in pieces])
             entries[key] = {view: sum(len(piece) for v, piece in pieces if v is view) for view in views}
         rows = entries["input_ids"]
-        batch["view_layout"] = ViewLayout(rows=dict(rows), tokens=tokens, entries=entries)
+        lengths = {view: [p["attention_mask"].sum(1) for v, p in parts if v is view] for view in views}
+        batch["view_layout"] = ViewLayout(
+            rows=dict(rows),
+            tokens=tokens,
+            entries=entries,
+            lengths={view: tuple(torch.cat(each).tolist()) for view, each in lengths.items()},
+        )
         return batch
 
 

@@ -11,8 +11,10 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ._compat import gathered_head, head_logit_scale
+from .attention import check_follows_segments, without_masks
 from .batch import ViewLayout
 from .kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
+from .packing import packed_inputs
 from .views import View
 
 
@@ -29,6 +31,8 @@ class LossSettings:
     backend: str = "auto"
     tile_mib: float | None = None
     gradient_filter: float = 0.0
+    share_prefix: bool = False
+    """Run what the views of a pair have in common once; for a decoder with `shared_prefix` attention."""
 
     @property
     def used_views(self) -> set[View]:
@@ -108,11 +112,22 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
         # Looked up on each call: FSDP and PEFT replace the backbone and the head after patching
-        backbone_output = self.base_model(*args, **kwargs)
+        # The load of experts is counted over rows
+        shares = paired_loss.share_prefix and not kwargs.get("output_router_logits")
+        if shares and view_layout is not None and view_layout.prefixes:
+            check_follows_segments(self.get_decoder())
+            packing, packed = packed_inputs(self.base_model, kwargs, view_layout)
+            with without_masks():
+                backbone_output = self.base_model(*args, **packed)
+            places = packing.places
+        else:
+            backbone_output = self.base_model(*args, **kwargs)
+            places = torch.arange(labels.numel()).view(labels.shape)
         head = self.get_output_embeddings()
-        hidden = backbone_output.last_hidden_state[:, :-1].to(head.weight.device)
-        labels = labels[:, 1:].to(hidden.device)
-        output = _losses(hidden, labels, view_layout, paired_loss, num_items_in_batch, head, head_settings)
+        hidden = backbone_output.last_hidden_state.flatten(0, 1).to(head.weight.device)
+        # Each label is predicted at the place of the token before it
+        labels, places = labels[:, 1:].to(hidden.device), places[:, :-1].to(hidden.device)
+        output = _losses(hidden, places, labels, view_layout, paired_loss, num_items_in_batch, head, head_settings)
         if kwargs.get("output_router_logits"):
             output.aux_loss = _router_loss(text_config, backbone_output.router_logits, kwargs.get("attention_mask"))
         return output
@@ -120,8 +135,11 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     model.forward = types.MethodType(paired_forward, model)
 
 
-def _losses(hidden, labels, layout, settings, num_items, head, head_settings) -> PairedModelOutput:
-    """The paired and the plain losses of `hidden` `[R, L, H]` against the shifted `labels` `[R, L]`, in one pass."""
+def _losses(hidden, places, labels, layout, settings, num_items, head, head_settings) -> PairedModelOutput:
+    """The paired and the plain losses, in one pass.
+
+    `hidden` `[T, H]` predicts the labels `[R, L]` from their `places` `[R, L]` in it.
+    """
     spans = layout.spans()
     if num_items is None:
         num_items = sum((labels[spans[view]] != -100).sum() for view in spans if view in settings.supervised_views)
@@ -131,7 +149,7 @@ def _losses(hidden, labels, layout, settings, num_items, head, head_settings) ->
             return None, None
         rows_labels = labels[spans[view]]
         kept = rows_labels != -100
-        return hidden[spans[view]][kept], rows_labels[kept]
+        return hidden[places[spans[view]][kept]], rows_labels[kept]
 
     text_hidden, text_labels = supervised(View.TEXT_RICH)
     vision_hidden, vision_labels = supervised(View.VISION_CENTRIC)
