@@ -137,6 +137,18 @@ def test_an_attention_that_knows_no_segments_is_refused(family):
         model(**batch, paired_loss=LossSettings(share_prefix=True))
 
 
+def test_attention_in_both_directions_is_refused():
+    """Gemma3's images; a shared prefix without its mask would be wrong and nobody would know."""
+    model, processor = build("gemma3")
+    add_paired_loss(model)
+    use_shared_prefix(model.get_decoder())
+    pairs = [row | {"vision_centric_images": None} for row in pairs_of("gemma3")]
+    batch = exact(PairedCollator(processor)(copy.deepcopy(pairs)))
+    assert batch["view_layout"].prefixes
+    with pytest.raises(ValueError, match="Gemma3Model takes `token_type_ids`"):
+        model(**batch, paired_loss=LossSettings(share_prefix=True))
+
+
 def test_views_with_images_of_their_own_are_rows_of_their_own(family):
     name, model, processor = family
     batch = exact(PairedCollator(processor)(copy.deepcopy(pairs_of(name))))

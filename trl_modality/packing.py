@@ -92,7 +92,15 @@ def packed_inputs(backbone: Any, inputs: dict[str, Any], layout: ViewLayout) -> 
         backbone: of the model; asked for positions if it has rules of its own for images (M-RoPE).
         inputs: of the batch, padded rows.
         layout: with `prefixes`.
+
+    Raises:
+        ValueError: for a model that reads images or prompts in both directions (Gemma3, PaliGemma).
     """
+    if "token_type_ids" in inputs:
+        raise ValueError(
+            f"{type(backbone).__name__} takes `token_type_ids`, by which tokens see others that come after them: a "
+            "shared prefix would not be what each row has. Run it without `share_prefix`."
+        )
     n_pairs = layout.rows[View.TEXT_RICH]
     rows = [PackedRow(0, length) for lengths in layout.lengths.values() for length in lengths]
     for i, prefix in enumerate(layout.prefixes):
