@@ -6,7 +6,7 @@ from tiny import pair_row, picture, tiny_llava, written_out
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from trl_modality import PairedCollator, PairError, View
-from trl_modality.batch import labels_of, select_views
+from trl_modality.batch import labels_of, select_views, with_images_repeated
 
 
 PLAIN = {
@@ -52,8 +52,10 @@ def test_views_are_what_the_host_collates(processor):
         for i in range(5):
             for ours, theirs in zip(unpadded(rows, i), unpadded(host, 2 * i + first), strict=True):
                 assert torch.equal(ours, theirs)
-    assert torch.equal(batch["pixel_values"][:5], host["pixel_values"][::2])
-    assert torch.equal(batch["pixel_values"][5:], host["pixel_values"][1::2])
+    # The images of a pair are there once; TRL has them twice
+    assert torch.equal(batch["pixel_values"], host["pixel_values"][::2])
+    repeated = with_images_repeated(batch, batch["view_layout"])["pixel_values"]
+    assert torch.equal(repeated, torch.cat([host["pixel_values"][::2], host["pixel_values"][1::2]]))
 
 
 def test_completions_are_aligned(processor):
@@ -69,7 +71,9 @@ def test_mixed_batch_keeps_every_row(processor):
     layout = batch["view_layout"]
     assert layout.rows == {View.TEXT_RICH: 2, View.VISION_CENTRIC: 2, View.PLAIN: 3}
     assert layout.examples == {View.TEXT_RICH: (1, 4), View.VISION_CENTRIC: (1, 4), View.PLAIN: (0, 3, 2)}
-    assert layout.entries["pixel_values"] == {View.TEXT_RICH: 2, View.VISION_CENTRIC: 2, View.PLAIN: 2}
+    assert layout.entries["pixel_values"] == {View.TEXT_RICH: 2, View.VISION_CENTRIC: 0, View.PLAIN: 2}
+    assert layout.shared_entries == {"pixel_values": 2}
+    assert layout.sharing_pairs == 2
     host = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
     alone = [host([copy.deepcopy(TEXT_ONLY)]), host([copy.deepcopy(PLAIN)])]
     alone.append(DataCollatorForVisionLanguageModeling(processor)([copy.deepcopy(DOCUMENT)]))
@@ -111,7 +115,7 @@ def test_select_views_is_a_batch_of_those_views(processor):
     batch = PairedCollator(processor)(rows)
     selected = select_views(batch, {View.VISION_CENTRIC, View.PLAIN})
     assert selected["view_layout"].rows == {View.VISION_CENTRIC: 2, View.PLAIN: 1}
-    assert torch.equal(selected["pixel_values"], batch["pixel_values"][2:])
+    assert torch.equal(selected["pixel_values"], batch["pixel_values"])
     longest = max(batch["view_layout"].tokens[view] for view in (View.VISION_CENTRIC, View.PLAIN))
     assert selected["input_ids"].shape == (3, longest)
     assert longest < batch["input_ids"].shape[1]
@@ -135,25 +139,6 @@ def test_labels_of_ignores_the_other_views(processor):
 
 def test_pad_to_multiple_of(processor):
     assert PairedCollator(processor, pad_to_multiple_of=16)([pair_row(0)])["input_ids"].shape[1] % 16 == 0
-
-
-def test_overlong_pair_is_an_error_not_a_cut(processor):
-    row = pair_row(0)
-    length = PairedCollator(processor)([copy.deepcopy(row)])["input_ids"].shape[1]
-    PairedCollator(processor, max_length=length)([copy.deepcopy(row)])
-    with pytest.raises(
-        PairError, match=rf"pair-0.*text_rich view has {length} tokens, above `max_length`={length - 1}"
-    ):
-        PairedCollator(processor, max_length=length - 1)([row])
-
-
-def test_overlong_plain_row_is_cut_as_the_host_does_but_not_its_image(processor):
-    row = {**DOCUMENT, "messages": [{"role": "user", "content": "Hm? " * 9}, *DOCUMENT["messages"][1:]]}
-    batch = PairedCollator(processor, max_length=12)([copy.deepcopy(row)])
-    host = DataCollatorForVisionLanguageModeling(processor)([copy.deepcopy(row)])
-    assert torch.equal(batch["labels"], host["labels"][:, :12])
-    with pytest.raises(PairError, match="id='doc'.*`max_length`=3 would cut its image"):
-        PairedCollator(processor, max_length=3)([copy.deepcopy(row)])
 
 
 def test_completion_that_renders_differently_is_an_error(processor):

@@ -14,10 +14,10 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = ModalityBalancedSFTConfig.__doc__
-    assert len(OURS) == 12
+    assert len(OURS) == 14
     for field in OURS:
         paragraph = re.search(
-            rf"^ +{field.name} \(`\w+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
+            rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
         )
         assert paragraph, field.name
         default, text = paragraph.groups()
@@ -33,7 +33,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "divergence: jsd\nbeta: 0.25\nkl_temperature: 2.0\ncheck_rows: -1\n"
-        "loss_backend: reference\nloss_tile_mib: 64\n"
+        "loss_backend: reference\nloss_tile_mib: 64\noverlong: drop\n"
     )
     flags = [
         "--kl_weight",
@@ -46,6 +46,8 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "0.001",
         "--curriculum",
         "two_stage",
+        "--share_prefix",
+        "True",
     ]
     base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--config", str(recipe)]
     (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config(
@@ -62,10 +64,25 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "loss_backend": "reference",
         "loss_tile_mib": 64.0,
         "gradient_filter": 0.001,
+        "share_prefix": True,
+        "overlong": "drop",
         "curriculum": "two_stage",
         "curriculum_switch": 0.2,
         "check_rows": -1,
     }
+
+
+@pytest.mark.parametrize(("written", "value"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_share_prefix_is_a_word_or_a_truth_value(tmp_path, written, value):
+    """In YAML; the command line writes True and False as Python does."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"share_prefix: {written}\n")
+    base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False"]
+    (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config([*base, "--config", str(recipe)])
+    assert args.share_prefix is value
+    flag = ["--share_prefix", str(value)]
+    (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config([*base, *flag])
+    assert args.share_prefix is value
 
 
 def test_choices_are_those_of_the_parser(tmp_path, capsys):

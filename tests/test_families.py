@@ -17,13 +17,14 @@ from transformers import GraniteConfig
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
-from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError, View
-from trl_modality.batch import select_views
+from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError, View, families
+from trl_modality.batch import select_views, with_images_repeated
 from trl_modality.forward import LossSettings, add_paired_loss
 from trl_modality.views import PAIR_PROMPTS
 
 
-FAMILIES = ("llava", "llava_next", "idefics3", "qwen2_5_vl", "qwen3_vl", "gemma3", "internvl", "smolvlm", "mistral3")
+# Of those that share and those that may not, all that TRL's collator can do (`HOST_LIMITS`), but for the experts
+FAMILIES = sorted(families.FAMILIES.keys() - {"paligemma", "mllama", "qwen3_vl_moe"})
 
 
 def row_of(prompt: str, images: list) -> dict:
@@ -79,8 +80,10 @@ def test_pairs_are_the_rows_written_out(family):
     batch = exact(PairedCollator(processor)(copy.deepcopy(pairs)))
     host = host_batch(processor, by_view(pairs))
     assert batch.keys() - {"view_layout"} == host.keys()
+    repeated = with_images_repeated(batch, batch["view_layout"])
     for key, value in host.items():
-        assert torch.equal(batch[key], value), key
+        assert torch.equal(repeated[key], value), key
+    assert len(batch["pixel_values"]) < len(host["pixel_values"])
     model.zero_grad()
     expected = own_nll(model, host).mean()
     expected.backward()
@@ -92,8 +95,10 @@ def test_pairs_are_the_rows_written_out(family):
     total = torch.stack([grad.norm() for grad in truth.values()]).norm()
     for key, parameter in model.named_parameters():
         if key in truth:
-            assert (parameter.grad - truth[key]).norm() <= 1e-9 * total, key
-    assert sum(grad.norm() > 0 for key, grad in truth.items() if "vis" in key) > 5, "the images do not matter"
+            # Some softmaxes of the towers are in float32 whatever the model is in, and an image is there once
+            assert (parameter.grad - truth[key]).norm() <= 1e-7 * total, key
+    seen = sum(grad.norm() > 0 for key, grad in truth.items() if "vis" in key)
+    assert seen > 5 or name == "chameleon", "the images do not matter"  # it looks their tokens up in the vocabulary
 
 
 def test_rows_of_a_mixed_batch_are_those_rows_alone(family):
@@ -124,13 +129,14 @@ def test_views_may_be_left_out(family):
 
 def test_strings_are_what_trl_makes_of_them(family):
     name, _, processor = family
-    pairs = pairs_of(name)[::2]
+    pairs = pairs_of(name)[:2]
     for row in pairs:
         row |= {view: processor.image_token + row[view][0]["content"] for view in PAIR_PROMPTS}
         row["completion"] = row["completion"][0]["content"]
     batch, host = exact(PairedCollator(processor)(copy.deepcopy(pairs))), host_batch(processor, by_view(pairs))
     assert batch.keys() - {"view_layout"} == host.keys()
-    assert all(torch.equal(batch[key], value) for key, value in host.items())
+    repeated = with_images_repeated(batch, batch["view_layout"])
+    assert all(torch.equal(repeated[key], value) for key, value in host.items())
 
 
 def test_no_image_is_cut(family, request):
@@ -141,7 +147,7 @@ def test_no_image_is_cut(family, request):
     ids = PairedCollator(processor)([copy.deepcopy(document)])["input_ids"][0]
     cut = (ids == model.config.image_token_id).nonzero()[1].item()
     with pytest.raises(PairError, match=f"id='doc'.*`max_length`={cut} would cut its image"):
-        PairedCollator(processor, max_length=cut)([document])
+        PairedCollator(processor, max_length=cut, overlong="cut_completion")([document])
 
 
 def test_one_step_of_training(family, config):

@@ -21,7 +21,7 @@ def output(tokens: int, seed: int, plain: bool = False) -> PairedModelOutput:
 def report(*outputs, ranks=1, settings=None):
     metrics = LossMetrics()
     for each in outputs:
-        metrics.add(each, settings or LossSettings(), torch.tensor(11))
+        metrics.add(each, settings or LossSettings(), {"input_tokens": torch.tensor(11), "saved_tokens": 3})
     return metrics.report(lambda sums: sums * ranks, CPU), metrics
 
 
@@ -61,7 +61,7 @@ def test_the_gap_is_over_tokens_scored_in_both_views():
 
 def test_a_report_starts_anew_and_nothing_is_reported_of_nothing():
     _, metrics = report(output(5, 0))
-    assert metrics.report(lambda sums: sums, CPU) == {"input_tokens": 0.0}
+    assert metrics.report(lambda sums: sums, CPU) == {"input_tokens": 0.0, "saved_tokens": 0.0}
 
 
 def test_sums_fit_the_device():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import picture
 from tiny_families import build, exact, pairs_of
 
-from trl_modality import PairedCollator
+from trl_modality import PairedCollator, families
 from trl_modality.attention import give_back, use_shared_prefix
 from trl_modality.batch import shared_prefix
 from trl_modality.forward import LossSettings, add_paired_loss
@@ -68,7 +68,7 @@ def test_shared_prefix_leaves_each_row_a_token():
     assert shared_prefix(ids, ids[:0]) == 0
 
 
-FAMILIES = ("llava", "llava_next", "idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl", "internvl", "mistral3")
+FAMILIES = [name for name, family in families.FAMILIES.items() if family.why_not_shared is None]
 
 
 PLAIN = {
@@ -93,31 +93,85 @@ def loss_and_gradients(model, batch, **settings):
     return output, {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("others", [[], [PLAIN, TEXT_ONLY]])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_sharing_changes_neither_losses_nor_gradients(family, others, checkpointing):
-    """In float64: every loss of every token, and the gradient of every weight."""
+def same_images(pairs):
+    return [row | {"vision_centric_images": None} for row in pairs]
+
+
+def facts_first(pairs):
+    """Text before the image, and other text in each view: there is next to nothing to share, but the image."""
+    return [
+        row
+        | {
+            f"{view}_prompt": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": f"{view[0]}{row[f'{view}_prompt'][0]['content']}"},
+                        {"type": "image"},
+                        {"type": "text", "text": "Well?"},
+                    ],
+                }
+            ]
+            for view in ("text_rich", "vision_centric")
+        }
+        for row in same_images(pairs)
+    ]
+
+
+def several_images(pairs):
+    """Two images, one of them after the text in which the views differ."""
+    rows = facts_first(pairs[:2])
+    for row in rows:
+        row["images"] = [*row["images"], *row["images"]]
+        for view in ("text_rich", "vision_centric"):
+            row[f"{view}_prompt"][0]["content"].insert(0, {"type": "image"})
+    return rows
+
+
+LAYOUTS = {
+    "same images": same_images,
+    "beside plain rows": lambda pairs: [PLAIN, *same_images(pairs), TEXT_ONLY],
+    "other images in one": list,
+    "other images in all": lambda pairs: pairs[2:],
+    "text first": facts_first,
+    "several images": several_images,
+    "one pair": lambda pairs: same_images(pairs[:1]),
+    "only plain rows": lambda pairs: [PLAIN, TEXT_ONLY, PLAIN],
+    "only text": lambda pairs: [TEXT_ONLY, TEXT_ONLY],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("settings", [{"share_prefix": True}, {"padding_free": True}], ids=["shared", "padding_free"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_one_sequence_changes_neither_losses_nor_gradients(family, layout, settings, checkpointing):
+    """In float64, of rows of their own: every loss of every token, and the gradient of every weight."""
     name, model, processor = family
-    pairs = [row | {"vision_centric_images": None} for row in pairs_of(name)]
-    batch = exact(PairedCollator(processor)(copy.deepcopy([*others, *pairs])))
-    assert min(batch["view_layout"].prefixes) >= 4
+    rows = LAYOUTS[layout](pairs_of(name))
+    batch = exact(PairedCollator(processor)(copy.deepcopy(rows)))
     lengths = []
     decoder = model.get_decoder()
     handle = decoder.register_forward_pre_hook(
-        lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape), with_kwargs=True
+        lambda module, args, kwargs: lengths.append(kwargs.get("inputs_embeds", kwargs.get("input_ids")).shape),
+        with_kwargs=True,
     )
     if checkpointing:
         model.gradient_checkpointing_enable()
     try:
         expected, truth = loss_and_gradients(model, batch)
         use_shared_prefix(decoder)
-        output, gradients = loss_and_gradients(model, batch, share_prefix=True)
+        output, gradients = loss_and_gradients(model, batch, **settings)
     finally:
         handle.remove()
         give_back(decoder)
         model.gradient_checkpointing_disable()
-    tokens = int(batch["attention_mask"].sum())
-    assert lengths[-1][:2] == (1, tokens - sum(batch["view_layout"].prefixes))
+    shared = sum(batch["view_layout"].prefixes)
+    if layout == "same images":
+        assert min(batch["view_layout"].prefixes) >= 4
+    if "padding_free" in settings:
+        assert lengths[-1][:2] == (1, int(batch["attention_mask"].sum()))
+    elif shared:
+        assert lengths[-1][:2] == (1, int(batch["attention_mask"].sum()) - shared)
     torch.testing.assert_close(output.loss, expected.loss, rtol=1e-9, atol=0)
     for own, other in ((output.pairs, expected.pairs), (output.plain, expected.plain)):
         for values, others_values in zip(own or (), other or (), strict=True):
@@ -147,15 +201,3 @@ def test_attention_in_both_directions_is_refused():
     assert batch["view_layout"].prefixes
     with pytest.raises(ValueError, match="Gemma3Model takes `token_type_ids`"):
         model(**batch, paired_loss=LossSettings(share_prefix=True))
-
-
-def test_views_with_images_of_their_own_are_rows_of_their_own(family):
-    name, model, processor = family
-    batch = exact(PairedCollator(processor)(copy.deepcopy(pairs_of(name))))
-    assert batch["view_layout"].prefixes == ()
-    torch.testing.assert_close(
-        model(**batch, paired_loss=LossSettings(share_prefix=True)).loss,
-        model(**batch, paired_loss=LossSettings()).loss,
-        rtol=0,
-        atol=0,
-    )

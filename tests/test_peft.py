@@ -8,6 +8,7 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from trl_modality import ModalityBalancedSFTTrainer
 from trl_modality._compat import keep_4bit_trainable
+from trl_modality.batch import with_images_repeated
 
 
 def quantization(kind):
@@ -55,6 +56,7 @@ def test_adapter_trains_saves_and_reloads(config, tmp_path, kind):
             if "lora_" in name:
                 p.data = p.data.to(torch.bfloat16)
     batch = trainer.data_collator([pair_row(0), pair_row(1)])
+    batch = with_images_repeated(batch, batch["view_layout"])
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}
     trainer.model.eval()
     reloaded.eval()

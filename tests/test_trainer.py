@@ -10,6 +10,7 @@ from tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava, wri
 from trl import SFTConfig, SFTTrainer
 
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer, View
+from trl_modality.batch import with_images_repeated
 from trl_modality.data.rows import PairRows
 from trl_modality.views import load_images
 
@@ -36,7 +37,9 @@ def test_without_kl_pairs_are_the_rows_written_out_twice(config, request, exact,
         request.getfixturevalue("exact_host")
     rows = [pair_row(i) for i in range(8)]
     plain = Dataset.from_list(written_out(rows), features=PLAIN_FEATURES)
-    ours = run(ModalityBalancedSFTTrainer, sequential(config, kl_weight=0.0), pair_dataset(8))
+    # The norms of the decoder are in float32 whatever the model is in: they round the gradient of a shared prefix once
+    args = sequential(config, kl_weight=0.0, share_prefix=not exact)
+    ours = run(ModalityBalancedSFTTrainer, args, pair_dataset(8))
     theirs = run(SFTTrainer, sequential(config, cls=SFTConfig, per_device_train_batch_size=8), plain)
     assert_same(ours, theirs, rtol=rtol)
     assert ours[1][0] != ours[1][1]
@@ -56,7 +59,8 @@ def test_one_view_is_sft_on_that_view(config, exact_host, view):
 
 def full_logits_loss(model, batch, args):
     """The loss in float64 from the model's own logits, rows one by one."""
-    logits = model(**{k: v for k, v in batch.items() if k not in ("labels", "view_layout")}, use_cache=False).logits
+    inputs = with_images_repeated(batch, batch["view_layout"])
+    logits = model(**{k: v for k, v in inputs.items() if k not in ("labels", "view_layout")}, use_cache=False).logits
     labels, pairs = batch["labels"], len(batch["labels"]) // 2
     total, count = 0.0, 0
     for i in range(pairs):
@@ -121,7 +125,7 @@ def test_accumulation_does_not_change_the_step(config, kl_weight):
 
 def test_a_dataset_may_begin_with_a_plain_row(config, exact_host):
     """What is a pair is decided by the columns: every row counts once, whatever comes first."""
-    args = sequential(config, kl_weight=0.0, per_device_train_batch_size=8, max_steps=1)
+    args = sequential(config, kl_weight=0.0, per_device_train_batch_size=8, max_steps=1, share_prefix=False)
     ours = run(ModalityBalancedSFTTrainer, args, mixed_dataset())
     rows = mixed_dataset().to_list()
     pairs = [row for row in rows if row["text_rich_prompt"]]
@@ -207,7 +211,9 @@ def test_resume_is_the_uninterrupted_run(config, tmp_path):
     resumed = make(output_dir=str(tmp_path / "resumed"))
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     for a, b in zip(whole.state.log_history[2:-1], resumed.state.log_history[2:-1], strict=True):
-        assert {k: v for k, v in a.items() if k != "num_tokens"} == {k: v for k, v in b.items() if k != "num_tokens"}
+        for key in ("num_tokens", "num_tokens_saved"):  # since the start of the process, as the host counts them
+            a.pop(key, None), b.pop(key, None)
+        assert a == b
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b), name
 

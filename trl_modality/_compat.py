@@ -50,6 +50,15 @@ def head_logit_scale(text_config) -> float:
     return float(scaling) if text_config.model_type == "hyperclovax" else 1.0 / float(scaling)
 
 
+def excluded_tokens(model: PreTrainedModel) -> list[int]:
+    """Tokens that a model's own forward takes out of its logits: Chameleon's codes of images.
+
+    Expiry: when a model states them in its config.
+    """
+    backbone: Any = model.base_model
+    return list(backbone.vocabulary_mapping.image_tokens) if model.config.model_type == "chameleon" else []
+
+
 def load_renamed_checkpoint(model: torch.nn.Module | None, folder: str) -> bool:
     """Load a checkpoint that `save_pretrained` wrote under other names than the model's; say whether it was one.
 

@@ -240,13 +240,19 @@ def use_shared_prefix(decoder: PreTrainedModel) -> None:
 
     It stays until `give_back`, not for one forward: with activation checkpointing layers run again in the backward.
     """
-    original: Any = decoder.config._attn_implementation
-    if original.startswith(NAME):
+    if follows_segments(decoder):
         return
+    original: Any = decoder.config._attn_implementation
     name = NAME if original == "sdpa" else f"{NAME}_or_{original}"
     AttentionInterface.register(name, partial(segmented_attention, original=original))
     AttentionMaskInterface.register(name, partial(_mask_of, original))
     decoder.set_attn_implementation(name)
+
+
+def follows_segments(decoder: PreTrainedModel) -> bool:
+    """Whether a decoder has been given `shared_prefix` attention."""
+    name: Any = decoder.config._attn_implementation
+    return name.startswith(NAME)
 
 
 def check_follows_segments(decoder: PreTrainedModel) -> None:
@@ -255,16 +261,28 @@ def check_follows_segments(decoder: PreTrainedModel) -> None:
     Raises:
         ValueError: the decoder has not been given `shared_prefix` attention.
     """
-    name: Any = decoder.config._attn_implementation
-    if not name.startswith(NAME):
+    if not follows_segments(decoder):
         raise ValueError(
-            f"`share_prefix` needs a decoder whose attention follows segments, that of {type(decoder).__name__} is "
-            f"{name!r}. Call `use_shared_prefix` with it first."
+            f"`share_prefix` and `padding_free` need a decoder whose attention follows segments, that of "
+            f"{type(decoder).__name__} is {decoder.config._attn_implementation!r}. Call `use_shared_prefix` with it "
+            "first."
         )
 
 
 def give_back(decoder: PreTrainedModel) -> None:
     """Give a decoder the attention that it had."""
     name: Any = decoder.config._attn_implementation
-    if name.startswith(NAME):
+    if follows_segments(decoder):
         decoder.set_attn_implementation("sdpa" if name == NAME else name.removeprefix(f"{NAME}_or_"))
+
+
+@contextmanager
+def shared_prefix_attention(decoder: PreTrainedModel) -> Iterator[None]:
+    """`use_shared_prefix` while it lasts; a decoder that had it before keeps it."""
+    had_it = follows_segments(decoder)
+    use_shared_prefix(decoder)
+    try:
+        yield
+    finally:
+        if not had_it:
+            give_back(decoder)

@@ -1,6 +1,6 @@
 """What a batch of views is: how its rows and images belong to views, and a batch of some of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,8 +38,14 @@ class ViewLayout:
     lengths: dict[View, tuple[int, ...]] = field(default_factory=dict)
     """Tokens of each row; padding follows them."""
     prefixes: tuple[int, ...] = ()
-    """For each pair, how many tokens its views share from the start, their images among them; empty where the views of
-    some pair do not share their images."""
+    """For each pair, how many tokens its views share from the start, up to the first image that they do not."""
+    shared_entries: dict[str, int] = field(default_factory=dict)
+    """For each tensor of images, how many of the first text_rich entries the vision_centric rows use again: they stand
+    in the batch once, and `with_images_repeated` puts them where the vision_centric rows would have them."""
+    sharing_pairs: int = 0
+    """Pairs whose views show the same images: the first so many. Their vision_centric rows have no entries."""
+    overlong: dict[str, int] = field(default_factory=dict)
+    """Rows above the longest length, by what was done: `dropped` are not in the batch, `cut` are."""
 
     def spans(self) -> dict[View, slice]:
         """The rows of each view as a slice."""
@@ -50,10 +56,21 @@ class ViewLayout:
         return spans
 
 
+def with_images_repeated(inputs: dict[str, Any], layout: ViewLayout) -> dict[str, Any]:
+    """The tensors of a batch with every row's own images, as the host's collator makes them."""
+    repeated = dict(inputs)
+    for key, count in layout.shared_entries.items():
+        if key in inputs:
+            tensor = inputs[key]
+            own = layout.entries[key][View.TEXT_RICH]
+            repeated[key] = torch.cat([tensor[:own], tensor[:count], tensor[own:]])
+    return repeated
+
+
 def select_views(batch: dict[str, Any], views: set[View]) -> dict[str, Any]:
     """The batch without the rows of other views: what a one-view stage of a curriculum needs, and nothing else.
 
-    Tensors are slices of the given ones; padding that only the dropped views needed goes too.
+    Padding that only the dropped views needed goes too. Images that a kept view shares with a dropped one stay.
     """
     layout: ViewLayout = batch["view_layout"]
     if set(layout.rows) <= views:
@@ -61,20 +78,28 @@ def select_views(batch: dict[str, Any], views: set[View]) -> dict[str, Any]:
     kept = [view for view in layout.rows if view in views]
     length = max((layout.tokens[view] for view in kept), default=0)
     selected: dict[str, Any] = {}
+    entries: dict[str, dict[View, int]] = {}
     for key, counts in layout.entries.items():
         by_view = dict(zip(counts, batch[key].split(list(counts.values())), strict=True))
+        if View.VISION_CENTRIC in kept and key in layout.shared_entries:
+            shared = by_view[View.TEXT_RICH][: layout.shared_entries[key]]
+            by_view[View.VISION_CENTRIC] = torch.cat([shared, by_view[View.VISION_CENTRIC]])
         tensor = torch.cat([by_view[view] for view in kept]) if kept else batch[key][:0]
         if key in TOKEN_FILL:
             tensor = tensor[:, :length]
         if key in TOKEN_FILL or len(tensor):  # a batch left without images must not have empty pixel values
             selected[key] = tensor
-    selected["view_layout"] = ViewLayout(
+            entries[key] = {view: len(by_view[view]) for view in kept}
+    selected["view_layout"] = replace(
+        layout,
         rows={view: layout.rows[view] for view in kept},
         tokens={view: layout.tokens[view] for view in kept},
-        entries={key: {view: layout.entries[key][view] for view in kept} for key in layout.entries if key in selected},
+        entries=entries,
+        shared_entries={},
+        sharing_pairs=0,
         examples={view: layout.examples[view] for view in kept},
-        lengths={view: lengths for view, lengths in layout.lengths.items() if view in kept},
-        prefixes=layout.prefixes if {View.TEXT_RICH, View.VISION_CENTRIC} <= set(kept) else (),
+        lengths={view: layout.lengths[view] for view in kept},
+        prefixes=(),
     )
     return selected
 

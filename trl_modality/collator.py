@@ -1,23 +1,53 @@
 """Rows → batch. TRL's own vision collator does the multimodal work of each view; this one pairs the views."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from transformers import ProcessorMixin
-from transformers.utils import logging
 
 from ._compat import DataCollatorForVisionLanguageModeling
 from .batch import TOKEN_FILL, Part, ViewLayout, shared_prefix
-from .views import PROMPT_COLUMN, PairError, View, describe_row, is_pair, load_images, validate_pair
+from .images_once import with_images_once
+from .overlong import POLICIES, Limit, fit
+from .views import (
+    PROMPT_COLUMN,
+    PairError,
+    View,
+    describe_row,
+    is_pair,
+    load_images,
+    shows_same_images,
+    validate_pair,
+)
 
-
-logger = logging.get_logger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
+PAIR_VIEWS = tuple(PROMPT_COLUMN)
+
+
+class Group(NamedTuple):
+    """Rows that the host collates at once, view by view."""
+
+    positions: tuple[int, ...]
+    """Among the rows of the batch."""
+    views: tuple[View, ...]
+    host: DataCollatorForVisionLanguageModeling
+    shares_images: bool
+
+
+class Collated(NamedTuple):
+    """What the host made of a group, checked and of the right length."""
+
+    positions: tuple[int, ...]
+    """Of the rows that are left."""
+    parts: dict[View, Part]
+    shared_entries: dict[str, int] = {}
+    """See `ViewLayout.shared_entries`."""
+    n_dropped: int = 0
+    n_cut: int = 0
 
 
 class PairedCollator:
@@ -25,18 +55,23 @@ class PairedCollator:
 
     A pair becomes two rows, one for each view, with the same completion ids; rows without a partner follow. The batch
     holds what TRL's `DataCollatorForVisionLanguageModeling` gives (`input_ids` `[R, L]`, `attention_mask`, `labels`,
-    `pixel_values`, …) and `view_layout` (`ViewLayout`), which says which rows are which view. The labels of a pair are
-    its completion; those of the other rows follow `completion_only_loss` as in TRL.
+    `pixel_values`, …) and `view_layout` (`ViewLayout`), which says which rows are which view. The images that both
+    views of a pair show are decoded, processed and stored once; `with_images_repeated(batch, layout)` writes them out
+    for both. Pairs that show different images come after those that do not. The labels of a pair are its completion;
+    those of the other rows follow `completion_only_loss` as in TRL.
 
     Args:
         processor: Any processor with which TRL's collator can make prompt-completion batches (so not Mllama's or
             PaliGemma's); its tokenizer needs a pad token.
-        max_length: Longest row in tokens. A pair above it is an error (cutting would misalign its views); a plain row
-            is cut at the end as TRL does, with one warning, unless that would cut an image. `None`: no limit.
+        max_length: Longest row in tokens. `None`: no limit.
         completion_only_loss: For plain `prompt`/`completion` rows: whether the prompt is left out of the loss.
         pad_to_multiple_of: Pads the rows to a multiple of this many tokens.
         dataset_text_field: Column of plain text rows.
         assistant_only_loss, chat_template: For plain `messages` rows, as in TRL.
+        overlong: What is done with a row with images above `max_length`: `"error"`; `"drop"`, the row (with both of
+            its views) is left out; `"cut_completion"`, its end is cut, by as many tokens in both views, never an
+            image. A batch that loses all its rows keeps one, without labels. Text-only rows are cut at their end as
+            in TRL. Counts are in `ViewLayout.overlong`.
 
     Raises:
         PairError: a row that cannot be collated; the message names the row, the field and the remedy.
@@ -51,23 +86,30 @@ class PairedCollator:
         dataset_text_field: str = "text",
         assistant_only_loss: bool = False,
         chat_template: str | None = None,
+        overlong: str = "error",
     ):
+        if overlong not in POLICIES:
+            raise ValueError(f"`overlong` must be one of {', '.join(POLICIES)}, got {overlong!r}.")
         self.processor = processor
         self.max_length = max_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.dataset_text_field = dataset_text_field
+        self.overlong = overlong
         # Lengths are ours to judge, with the row at hand: the host cuts silently
-        host = {"processor": processor, "max_length": None, "dataset_text_field": dataset_text_field}
-        self._collate_pairs = DataCollatorForVisionLanguageModeling(**host, completion_only_loss=True)
+        host = {"max_length": None, "dataset_text_field": dataset_text_field}
+        pairs_processor, self._images = with_images_once(processor)
+        self._collate_pairs = DataCollatorForVisionLanguageModeling(pairs_processor, **host, completion_only_loss=True)
         self._collate_completions = DataCollatorForVisionLanguageModeling(
-            **host, completion_only_loss=completion_only_loss
+            processor, **host, completion_only_loss=completion_only_loss
         )
         self._collate_documents = DataCollatorForVisionLanguageModeling(
-            **host, assistant_only_loss=assistant_only_loss, chat_template=chat_template
+            processor, **host, assistant_only_loss=assistant_only_loss, chat_template=chat_template
         )
 
     @classmethod
-    def from_host(cls, host: DataCollatorForVisionLanguageModeling, completion_only_loss: bool) -> "PairedCollator":
+    def from_host(
+        cls, host: DataCollatorForVisionLanguageModeling, completion_only_loss: bool, overlong: str = "error"
+    ) -> "PairedCollator":
         """A paired collator with the settings of the collator that `SFTTrainer` made."""
         return cls(
             host.processor,
@@ -77,108 +119,149 @@ class PairedCollator:
             dataset_text_field=host.dataset_text_field,
             assistant_only_loss=host.assistant_only_loss,
             chat_template=host.chat_template,
+            overlong=overlong,
         )
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         """Collate rows into one batch."""
-        positions = {kind: [i for i, row in enumerate(rows) if is_pair(row) is kind] for kind in (True, False)}
-        parts: list[tuple[View, Part]] = []
-        prefixes: tuple[int, ...] = ()
-        if positions[True]:
-            text, vision = self._pair_parts([rows[i] for i in positions[True]])
-            parts += [(View.TEXT_RICH, text), (View.VISION_CENTRIC, vision)]
-            prefixes = self._prefixes([rows[i] for i in positions[True]], text, vision)
-        plain_parts, order = self._plain_parts([rows[i] for i in positions[False]])
-        parts += [(View.PLAIN, part) for part in plain_parts]
-        batch = self._merge(parts)
-        pairs = tuple(positions[True])
-        plain = tuple(positions[False][i] for i in order)
-        examples = {View.TEXT_RICH: pairs, View.VISION_CENTRIC: pairs, View.PLAIN: plain}
-        layout = batch["view_layout"]
+        try:
+            batch = self._collate(rows, self._limit(self.max_length))
+            if batch is None:
+                # Every rank has its batch, and learns nothing from this one
+                batch = self._collate(rows[:1], self._limit(None))
+                assert batch is not None
+                batch["labels"].fill_(-100)
+                batch["view_layout"] = replace(batch["view_layout"], overlong={"dropped": len(rows), "cut": 0})
+            return batch
+        finally:
+            if self._images is not None:
+                self._images.forget()
+
+    def _collate(self, rows: Rows, limit: Limit) -> dict[str, Any] | None:
+        """The batch, or `None` where every row is dropped."""
+        groups = [self._collate_group(rows, group, limit) for group in self._groups(rows)]
+        collated = [group for group in groups if group.parts]
+        if not collated:
+            return None
+        parts = [(view, group.parts[view]) for view in View for group in collated if view in group.parts]
+        batch, layout = self._merge(parts)
+        examples = {
+            view: tuple(i for group in collated if view in group.parts for i in group.positions)
+            for view in layout.rows
+        }
+        sharing = next((group for group in collated if group.shared_entries), None)
         batch["view_layout"] = replace(
-            layout, examples={view: examples[view] for view in layout.rows}, prefixes=prefixes
+            layout,
+            examples=examples,
+            prefixes=tuple(prefix for group in collated for prefix in self._prefixes(group)),
+            shared_entries={} if sharing is None else sharing.shared_entries,
+            sharing_pairs=0 if sharing is None else len(sharing.positions),
+            overlong={
+                "dropped": sum(group.n_dropped for group in groups),
+                "cut": sum(group.n_cut for group in groups),
+            },
         )
         return batch
 
-    def _pair_parts(self, rows: Rows) -> tuple[Part, Part]:
-        """The two views of the pairs, each collated by the host, with completions checked to be the same ids."""
-        names = [describe_row(row) for row in rows]
-        image_token = getattr(self.processor, "image_token", None)
-        parts = []
-        for view, column in PROMPT_COLUMN.items():
-            host_rows = []
-            for row, name in zip(rows, names, strict=True):
-                validate_pair(row, name=name, image_token=image_token)
-                host_rows.append(
-                    {
-                        "prompt": _without_none(row[column]),
-                        "completion": _without_none(row["completion"]),
-                        "images": load_images(row, view, name=name),
-                    }
-                )
-            part = _collate_naming_rows(self._collate_pairs, host_rows, names, view)
-            if "cross_attention_mask" in part:
-                raise PairError(
-                    names[0],
-                    f"{type(self.processor).__name__} is for a model with cross-attention to its images, whose mask "
-                    "TRL's collator makes for the prompt alone.",
-                    "Train a model that reads its images as tokens of the row.",
-                )
-            self._check_image_tokens(part, host_rows, names, column)
-            self._check_length(part, names, view)
-            parts.append(part)
-        text, vision = parts
-        _check_alignment(text, vision, names)
-        return text, vision
+    def _groups(self, rows: Rows) -> Iterator[Group]:
+        """The rows by what the host collates at once."""
+        kinds = [self._kind(row) for row in rows]
+        for kind, (views, host) in {
+            "sharing pair": (PAIR_VIEWS, self._collate_pairs),
+            "pair": (PAIR_VIEWS, self._collate_pairs),
+            "completion": ((View.PLAIN,), self._collate_completions),
+            "document": ((View.PLAIN,), self._collate_documents),
+        }.items():
+            positions = tuple(i for i, each in enumerate(kinds) if each == kind)
+            if positions:
+                yield Group(positions, views, host, shares_images=kind == "sharing pair")
 
-    def _prefixes(self, rows: Rows, text: Part, vision: Part) -> tuple[int, ...]:
+    def _kind(self, row: Mapping[str, Any]) -> str:
+        if is_pair(row):
+            return "sharing pair" if shows_same_images(row) else "pair"
+        return "document" if row.get("prompt") is None else "completion"
+
+    def _collate_group(self, rows: Rows, group: Group, limit: Limit) -> Collated:
+        """The host's work on some rows, checked."""
+        names = [describe_row(rows[i]) for i in group.positions]
+        host_rows = self._host_rows(rows, group, names)
+        parts = {}
+        for view, of_view in host_rows.items():
+            parts[view] = _collate_naming_rows(group.host, of_view, names, view)
+            self._check_image_tokens(parts[view], of_view, names, PROMPT_COLUMN.get(view, "the text"))
+        if len(parts) > 1:
+            _check_pairs(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
+        has_images = [bool(row["images"]) for row in host_rows[group.views[0]]]
+        fitted = fit(list(parts.values()), group.views, names, has_images, limit)
+        if fitted.dropped:
+            kept = tuple(position for i, position in enumerate(group.positions) if i not in fitted.dropped)
+            if not kept:
+                return Collated((), {}, n_dropped=len(fitted.dropped))
+            again = self._collate_group(rows, group._replace(positions=kept), limit)
+            return again._replace(n_dropped=len(fitted.dropped))
+        parts = dict(zip(parts, fitted.parts, strict=True))
+        shared: dict[str, int] = {}
+        if group.shares_images:
+            shared = {key: len(value) for key, value in parts[View.TEXT_RICH].items() if key not in TOKEN_FILL}
+            vision = parts[View.VISION_CENTRIC]
+            parts[View.VISION_CENTRIC] = {key: value for key, value in vision.items() if key not in shared}
+        return Collated(group.positions, parts, shared, n_cut=fitted.n_cut)
+
+    def _host_rows(self, rows: Rows, group: Group, names: list[str]) -> dict[View, list[dict]]:
+        """What the host's collator is given for each view."""
+        host_rows: dict[View, list[dict]] = {view: [] for view in group.views}
+        for i, name in zip(group.positions, names, strict=True):
+            row, images = rows[i], None
+            if len(group.views) > 1:
+                validate_pair(row, name=name, image_token=getattr(self.processor, "image_token", None))
+            for view in group.views:
+                # The same objects for both views where they are the same images: see `ImagesOnce`
+                if images is None or not group.shares_images:
+                    images = load_images(row, view, name=name)
+                host_rows[view].append({**self._text(row, view, name), "images": images})
+        return host_rows
+
+    def _text(self, row: Mapping[str, Any], view: View, name: str) -> dict[str, Any]:
+        if view in PROMPT_COLUMN:
+            return {
+                "prompt": _without_none(row[PROMPT_COLUMN[view]]),
+                "completion": _without_none(row["completion"]),
+            }
+        fields = ("prompt", "completion", "messages", self.dataset_text_field)
+        text = {field: _without_none(row[field]) for field in fields if row.get(field) is not None}
+        if not {"messages", self.dataset_text_field} & set(text) and set(text) != {"prompt", "completion"}:
+            raise PairError(
+                name,
+                f"neither a pair nor a plain row: it has {sorted(text) or 'no text column'}.",
+                "Give both view prompts, or `prompt` and `completion`, or `messages`, or "
+                f"`{self.dataset_text_field}`.",
+            )
+        return text
+
+    def _prefixes(self, group: Collated) -> list[int]:
         """See `ViewLayout.prefixes`."""
+        if len(group.parts) < 2:
+            return []
+        text, vision = group.parts[View.TEXT_RICH], group.parts[View.VISION_CENTRIC]
         image_ids = text["input_ids"].new_tensor(self._image_ids())
         prefixes = []
-        for i, row in enumerate(rows):
+        for i in range(len(group.positions)):
             first, second = (part["input_ids"][i][part["attention_mask"][i].bool()] for part in (text, vision))
             prefix = shared_prefix(first, second)
-            shows_others = row.get("vision_centric_images") is not None
-            if shows_others or torch.isin(second[prefix:], image_ids).any():
-                return ()
+            if not group.shared_entries:
+                images = torch.isin(first[:prefix], image_ids).nonzero()
+                prefix = int(images[0]) if len(images) else prefix
             prefixes.append(prefix)
-        return tuple(prefixes)
+        return prefixes
+
+    def _limit(self, max_length: int | None) -> Limit:
+        pad_id: Any = self.processor.tokenizer.pad_token_id
+        return Limit(max_length, self.overlong, tuple(self._image_ids()), pad_id)
 
     def _image_ids(self) -> list[int]:
         # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
         ids = {*getattr(self.processor, "image_token_ids", ()), getattr(self.processor, "image_token_id", None)}
         return sorted(ids - {None})
-
-    def _plain_parts(self, rows: Rows) -> tuple[list[Part], list[int]]:
-        """Rows without a partner: prompt-completion rows, then whole documents, each as the host collates them.
-
-        Also returns which row each row of the parts is.
-        """
-        completions: tuple[Any, list[dict], list[int]] = (self._collate_completions, [], [])
-        documents: tuple[Any, list[dict], list[int]] = (self._collate_documents, [], [])
-        for position, row in enumerate(rows):
-            name = describe_row(row)
-            fields = ("prompt", "completion", "messages", self.dataset_text_field)
-            host_row = {field: _without_none(row[field]) for field in fields if row.get(field) is not None}
-            if not {"messages", self.dataset_text_field} & set(host_row) and set(host_row) != {"prompt", "completion"}:
-                raise PairError(
-                    name,
-                    f"neither a pair nor a plain row: it has {sorted(host_row) or 'no text column'}.",
-                    "Give both view prompts, or `prompt` and `completion`, or `messages`, or "
-                    f"`{self.dataset_text_field}`.",
-                )
-            host_row["images"] = load_images(row, View.PLAIN, name=name)
-            _, host_rows, positions = completions if "prompt" in host_row else documents
-            host_rows.append(host_row)
-            positions.append(position)
-        parts = []
-        for host, host_rows, positions in (completions, documents):
-            if host_rows:
-                names = [describe_row(rows[position]) for position in positions]
-                part = _collate_naming_rows(host, host_rows, names, View.PLAIN)
-                self._check_image_tokens(part, host_rows, names, "the text")
-                parts.append(self._cut(part, names))
-        return parts, [*completions[2], *documents[2]]
 
     def _check_image_tokens(self, part: Part, rows: list[dict], names: list[str], column: str) -> None:
         """Images and image tokens come together, or the model fails (or worse: does not) much later."""
@@ -198,36 +281,7 @@ class PairedCollator:
                     name, f"{column} has an image slot, but the row has no image.", "Give the image or drop the slot."
                 )
 
-    def _check_length(self, part: Part, names: list[str], view: View) -> None:
-        lengths = part["attention_mask"].sum(1).tolist()
-        for name, length in zip(names, lengths, strict=True):
-            if self.max_length is not None and length > self.max_length:
-                raise PairError(
-                    name,
-                    f"the {view} view has {length} tokens, above `max_length`={self.max_length}; cutting it would cut "
-                    "its image or misalign the completions of the two views.",
-                    f"Set `max_length` to {length} or more (or None), or shorten the row.",
-                )
-
-    def _cut(self, part: Part, names: list[str]) -> Part:
-        """Cut plain rows to `max_length` as the host does, but never an image."""
-        if self.max_length is None or part["input_ids"].shape[1] <= self.max_length:
-            return part
-        beyond = part["input_ids"][:, self.max_length :]
-        has_image_beyond = torch.isin(beyond, beyond.new_tensor(self._image_ids())).any(1)
-        for name in compress(names, has_image_beyond.tolist()):
-            raise PairError(
-                name,
-                f"`max_length`={self.max_length} would cut its image.",
-                "Increase `max_length` or set it to None.",
-            )
-        logger.warning_once(
-            f"Rows longer than `max_length`={self.max_length} are cut at the end, as SFTTrainer does. Set it "
-            "higher, or to None, to keep them whole."
-        )
-        return {key: value[:, : self.max_length] if key in TOKEN_FILL else value for key, value in part.items()}
-
-    def _merge(self, parts: list[tuple[View, Part]]) -> dict[str, Any]:
+    def _merge(self, parts: list[tuple[View, Part]]) -> tuple[dict[str, Any], ViewLayout]:
         """Concatenate the parts of a batch, padding what differs in length (or in image size) with its filler."""
         views = list(dict.fromkeys(view for view, _ in parts))
         multiple = self.pad_to_multiple_of or 1
@@ -249,13 +303,13 @@ class PairedCollator:
             entries[key] = {view: sum(len(piece) for v, piece in pieces if v is view) for view in views}
         rows = entries["input_ids"]
         lengths = {view: [p["attention_mask"].sum(1) for v, p in parts if v is view] for view in views}
-        batch["view_layout"] = ViewLayout(
+        layout = ViewLayout(
             rows=dict(rows),
             tokens=tokens,
             entries=entries,
             lengths={view: tuple(torch.cat(each).tolist()) for view, each in lengths.items()},
         )
-        return batch
+        return batch, layout
 
 
 def _without_none(value: Any) -> Any:
@@ -284,7 +338,14 @@ def _collate_naming_rows(host: Callable, rows: list[dict], names: list[str], vie
         raise error  # every row alone is fine: it is their combination
 
 
-def _check_alignment(text: Part, vision: Part, names: list[str]) -> None:
+def _check_pairs(text: Part, vision: Part, names: list[str]) -> None:
+    if "cross_attention_mask" in text:
+        raise PairError(
+            names[0],
+            "its processor is for a model with cross-attention to its images, whose mask TRL's collator makes for the "
+            "prompt alone.",
+            "Train a model that reads its images as tokens of the row.",
+        )
     for row, name in enumerate(names):
         ids = [part["labels"][row][part["labels"][row] != -100] for part in (text, vision)]
         if not torch.equal(*ids):

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trl import SFTConfig
 
 from .curriculum import SCHEDULES
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
+from .overlong import POLICIES
 
 
 @dataclass
@@ -45,6 +47,19 @@ class ModalityBalancedSFTConfig(SFTConfig):
             How much of every token's logit gradient may be left out of the products with the head: this times the
             largest weight of a token, in the sum of absolute values. 0 leaves out nothing. With the hidden states of a
             small language model 0.1 leaves out nine tenths of the vocabulary and changes their gradients by 2 %.
+
+        > Parameters that control the rows
+
+        share_prefix (`"auto"`, `True` or `False`, *optional*, defaults to `"auto"`):
+            Whether the tokens that both views of a pair begin with, their image among them, go through the model once.
+            Losses and gradients are the same. `"auto"` shares where that is known to be exact (`docs/families.md`)
+            and warns where it is not; True raises there.
+        overlong (`str`, *optional*, defaults to `"error"`):
+            What is done with a row with images above `max_length` tokens: `"error"`; `"drop"`, it is left out, a pair
+            with both of its views; `"cut_completion"`, its end is cut, by as many tokens in both views of a pair,
+            never into an image. Rows of text alone are cut as by `SFTTrainer`.
+
+        `padding_free` of [`~trl.SFTConfig`] is for rows with images too: a batch becomes one sequence.
 
         > Parameters that control the curriculum
 
@@ -120,6 +135,25 @@ class ModalityBalancedSFTConfig(SFTConfig):
         },
     )
 
+    # Parameters that control the rows
+    share_prefix: Literal["auto", True, False] = field(
+        default="auto",
+        metadata={
+            "help": "Whether the tokens that both views of a pair begin with, their image among them, go through the "
+            "model once. Losses and gradients are the same. 'auto' shares where that is known to be exact "
+            "(`docs/families.md`) and warns where it is not; True raises there."
+        },
+    )
+    overlong: str = field(
+        default="error",
+        metadata={
+            "help": "What is done with a row with images above `max_length` tokens: `'error'`; `'drop'`, it is left "
+            "out, a pair with both of its views; `'cut_completion'`, its end is cut, by as many tokens in both views "
+            "of a pair, never into an image. Rows of text alone are cut as by `SFTTrainer`.",
+            "choices": list(POLICIES),
+        },
+    )
+
     # Parameters that control the curriculum
     curriculum: str = field(
         default="none",
@@ -167,6 +201,10 @@ class ModalityBalancedSFTConfig(SFTConfig):
             raise ValueError(f"`loss_tile_mib` must be above 0 or None, got {self.loss_tile_mib}.")
         if not 0.0 <= self.gradient_filter < 1.0:
             raise ValueError(f"`gradient_filter` must be in [0, 1), got {self.gradient_filter}; 0 leaves nothing out.")
+        if self.share_prefix not in ("auto", True, False):
+            raise ValueError(f"`share_prefix` must be 'auto', True or False, got {self.share_prefix!r}.")
+        if self.overlong not in POLICIES:
+            raise ValueError(f"`overlong` must be one of {', '.join(POLICIES)}, got {self.overlong!r}.")
         if self.curriculum not in SCHEDULES:
             raise ValueError(f"`curriculum` must be one of {', '.join(SCHEDULES)}, got {self.curriculum!r}.")
         if self.curriculum == "two_stage" and not (

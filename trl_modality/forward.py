@@ -3,18 +3,19 @@
 import functools
 import types
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ._compat import gathered_head, head_logit_scale
+from ._compat import excluded_tokens, gathered_head, head_logit_scale
 from .attention import check_follows_segments, without_masks
 from .batch import ViewLayout
+from .families import encodes_once
+from .inputs import backbone_inputs
 from .kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
-from .packing import packed_inputs
 from .views import View
 
 
@@ -33,6 +34,8 @@ class LossSettings:
     gradient_filter: float = 0.0
     share_prefix: bool = False
     """Run what the views of a pair have in common once; for a decoder with `shared_prefix` attention."""
+    padding_free: bool = False
+    """Run all rows as one sequence; for a decoder with `shared_prefix` attention."""
 
     @property
     def used_views(self) -> set[View]:
@@ -75,6 +78,14 @@ class PairedModelOutput(ModelOutput):
     aux_loss: torch.Tensor | None = None
 
 
+class HeadRules(NamedTuple):
+    """What a model's own forward does to its logits."""
+
+    logit_scale: float
+    logit_softcap: float | None
+    excluded_tokens: list[int]
+
+
 def add_paired_loss(model: PreTrainedModel) -> None:
     """Teach one model instance the keyword `paired_loss`; without it, its forward is the one it had.
 
@@ -96,10 +107,9 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         )
     original_forward = model.forward
     text_config = model.config.get_text_config()
-    head_settings = {
-        "logit_scale": head_logit_scale(text_config),
-        "logit_softcap": getattr(text_config, "final_logit_softcapping", None),
-    }
+    rules = HeadRules(
+        head_logit_scale(text_config), getattr(text_config, "final_logit_softcapping", None), excluded_tokens(model)
+    )
 
     # `generate` and `Trainer` read the signature, so the original one stays visible
     @functools.wraps(type(model).forward)
@@ -108,26 +118,17 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     ):
         if paired_loss is None:
             return original_forward(*args, **kwargs)
+        if view_layout is None:
+            raise ValueError("`paired_loss` needs the `view_layout` of a batch of `PairedCollator`.")
         labels = kwargs.pop("labels")
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
-        # Looked up on each call: FSDP and PEFT replace the backbone and the head after patching
-        # The load of experts is counted over rows
-        shares = paired_loss.share_prefix and not kwargs.get("output_router_logits")
-        if shares and view_layout is not None and view_layout.prefixes:
-            check_follows_segments(self.get_decoder())
-            packing, packed = packed_inputs(self.base_model, kwargs, view_layout)
-            with without_masks():
-                backbone_output = self.base_model(*args, **packed)
-            places = packing.places
-        else:
-            backbone_output = self.base_model(*args, **kwargs)
-            places = torch.arange(labels.numel()).view(labels.shape)
+        backbone_output, places = _run_backbone(self, kwargs, view_layout, paired_loss)
         head = self.get_output_embeddings()
         hidden = backbone_output.last_hidden_state.flatten(0, 1).to(head.weight.device)
         # Each label is predicted at the place of the token before it
         labels, places = labels[:, 1:].to(hidden.device), places[:, :-1].to(hidden.device)
-        output = _losses(hidden, places, labels, view_layout, paired_loss, num_items_in_batch, head, head_settings)
+        output = _losses(hidden, places, labels, view_layout, paired_loss, num_items_in_batch, head, rules)
         if kwargs.get("output_router_logits"):
             output.aux_loss = _router_loss(text_config, backbone_output.router_logits, kwargs.get("attention_mask"))
         return output
@@ -135,7 +136,31 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     model.forward = types.MethodType(paired_forward, model)
 
 
-def _losses(hidden, places, labels, layout, settings, num_items, head, head_settings) -> PairedModelOutput:
+def _run_backbone(
+    model: Any, batch: dict[str, Any], layout: ViewLayout, settings: LossSettings
+) -> tuple[Any, torch.Tensor]:
+    """The backbone's output, and the place of each token of the rows `[R, L]` in its hidden states."""
+    packs = settings.padding_free or (settings.share_prefix and any(layout.prefixes))
+    packs = packs and not batch.get("output_router_logits")  # the load of experts is counted over rows
+    if packs:
+        check_follows_segments(model.get_decoder())
+    # Looked up on each call: FSDP and PEFT replace the backbone and the head after patching
+    inputs, packing = backbone_inputs(
+        model.base_model,
+        batch,
+        layout,
+        encodes_once=encodes_once(model),
+        packs=packs,
+        shares_prefix=settings.share_prefix,
+    )
+    if packing is None:
+        rows = batch["attention_mask"]
+        return model.base_model(**inputs), torch.arange(rows.numel()).view(rows.shape)
+    with without_masks():
+        return model.base_model(**inputs), packing.places
+
+
+def _losses(hidden, places, labels, layout, settings, num_items, head, rules: HeadRules) -> PairedModelOutput:
     """The paired and the plain losses, in one pass.
 
     `hidden` `[T, H]` predicts the labels `[R, L]` from their `places` `[R, L]` in it.
@@ -169,11 +194,17 @@ def _losses(hidden, places, labels, layout, settings, num_items, head, head_sett
     # ZeRO-3 shards the head again afterwards: its gradient is made by then
     with gathered_head(head.weight, head.bias):
         weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
+        if rules.excluded_tokens:
+            bias = weight.new_zeros(len(weight)) if bias is None else bias
+            excluded = torch.tensor(rules.excluded_tokens, device=bias.device)
+            bias = bias.index_fill(0, excluded, torch.finfo(bias.dtype).min)
         loss, stats = grouped_linear_loss(
             list(groups.values()),
             weight,
             lm_head_bias=bias,
-            spec=LossSpec(settings.divergence, settings.beta, settings.temperature, **head_settings),
+            spec=LossSpec(
+                settings.divergence, settings.beta, settings.temperature, rules.logit_scale, rules.logit_softcap
+            ),
             normalizer=num_items,
             backend=settings.backend,
             tile_mib=settings.tile_mib,

@@ -1,6 +1,6 @@
 """What a paired step is judged by: sums and counts over tokens, reduced across ranks and divided once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -9,6 +9,9 @@ from .views import View
 
 
 VIEWS = tuple(View)
+# What a batch is counted by: its tokens without padding, those of them that were in a prefix shared with another row
+# and did not go through the model again, and its rows above `max_length`
+COUNTS = ("input_tokens", "saved_tokens", "overlong_dropped", "overlong_cut")
 SUMS = (
     *(f"{view}_{what}" for view in VIEWS for what in ("nll", "correct", "entropy", "tokens")),
     "gap",
@@ -17,7 +20,7 @@ SUMS = (
     "loss",
     "loss_tokens",
     "tokens",
-    "input_tokens",
+    *COUNTS,
     "aux_loss",
     "micro_batches",
 )
@@ -34,11 +37,10 @@ class LossMetrics:
     def __init__(self):
         self._sums: torch.Tensor | None = None
 
-    def add(self, output: PairedModelOutput, settings: LossSettings, input_tokens: torch.Tensor) -> None:
-        """Add one micro-batch; `settings` are the weights it was trained (or evaluated) with.
-
-        `input_tokens` is the number of tokens that went through the model, padding left out.
-        """
+    def add(
+        self, output: PairedModelOutput, settings: LossSettings, counts: Mapping[str, torch.Tensor | float]
+    ) -> None:
+        """Add one micro-batch, trained (or evaluated) with the weights of `settings`; `counts` are its `COUNTS`."""
         values: dict[str, torch.Tensor] = {}
         pairs, plain = output.pairs, output.plain
         if pairs is not None:
@@ -61,7 +63,7 @@ class LossMetrics:
         values["tokens"] = sum((values.get(f"{view}_tokens", zero) for view in VIEWS), start=zero)
         supervised = settings.supervised_views
         values["loss_tokens"] = sum((values.get(f"{view}_tokens", zero) for view in supervised), start=zero)
-        values["input_tokens"] = input_tokens
+        values |= {name: torch.as_tensor(count) for name, count in counts.items()}
         if output.aux_loss is not None:
             values["aux_loss"], values["micro_batches"] = output.aux_loss.detach(), zero + 1
         # `.to`: with a model split over devices, the tokens were counted on another one than the losses
@@ -75,8 +77,9 @@ class LossMetrics:
 
         Returns:
             nats per token: `{view}_nll`, `{view}_entropy`, `kl`, `gap_nats` (vision_centric minus text_rich, over the
-            tokens scored in both); shares: `{view}_token_accuracy`; counts: `{view}_tokens`, `input_tokens`; `loss`;
-            and over all rows, under the host's names, `entropy` and `mean_token_accuracy`.
+            tokens scored in both); shares: `{view}_token_accuracy`; counts: `{view}_tokens` and `COUNTS` (those of
+            overlong rows where there are any); `loss`; and over all rows, under the host's names, `entropy` and
+            `mean_token_accuracy`.
         """
         nothing = torch.zeros(len(SUMS), dtype=sum_dtype(device), device=device)
         sums = nothing if self._sums is None else self._sums.to(nothing)
@@ -99,7 +102,7 @@ class LossMetrics:
             report["mean_token_accuracy"] = sum(total[f"{view}_correct"] for view in VIEWS) / tokens
         if total["micro_batches"]:
             report["aux_loss"] = total["aux_loss"] / total["micro_batches"]
-        report["input_tokens"] = total["input_tokens"]
+        report |= {name: total[name] for name in COUNTS if total[name] or not name.startswith("overlong")}
         return report
 
 

@@ -1,14 +1,12 @@
 """Rows of a batch → one sequence without padding, in which the two views of a pair share their prefix."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from .attention import Segment, SegmentLayout
-from .batch import TOKEN_FILL, ViewLayout
+from .batch import ViewLayout
 from .views import View
 
 
@@ -82,49 +80,17 @@ def pack(rows: Sequence[PackedRow], length: int, order: Sequence[int]) -> Packin
     )
 
 
-def packed_inputs(backbone: Any, inputs: dict[str, Any], layout: ViewLayout) -> tuple[Packing, dict[str, Any]]:
-    """A batch whose pairs share their prefixes as the inputs of a backbone with `shared_prefix` attention.
-
-    Rows keep their order, so that images come in the order of their places: the text_rich rows, what the
-    vision_centric rows add to them (which is no image), and the rows without a partner.
+def pack_views(layout: ViewLayout, length: int, shares_prefix: bool) -> Packing:
+    """Lay out the rows of a batch in their order, so that images come in the order of their places: the text_rich
+    rows, the vision_centric rows (with `shares_prefix` only what they add), the rows without a partner.
 
     Args:
-        backbone: of the model; asked for positions if it has rules of its own for images (M-RoPE).
-        inputs: of the batch, padded rows.
-        layout: with `prefixes`.
-
-    Raises:
-        ValueError: for a model that reads images or prompts in both directions (Gemma3, PaliGemma).
+        layout: Of the batch.
+        length: Padded length of its rows.
     """
-    if "token_type_ids" in inputs:
-        raise ValueError(
-            f"{type(backbone).__name__} takes `token_type_ids`, by which tokens see others that come after them: a "
-            "shared prefix would not be what each row has. Run it without `share_prefix`."
-        )
-    n_pairs = layout.rows[View.TEXT_RICH]
-    rows = [PackedRow(0, length) for lengths in layout.lengths.values() for length in lengths]
-    for i, prefix in enumerate(layout.prefixes):
-        rows[n_pairs + i] = PackedRow(0, rows[n_pairs + i].length, partner=i, prefix=prefix)
-    packing = pack(rows, inputs["input_ids"].shape[1], range(len(rows)))
-    packed = {}
-    for key, value in inputs.items():
-        if key in TOKEN_FILL:
-            packed[key] = packing.packed(value)
-        elif key in layout.entries:
-            by_view = dict(zip(layout.entries[key], value.split(list(layout.entries[key].values())), strict=True))
-            packed[key] = torch.cat([part for view, part in by_view.items() if view is not View.VISION_CENTRIC])
-        else:
-            packed[key] = value
-    del packed["attention_mask"]
-    packed["position_ids"] = _positions(backbone, inputs, packing)
-    packed["segment_layout"] = packing.layout
-    return packing, packed
-
-
-def _positions(backbone: Any, inputs: dict[str, Any], packing: Packing) -> torch.Tensor:
-    """`[1, T]`, or `[3, 1, T]` for M-RoPE: those that each row has by itself."""
-    if not hasattr(backbone, "get_rope_index"):
-        return packing.positions.unsqueeze(0).to(inputs["input_ids"].device)
-    wanted = inspect.signature(backbone.get_rope_index).parameters
-    positions, _ = backbone.get_rope_index(**{key: value for key, value in inputs.items() if key in wanted})
-    return packing.packed(positions)
+    rows = [PackedRow(0, tokens) for lengths in layout.lengths.values() for tokens in lengths]
+    if shares_prefix:
+        n_pairs = layout.rows.get(View.TEXT_RICH, 0)
+        for i, prefix in enumerate(layout.prefixes):
+            rows[n_pairs + i] = PackedRow(0, rows[n_pairs + i].length, partner=i, prefix=prefix)
+    return pack(rows, length, range(len(rows)))

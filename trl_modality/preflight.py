@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
 from transformers.utils import logging
 
 from .data.rows import PairRows
+from .families import why_not_shared
 from .views import (
     IMAGE_COLUMNS,
     INDEX_COLUMN,
@@ -146,6 +147,35 @@ def check_rows(
     progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
     for row in progress:
         collate([row])
+
+
+def has_images(datasets: Mapping[str, AnyDataset]) -> bool:
+    """Whether the host would set up the run for images: by the columns of the training set, else of the first."""
+    name = "train_dataset" if "train_dataset" in datasets else next(iter(datasets), None)
+    return name is not None and bool(set(IMAGE_COLUMNS[:2]) & set(columns_of(datasets[name], name)))
+
+
+def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool) -> bool:
+    """Whether the views of a pair share their prefix, as `share_prefix` asks and the model allows.
+
+    Raises:
+        ValueError: `share_prefix=True` or `padding_free=True` with a model that cannot.
+    """
+    reason = why_not_shared(model)
+    if balances_experts:
+        reason = reason or "the load of its experts is balanced over the tokens of separate rows"
+    if reason is None:
+        return args.share_prefix is not False
+    if args.share_prefix is True:
+        raise ValueError(f"`share_prefix=True`: {reason}. Set it to 'auto' or False.")
+    if args.padding_free:
+        raise ValueError(f"`padding_free=True` on rows with images: {reason}. Set it to False.")
+    if args.share_prefix == "auto":
+        logger.warning(
+            f"`share_prefix='auto'`: the views of a pair are rows of their own, since {reason}. The losses are the "
+            "same; what the views have in common is computed twice. Set it to False to silence this."
+        )
+    return False
 
 
 def reject_text_run(datasets: Mapping[str, AnyDataset]) -> None:

@@ -1,6 +1,8 @@
 """`ModalityBalancedSFTTrainer`: `SFTTrainer` for datasets with pairs. Wiring only."""
 
+import copy
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +15,8 @@ from trl import SFTTrainer
 from . import preflight
 from ._compat import keep_4bit_trainable, load_renamed_checkpoint
 from ._extras import require
-from .batch import labels_of, select_views
+from .attention import follows_segments, shared_prefix_attention
+from .batch import labels_of, select_views, with_images_repeated
 from .collator import PairedCollator
 from .config import ModalityBalancedSFTConfig
 from .curriculum import Mix, get_schedule
@@ -76,19 +79,23 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         datasets = preflight.named_datasets(train_dataset, eval_dataset)
         text_field = getattr(given.get("args"), "dataset_text_field", "text")
         with_pairs = [name for name, dataset in datasets.items() if preflight.has_pairs(dataset, name, text_field)]
-        self._has_pairs = bool(with_pairs)
-        if self._has_pairs:
-            given["args"] = _paired_config(given.get("args"), given.get("model"))
+        # Rows with images and without padding are ours too: the host has no such batch
+        padding_free = getattr(given.get("args"), "padding_free", False)
+        self._uses_views = bool(with_pairs) or (padding_free and preflight.has_images(datasets))
+        if self._uses_views:
+            given["args"] = copy.copy(_paired_config(given.get("args"), given.get("model")))
+            given["args"].padding_free = False
             preflight.reject_unsupported(given)
             preflight.reject_text_run(datasets)
             preflight.keep_ranks_apart(given["args"], datasets)
-        prepare = preflight.as_stored if self._has_pairs else preflight.guard
+        prepare = preflight.as_stored if self._uses_views else preflight.guard
         given["train_dataset"] = preflight.each(prepare, train_dataset)
         given["eval_dataset"] = preflight.each(prepare, eval_dataset)
-        if self._has_pairs and train_dataset is not None:
+        if self._uses_views and train_dataset is not None:
             preflight.check_first_image(given["train_dataset"])
         super().__init__(**given)
-        if self._has_pairs:
+        if self._uses_views:
+            self.args.padding_free = padding_free
             self._set_up_pairs(own_collator=given.get("data_collator") is None)
 
     def _set_up_pairs(self, own_collator: bool) -> None:
@@ -115,9 +122,11 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         keep_4bit_trainable(base_model)
         add_paired_loss(base_model)
+        self._decoder = base_model.get_decoder()
+        self._shares_prefix = preflight.shares_prefix(args, base_model, self.aux_loss_enabled)
         if own_collator:
             host: Any = self.data_collator
-            self.data_collator = PairedCollator.from_host(host, args.completion_only_loss is not False)
+            self.data_collator = PairedCollator.from_host(host, args.completion_only_loss is not False, args.overlong)
         elif not isinstance(self.data_collator, PairedCollator):
             raise ValueError(
                 f"`data_collator` is a {type(self.data_collator).__name__}, which does not know the views of a pair. "
@@ -125,7 +134,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             )
         self._schedule = get_schedule(args.curriculum, switch=args.curriculum_switch)
         self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
-        self._input_tokens_seen = 0.0
+        self._tokens_seen = {"num_tokens": 0.0, "num_tokens_saved": 0.0}
         if args.check_rows:
             for name, dataset in preflight.named_datasets(self.train_dataset, self.eval_dataset).items():
                 preflight.check_rows(
@@ -141,28 +150,40 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
-        if self._has_pairs:
+        if self._uses_views:
             extra = [*PAIR_COLUMNS, *PLAIN_COLUMNS, self.args.dataset_text_field]
             self._signature_columns = list(dict.fromkeys([*self._signature_columns, *extra]))
 
     def _remove_unused_columns(self, dataset, description=None) -> Any:
         dataset = super()._remove_unused_columns(dataset, description)
-        return PairRows(dataset) if self._has_pairs else dataset
+        return PairRows(dataset) if self._uses_views else dataset
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        if self._has_pairs:
+        if self._uses_views:
             # Views that the step does not use leave before the host counts the tokens that the loss is divided by
             used = self._loss_settings(self._mix()).used_views
             epoch_iterator = (select_views(batch, used) for batch in epoch_iterator)
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        if self._has_pairs:
+        if self._uses_views:
             supervised = self._loss_settings(self._mix()).supervised_views
             labels = [labels_of(batch, supervised) for batch in batch_samples]
             # Both names: what the host counts of plain `labels` depends on the model's own loss
             batch_samples = [{"labels": each, "shift_labels": each[:, 1:]} for each in labels]
         return super()._get_num_items_in_batch(batch_samples, device)
+
+    # Attention
+
+    def train(self, *args, **kwargs) -> Any:
+        with self._attention():
+            return super().train(*args, **kwargs)
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """While it lasts, the decoder takes rows in one sequence, if the run has any; then it is what it was."""
+        if self._uses_views and (self._shares_prefix or self.args.padding_free):
+            return shared_prefix_attention(self._decoder)
+        return nullcontext()
 
     # Loss
 
@@ -184,10 +205,12 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             backend=args.loss_backend,
             tile_mib=args.loss_tile_mib,
             gradient_filter=args.gradient_filter,
+            share_prefix=self._shares_prefix and follows_segments(self._decoder),
+            padding_free=args.padding_free and follows_segments(self._decoder),
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Any:
-        if not self._has_pairs:
+        if not self._uses_views:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         training = self.model.training
         # Evaluation is always of both views: a curriculum is a way to train, not a thing to measure
@@ -207,16 +230,17 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             aux_loss: Any = output.aux_loss
             loss = loss + self.router_aux_loss_coef * aux_loss / steps
         metrics = self._loss_metrics["train" if training else "eval"]
-        metrics.add(output, settings, inputs["attention_mask"].sum())
+        metrics.add(output, settings, _counts(inputs, settings))
         if return_outputs:
-            logits_inputs = {key: inputs[key] for key in inputs.keys() - {"labels", "view_layout"}}
+            logits_inputs = with_images_repeated(inputs, inputs["view_layout"])
+            logits_inputs = {key: logits_inputs[key] for key in inputs.keys() - {"labels", "view_layout"}}
             with torch.no_grad():
                 return loss, model(**logits_inputs, use_cache=False)
         return loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         for name, dataset in preflight.named_datasets(None, eval_dataset).items():
-            if preflight.has_pairs(dataset, name, self.args.dataset_text_field) and not self._has_pairs:
+            if preflight.has_pairs(dataset, name, self.args.dataset_text_field) and not self._uses_views:
                 raise ValueError(
                     f"`{name}` has pairs, but the trainer was set up without. Give it a dataset with pairs at the "
                     "start (as `train_dataset` or `eval_dataset`)."
@@ -226,17 +250,18 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
-        if not self._has_pairs:
+        if not self._uses_views:
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
         self._loss_metrics["eval"] = LossMetrics()  # not those of an evaluation that failed half-way
         # Losses only: a pair is two rows, so the host's logits would not line up with its examples
-        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        with self._attention():
+            output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         report = self._loss_metrics["eval"].report(self._sum_over_ranks, self.accelerator.device)
-        report["num_tokens"] = self._input_tokens_seen
+        report = {key: value for key, value in report.items() if key not in ("input_tokens", "saved_tokens")}
         metrics: Any = output.metrics
-        metrics.update({f"{metric_key_prefix}_{key}": value for key, value in report.items() if key != "input_tokens"})
+        metrics.update({f"{metric_key_prefix}_{key}": value for key, value in (report | self._tokens_seen).items()})
         return output
 
     def _without_duplicates(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -271,16 +296,25 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # The host's own report of training steps, which every rank makes; a log of the user's, perhaps on one rank
         # alone, must not wait for the others
-        if self._has_pairs and self.model.training and "loss" in logs:
+        if self._uses_views and self.model.training and "loss" in logs:
             report = self._loss_metrics["train"].report(self._sum_over_ranks, self.accelerator.device)
-            self._input_tokens_seen += report.pop("input_tokens")
-            report |= {"num_tokens": self._input_tokens_seen, "curriculum_progress": self._progress()}
+            self._tokens_seen["num_tokens"] += report.pop("input_tokens")
+            self._tokens_seen["num_tokens_saved"] += report.pop("saved_tokens")
+            report |= {**self._tokens_seen, "curriculum_progress": self._progress()}
             logs.update({key: value for key, value in report.items() if key != "loss"})  # the host's has every part
         super().log(logs, start_time)
 
     def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
         total: Any = self.accelerator.reduce(sums, "sum")
         return total / self.get_tp_size()  # ranks of one tensor-parallel group hold the same rows
+
+
+def _counts(inputs: dict[str, Any], settings: LossSettings) -> dict[str, Any]:
+    """What `LossMetrics` counts of a batch."""
+    layout = inputs["view_layout"]
+    overlong = {f"overlong_{what}": count for what, count in layout.overlong.items()}
+    saved = sum(layout.prefixes) if settings.share_prefix else 0
+    return {"input_tokens": inputs["attention_mask"].sum(), "saved_tokens": saved, **overlong}
 
 
 def _paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:

@@ -61,6 +61,19 @@ def images_of(row: Mapping[str, Any], view: View) -> list[Any]:
     return [] if row.get("image") is None else [row["image"]]
 
 
+def shows_same_images(row: Mapping[str, Any]) -> bool:
+    """Whether both views of a pair show the same images, judged by how they are stored."""
+    own = row.get("vision_centric_images")
+    if own is None:
+        return True
+    others = images_of(row, View.TEXT_RICH)
+    stored = (Mapping, str)  # pixels in memory are the same only where they are the same object
+    return len(own) == len(others) and all(
+        a is b or (isinstance(a, stored) and isinstance(b, stored) and a == b)
+        for a, b in zip(own, others, strict=True)
+    )
+
+
 def image_slots(prompt: str | Sequence[Mapping[str, Any]], image_token: str | None = None) -> int | None:
     """Number of places for an image that the prompt itself states, or `None` where it states none by design.
 

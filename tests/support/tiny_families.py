@@ -3,11 +3,15 @@
 Images are 16 to 64 pixels wide, patches 4; every family reads 4 image tokens for a tile of 16 × 16.
 """
 
+import tiny_qwen
 import torch
 from tiny import pair_row, picture, tiny_llava
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tiny_parts import IMAGE, PATCHES, SQUARE, VISION, template, text_sizes, tokenizer_of
 from transformers import (
     AutoModelForImageTextToText,
+    ChameleonConfig,
+    ChameleonImageProcessor,
+    ChameleonProcessor,
     CLIPVisionConfig,
     Gemma2Config,
     Gemma3Config,
@@ -25,6 +29,10 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
     Mistral3Config,
     MistralConfig,
     MllamaConfig,
@@ -34,16 +42,7 @@ from transformers import (
     PaliGemmaProcessor,
     PixtralImageProcessor,
     PixtralProcessor,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLProcessor,
     Qwen2Config,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-    Qwen3VLConfig,
-    Qwen3VLMoeConfig,
-    Qwen3VLProcessor,
-    Qwen3VLVideoProcessor,
     SiglipImageProcessor,
     SmolVLMConfig,
     SmolVLMImageProcessor,
@@ -56,55 +55,6 @@ from transformers.models.smolvlm import processing_smolvlm
 # Width and height of the images; this LLaVA takes one size only
 SIZES = {"llava": [(32, 32)] * 4}
 DEFAULT_SIZES = [(32, 32), (32, 16), (16, 48), (48, 16)]
-IMAGE = "<image>"
-VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-PATCHES = {"image_size": 16, "patch_size": 4}
-SQUARE = {"height": 16, "width": 16}
-
-
-def tokenizer_of(*special: str, **named: str) -> PreTrainedTokenizerFast:
-    """Bytes, the special tokens of the family, and those that its processor asks the tokenizer for by name."""
-    backend = Tokenizer(
-        models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
-    )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<pad>", "<s>", "<end>", "<user>", "<assistant>", *special, *named.values()])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="<end>",
-        extra_special_tokens=named,
-        padding_side="left",
-    )
-
-
-def template(image: str = IMAGE, start: str = "") -> str:
-    """Turns `<user>…<end>`; an image part becomes what the family writes for it."""
-    return (
-        "{{ '" + start + "' }}{% for message in messages %}{{ '<' + message['role'] + '>' }}"
-        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-        "{% for part in message['content'] %}"
-        "{{ '" + image + "' if part['type'] == 'image' else part['text'] }}{% endfor %}"
-        "{% endif %}{{ '<end>' }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-    )
-
-
-def text_sizes(tokenizer, **changes) -> dict:
-    sizes = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 512,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    return {**sizes, **changes}
 
 
 def llava_next(text_config=LlamaConfig, **text):
@@ -125,6 +75,52 @@ def llava_next(text_config=LlamaConfig, **text):
         image_grid_pinpoints=grid,
         vision_feature_layer=-1,
         image_seq_length=4,
+    )
+    return config, processor
+
+
+def llava_onevision():
+    tokenizer = tokenizer_of(IMAGE, "<video>")
+    grid = [[16, 32], [32, 16], [32, 32]]
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(size=SQUARE, image_grid_pinpoints=grid),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(size=SQUARE),
+        num_image_tokens=4,
+        vision_feature_select_strategy="full",
+        chat_template=template(),
+    )
+    config = LlavaOnevisionConfig(
+        vision_config={**VISION, "image_size": 16, "patch_size": 8, "model_type": "siglip_vision_model"},
+        text_config=Qwen2Config(**text_sizes(tokenizer)),
+        image_token_index=processor.image_token_id,
+        video_token_index=processor.video_token_id,
+        image_grid_pinpoints=grid,
+    )
+    return config, processor
+
+
+def chameleon():
+    """Images become tokens of the vocabulary: early fusion, without a tower of their own."""
+    codes = [f"IMGIMG{letter}Z" for letter in "ABCDEFGH"]
+    tokenizer = tokenizer_of(IMAGE, "<racm3:break>", "<eoss>", *codes)
+    processor = ChameleonProcessor(
+        ChameleonImageProcessor(size={"shortest_edge": 16}, crop_size=SQUARE), tokenizer, image_seq_length=16
+    )
+    processor.chat_template = template()
+    vocabulary = {token: tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, *codes)}
+    config = ChameleonConfig(
+        **text_sizes(tokenizer),
+        vq_config={
+            "embed_dim": 16,
+            "num_embeddings": len(codes),
+            "latent_channels": 16,
+            "resolution": 16,
+            "base_channels": 32,
+            "channel_multiplier": [1, 1, 1],
+            "num_res_blocks": 1,
+        },
+        vocabulary_map=vocabulary,
     )
     return config, processor
 
@@ -175,64 +171,6 @@ def mistral3():
         spatial_merge_size=2,
         vision_feature_layer=-1,
     )
-    return config, processor
-
-
-def _qwen(config_cls, processor_cls, video_cls, vision: dict, **rope):
-    tokenizer = tokenizer_of("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    images = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 64, "longest_edge": 1024}}
-    processor = processor_cls(
-        Qwen2VLImageProcessor(**images),
-        tokenizer,
-        video_cls(**images),
-        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>"),
-    )
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
-    config = config_cls(
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "patch_size": 4,
-            "out_hidden_size": 32,
-            **vision,
-        },
-        text_config=text_sizes(tokenizer, rope_parameters={"rope_type": "default", "rope_theta": 1e4, **rope}),
-        image_token_id=processor.image_token_id,
-        video_token_id=processor.video_token_id,
-        **{f"{name}_token_id": token for name, token in ids.items()},
-    )
-    return config, processor
-
-
-def qwen2_5_vl():
-    vision = {"window_size": 16, "fullatt_block_indexes": [1]}
-    return _qwen(Qwen2_5_VLConfig, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, vision, mrope_section=[4, 2, 2])
-
-
-def qwen3_vl():
-    vision = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
-    config, processor = _qwen(
-        Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor, vision, mrope_section=[4, 2, 2], mrope_interleaved=True
-    )
-    config.text_config.head_dim = 16
-    return config, processor
-
-
-def qwen3_vl_moe():
-    vision = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
-    config, processor = _qwen(
-        Qwen3VLMoeConfig,
-        Qwen3VLProcessor,
-        Qwen3VLVideoProcessor,
-        vision,
-        mrope_section=[4, 2, 2],
-        mrope_interleaved=True,
-    )
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "router_aux_loss_coef": 0.5}
-    for name, value in {"head_dim": 16, **experts}.items():
-        setattr(config.text_config, name, value)
     return config, processor
 
 
@@ -339,7 +277,7 @@ def build(name: str, **text):
     if name == "llava":
         model, processor = tiny_llava()
         return model.double(), processor
-    config, processor = globals()[name](**text)
+    config, processor = (getattr(tiny_qwen, name, None) or globals()[name])(**text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
@@ -350,13 +288,13 @@ def build(name: str, **text):
 
 
 def pairs_of(name: str) -> list[dict]:
-    """Three pairs with images of different sizes; in one, the vision_centric view has two images of its own."""
+    """Three pairs with images of different sizes; in the last, the vision_centric view has two images of its own."""
     sizes = SIZES.get(name, DEFAULT_SIZES)
     rows = [pair_row(seed) for seed in range(3)]
     for row, size in zip(rows, sizes, strict=False):
         row["images"] = [image.resize(size) for image in row["images"]]
         row["vision_centric_images"] = None
-    rows[1]["vision_centric_images"] = [picture(90).resize(sizes[3]), picture(91).resize(sizes[0])]
+    rows[2]["vision_centric_images"] = [picture(90).resize(sizes[3]), picture(91).resize(sizes[0])]
     return rows
 
 

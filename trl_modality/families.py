@@ -1,0 +1,80 @@
+"""What is known of the families of vision-language models: which may share, and why some may not.
+
+A model shares a prefix exactly if every token sees what is before it and nothing else, through an attention function
+of transformers. That cannot be read off a model, so it is a list of those that the tests prove it for.
+"""
+
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+
+
+class Family(NamedTuple):
+    """A family by the `model_type` of its config."""
+
+    name: str
+    why_not_shared: str | None = None
+    """Why rows cannot be laid into one sequence; `None` where they can."""
+    encodes_once: bool = True
+    """Whether the features of its images are one for each image token, in order, and can be passed to its backbone."""
+
+
+FAMILIES = {
+    "llava": Family("LLaVA"),
+    "llava_next": Family("LLaVA-NeXT"),
+    "llava_onevision": Family("LLaVA-OneVision"),
+    "idefics3": Family("Idefics3"),
+    "smolvlm": Family("SmolVLM"),
+    "qwen2_vl": Family("Qwen2-VL"),
+    "qwen2_5_vl": Family("Qwen2.5-VL"),
+    "qwen3_vl": Family("Qwen3-VL"),
+    "qwen3_vl_moe": Family("Qwen3-VL-MoE"),
+    "internvl": Family("InternVL"),
+    "mistral3": Family("Mistral3"),
+    "chameleon": Family("Chameleon"),
+    "gemma3": Family("Gemma3", "the tokens of an image see those after them"),
+    "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them"),
+    "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
+}
+
+# What the decoders inside may be: `model_type` of the text config
+DECODERS = frozenset(
+    {
+        "chameleon",
+        "cohere",
+        "gemma",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo2",
+        "phi3",
+        "qwen2",
+        "qwen2_5_vl_text",
+        "qwen2_vl_text",
+        "qwen3",
+        "qwen3_vl_moe_text",
+        "qwen3_vl_text",
+        "smollm3",
+        "starcoder2",
+    }
+)
+
+
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """Why the rows of a batch cannot share a prefix or a sequence in this model; `None` where they can."""
+    config: Any = model.config
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return f"models of type {config.model_type!r} are not known to read a shared prefix exactly"
+    if family.why_not_shared:
+        return f"in {family.name} {family.why_not_shared}"
+    decoder = config.get_text_config().model_type
+    if decoder not in DECODERS:
+        return f"decoders of type {decoder!r} are not known to read a shared prefix exactly"
+    return None
+
+
+def encodes_once(model: PreTrainedModel) -> bool:
+    """Whether the features of an image may be made once and read by several rows."""
+    family = FAMILIES.get(model.config.model_type)
+    return family is not None and family.encodes_once
