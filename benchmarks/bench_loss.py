@@ -16,7 +16,6 @@ taken in a process of its own for each case. Rows are appended to `results/loss.
 
 import argparse
 import math
-import platform
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ import torch
 from loss_plot import draw
 from peak_memory import peak_extra_mib
 from peers import COMPILED, FLOOR, FLOOR_IN_PLACE, LIGER, MIB, OURS, PEERS, PLAIN, LeftOut, Shape, make_inputs
-from rows import RESULTS, LossRow, append, commit, percentiles_ms, version_or_none
+from rows import RESULTS, LossRow, append, commit, device_name, percentiles_ms, version_or_none
 from timing import Expected, fastest, ratio, take_turns
 
 from trl_modality.kernels import tiles
@@ -114,7 +113,7 @@ class Benchmark:
     def __init__(self, device: str, sizes: Sizes, limit_s: float, folder: Path, rounds: int | None):
         self.device, self.sizes, self.limit_s, self.folder, self.rounds = device, sizes, limit_s, folder, rounds
         self.facts = {
-            "device": _device_name(device),
+            "device": device_name(device),
             **{name: version_or_none(name) for name in ("torch", "transformers", "trl", "triton")},
             "liger": version_or_none("liger-kernel"),
             "commit": commit(),
@@ -299,18 +298,6 @@ def _in_own_process(function, *arguments):
 def _sum_of_head_gradient_mib(row: LossRow) -> float:
     """A head in half precision has its gradient summed in float32, which is not part of the budget."""
     return row.vocab_size * row.hidden_size * 4 / MIB if row.head_trained and row.dtype != "float32" else 0.0
-
-
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        lines = cpu_info.read_text().splitlines()
-        name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), name)
-    n_threads = torch.get_num_threads()
-    return f"{name}, {n_threads} thread{'s' * (n_threads > 1)}"
 
 
 def _line(row: LossRow) -> str:

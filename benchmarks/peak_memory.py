@@ -27,10 +27,10 @@ def peak_extra_mib(shape: Shape, device: str, peer: str, setting: str, n_threads
         run().backward()
         inputs.clear_gradients()
     gc.collect()
-    before = _restart(device)
+    before = restart_peak(device)
     run().backward()
     gradients = sum(leaf.grad.nbytes for leaf in inputs.leaves.values())
-    return (_peak(device) - before - gradients) / MIB
+    return (peak_bytes(device) - before - gradients) / MIB
 
 
 def _forward_backward(inputs, peer: str, setting: str) -> None:
@@ -47,7 +47,7 @@ def _pack_products(inputs) -> None:
         torch.mm(logits.t(), rows)
 
 
-def _restart(device: str) -> int:
+def restart_peak(device: str) -> int:
     """Forget the peak so far; the bytes in use now."""
     if device != "cpu":
         torch.cuda.synchronize()
@@ -62,7 +62,7 @@ def _restart(device: str) -> int:
     return _resident("VmRSS")
 
 
-def _peak(device: str) -> int:
+def peak_bytes(device: str) -> int:
     if device != "cpu":
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()

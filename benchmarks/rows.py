@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import quantiles
 
+import torch
+
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -146,3 +148,15 @@ def commit() -> str:
         check=False,
     )
     return done.stdout.strip() or "unknown"
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        lines = cpu_info.read_text().splitlines()
+        name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), name)
+    n_threads = torch.get_num_threads()
+    return f"{name}, {n_threads} thread{'s' * (n_threads > 1)}"

@@ -243,7 +243,7 @@ class PairedCollator:
         if len(group.parts) < 2:
             return []
         text, vision = group.parts[View.TEXT_RICH], group.parts[View.VISION_CENTRIC]
-        image_ids = text["input_ids"].new_tensor(self._image_ids())
+        image_ids = text["input_ids"].new_tensor(self.image_token_ids)
         prefixes = []
         for i in range(len(group.positions)):
             first, second = (part["input_ids"][i][part["attention_mask"][i].bool()] for part in (text, vision))
@@ -256,9 +256,11 @@ class PairedCollator:
 
     def _limit(self, max_length: int | None) -> Limit:
         pad_id: Any = self.processor.tokenizer.pad_token_id
-        return Limit(max_length, self.overlong, tuple(self._image_ids()), pad_id)
+        return Limit(max_length, self.overlong, tuple(self.image_token_ids), pad_id)
 
-    def _image_ids(self) -> list[int]:
+    @property
+    def image_token_ids(self) -> list[int]:
+        """The tokens that stand for an image, or for a part of one."""
         # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
         ids = {*getattr(self.processor, "image_token_ids", ()), getattr(self.processor, "image_token_id", None)}
         return sorted(ids - {None})

@@ -1,16 +1,19 @@
 """Checks before the first step: what can be known to fail later fails here, with the row, the field and the remedy."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
 from transformers.utils import logging
 
+from .batch import ViewLayout
+from .collator import PairedCollator
 from .data.rows import PairRows
 from .families import why_not_shared
 from .views import (
@@ -124,8 +127,8 @@ def check_first_image(dataset: AnyDataset) -> None:
 
 
 def check_rows(
-    dataset: AnyDataset, collate: Callable, count: int, *, name: str, rank: int = 0, world_size: int = 1
-) -> None:
+    dataset: AnyDataset, collate: PairedCollator, count: int, *, name: str, rank: int = 0, world_size: int = 1
+) -> list[str]:
     """Put rows through the collator one by one, so that a bad one is named before the first step.
 
     Args:
@@ -134,6 +137,9 @@ def check_rows(
         count: How many rows, spread evenly over the dataset; −1 for all.
         name: What to call the dataset in messages.
         rank, world_size: Each rank checks its share.
+
+    Returns:
+        For each pair, why its views have no image in common in their prefix; '' where they have.
     """
     if isinstance(dataset, Dataset):
         rows = PairRows(dataset)
@@ -145,8 +151,35 @@ def check_rows(
         indices = list(range(rank, total, world_size))
         picked = islice(dataset, rank, total, world_size)
     progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
+    reasons = []
     for row in progress:
-        collate([row])
+        batch = collate([row])
+        if is_pair(row):
+            reasons.append(_why_no_shared_image(batch, collate))
+    return reasons
+
+
+def _why_no_shared_image(batch: Mapping[str, Any], collate: PairedCollator) -> str:
+    layout: ViewLayout = batch["view_layout"]
+    if not layout.sharing_pairs:
+        return "show different images"
+    ids = batch["input_ids"][0]
+    places = torch.isin(ids, ids.new_tensor(collate.image_token_ids)).nonzero().flatten()
+    return "differ before their image" if len(places) and layout.prefixes[0] <= places[0] else ""
+
+
+def say_what_is_not_shared(share_prefix: str | bool, reasons: Sequence[str]) -> None:
+    """That sharing saves next to nothing on this data, where that is so of every checked pair.
+
+    Raises:
+        ValueError: with `share_prefix=True`.
+    """
+    if not reasons or not all(reasons):
+        return
+    why = f"the views of every checked pair {' or '.join(sorted(set(reasons)))}, so they share next to nothing"
+    if share_prefix is True:
+        raise ValueError(f"`share_prefix=True`: {why}. Put the image before the text, or set it to 'auto' or False.")
+    logger.warning(f"`share_prefix={share_prefix!r}`: {why}. The losses are the same; the step is not faster.")
 
 
 def has_images(datasets: Mapping[str, AnyDataset]) -> bool:

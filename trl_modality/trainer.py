@@ -136,8 +136,9 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
         self._tokens_seen = {"num_tokens": 0.0, "num_tokens_saved": 0.0}
         if args.check_rows:
+            not_shared = []
             for name, dataset in preflight.named_datasets(self.train_dataset, self.eval_dataset).items():
-                preflight.check_rows(
+                not_shared += preflight.check_rows(
                     dataset,
                     self.data_collator,
                     args.check_rows,
@@ -145,6 +146,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
                     rank=args.process_index,
                     world_size=args.world_size,
                 )
+            if self._shares_prefix:
+                preflight.say_what_is_not_shared(args.share_prefix, not_shared)
 
     # Data
 

@@ -1,0 +1,118 @@
+"""An image that both views of a pair show is decoded, processed and kept once."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from tiny import pair_row, picture, tiny_llava
+from transformers import BatchFeature
+
+from trl_modality import PairedCollator
+from trl_modality.images_once import ImagesOnce, with_images_once
+
+
+class Counting:
+    """An image processor that counts its calls."""
+
+    size = 4
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, images, **kwargs):
+        self.calls += 1
+        return BatchFeature({"pixel_values": torch.full((1,), float(self.calls)), "rows": [1]})
+
+
+def test_the_same_images_are_processed_once():
+    processor, a, b = Counting(), picture(0), picture(1)
+    once = ImagesOnce(processor)
+    first = once([[a], [b]], return_tensors="pt")
+    first.pop("rows")  # as processors do
+    again = once([[a], [b]], return_tensors="pt")
+    assert processor.calls == 1
+    assert again["rows"] == [1]
+    assert again["pixel_values"] is first["pixel_values"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda a, b: (([[b], [a]],), {"return_tensors": "pt"}),
+        lambda a, b: (([[a, b]],), {"return_tensors": "pt"}),  # the same images in one row
+        lambda a, b: (([[a], [a.copy()]],), {"return_tensors": "pt"}),
+        lambda a, b: (([[a]],), {"return_tensors": "pt"}),
+        lambda a, b: (([[a], [b]],), {"return_tensors": "np"}),
+    ],
+)
+def test_anything_else_is_processed_anew(other):
+    processor, a, b = Counting(), picture(0), picture(1)
+    once = ImagesOnce(processor)
+    once([[a], [b]], return_tensors="pt")
+    args, kwargs = other(a, b)
+    once(*args, **kwargs)
+    assert processor.calls == 2
+
+
+def test_it_is_its_image_processor_otherwise():
+    once = ImagesOnce(Counting())
+    assert once.size == 4
+    with pytest.raises(AttributeError):
+        once.colour  # noqa: B018
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_it_goes_where_collators_go(again):
+    """Into the processes of a data loader, for one."""
+    processor = tiny_llava()[1]
+    collator = again(PairedCollator(processor))
+    assert torch.equal(
+        collator([pair_row(0)])["pixel_values"], PairedCollator(processor)([pair_row(0)])["pixel_values"]
+    )
+
+
+def test_a_batch_leaves_no_image_behind():
+    collator = PairedCollator(tiny_llava()[1])
+    collator([pair_row(0)])
+    assert collator._images._asked is collator._images._answer is None
+
+
+def test_the_collator_processes_each_image_once(monkeypatch):
+    processor = tiny_llava()[1]
+    seen = []
+    original = type(processor.image_processor).preprocess
+    monkeypatch.setattr(
+        type(processor.image_processor),
+        "preprocess",
+        lambda self, images, *args, **kwargs: seen.append(images) or original(self, images, *args, **kwargs),
+    )
+    PairedCollator(processor)([pair_row(0), pair_row(1)])
+    assert len(seen) == 1
+
+
+def test_a_processor_without_images_is_left_alone():
+    tokenizer = tiny_llava()[1].tokenizer
+    assert with_images_once(tokenizer) == (tokenizer, None)
+
+
+@pytest.mark.parametrize(("own", "shares"), [(None, True), ("same", True), ("copies", False), ("others", False)])
+def test_what_are_the_same_images(own, shares):
+    row = pair_row(0)
+    row["vision_centric_images"] = {
+        None: None,
+        "same": row["images"],
+        "copies": [image.copy() for image in row["images"]],  # pixels are not compared
+        "others": [picture(7)],
+    }[own]
+    layout = PairedCollator(tiny_llava()[1])([row])["view_layout"]
+    assert layout.sharing_pairs == shares
+
+
+def test_images_that_are_stored_alike_are_the_same(tmp_path):
+    path = tmp_path / "a.png"
+    picture(0).save(path)
+    stored = {"bytes": path.read_bytes(), "path": None}
+    for image in (str(path), stored):
+        row = {**pair_row(0), "images": [image], "vision_centric_images": [copy.copy(image)]}
+        assert PairedCollator(tiny_llava()[1])([row])["view_layout"].sharing_pairs == 1
