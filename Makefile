@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft test test-fast test-floor lint types check bench bench-loss bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,12 @@ bench: $(READY)  ## a step without pairs against SFTTrainer, and the loss agains
 
 bench-loss: $(READY)  ## the loss by tokens, vocabulary, memory and filter, with a picture (about two hours)
 	$(BIN)/python benchmarks/bench_loss.py --preset all
+
+bench-pairs: $(READY)  ## a training step on pairs by what can be composed without sharing; memory; padding-free rows (half an hour)
+	$(BIN)/python benchmarks/bench_pair_step.py --preset all
+
+bench-collator: $(READY)  ## pairs a second, ours and TRL's collator called twice
+	$(BIN)/python benchmarks/bench_collator.py
 
 bench-gpu: $(READY)  ## the same at the sizes of a GPU, in bfloat16
 	$(BIN)/python benchmarks/bench_loss.py --preset gpu

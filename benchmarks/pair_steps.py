@@ -73,17 +73,21 @@ class Layout:
         return f"{self.n_image}+{self.n_text}/{self.n_vision}, {self.n_completion} learnt, {self.n_pairs} pairs"
 
 
+def words_tokenizer(vocab_size: int, *special: str) -> PreTrainedTokenizerFast:
+    """Numbers are its words; the special ones and the padding are its last tokens."""
+    words = [*map(str, range(vocab_size - len(special) - 1)), *special, "<pad>"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens([*special, "<pad>"])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+
+
 def build(size: Size, layout: Layout) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA of random weights whose words are numbers, so that texts have as many tokens as wanted."""
     side = round(layout.n_image**0.5)
-    vocabulary = {str(i): i for i in range(size.vocab_size - 2)} | {"<image>": size.vocab_size - 2}
-    vocabulary["<pad>"] = size.vocab_size - 1
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="0"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.add_special_tokens(["<image>", "<pad>"])
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": side * PATCH}, crop_size=side * PATCH),
-        PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>"),
+        words_tokenizer(size.vocab_size, "<image>"),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,

@@ -192,6 +192,12 @@ def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def count_tokens(trainer: ModalityBalancedSFTTrainer) -> dict[str, int]:
+    """Tokens of the rows that were trained on, and those of them that a shared prefix spared."""
+    log = next(log for log in reversed(trainer.state.log_history) if "train_loss" in log)
+    return {"tokens": int(log["num_tokens"]), "tokens_saved": int(log["num_tokens_saved"])}
+
+
 def main() -> None:
     started = time.perf_counter()
     script_args, training_args, model_args = parse_arguments()
@@ -217,12 +223,18 @@ def main() -> None:
             "steps": trainer.state.global_step,
             "training_seconds": round(training_seconds, 1),
             "seconds": round(time.perf_counter() - started, 1),
+            **count_tokens(trainer),
             "before": before,
             "after": after,
         }
         path = Path(training_args.output_dir, "gap.json")
         path.write_text(json.dumps(report, indent=2) + "\n")
         print(f"\n{format_table(before, after)}\n")
+        saved = report["tokens_saved"]
+        print(
+            f"{saved:,} of {report['tokens']:,} tokens ({saved / report['tokens']:.0%}) were common to both views of"
+        )
+        print("a pair, and computed once.")
         print(f"{report['steps']} steps in {training_seconds:.0f} s; wrote {path} and the model beside it.")
     trainer.end()
 

@@ -21,7 +21,7 @@ LAYERS = {
     "attention": 1,
     "batch": 2,
     "families": 1,
-    "inputs": 2,
+    "backbone": 2,
     "images_once": 1,
     "overlong": 2,
     "collator": 2,

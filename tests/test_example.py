@@ -43,6 +43,8 @@ def test_example_prints_writes_and_reloads(base):
         report["after"]["vision_centric"]["nll"] - report["after"]["text_rich"]["nll"]
     )
     assert report["after"]["text_rich"]["graded"] == 10
+    assert report["tokens"] > report["tokens_saved"] > 0.2 * report["tokens"]
+    assert f"{report['tokens_saved']:,} of {report['tokens']:,} tokens" in printed
     model = AutoModelForImageTextToText.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
     assert processor.chat_template

@@ -33,7 +33,7 @@ FAMILIES = {
     "mistral3": Family("Mistral3"),
     "chameleon": Family("Chameleon"),
     "gemma3": Family("Gemma3", "the tokens of an image see those after them"),
-    "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them"),
+    "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them", encodes_once=False),
     "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
 }
 

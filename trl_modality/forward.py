@@ -11,10 +11,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ._compat import excluded_tokens, gathered_head, head_logit_scale
-from .attention import check_follows_segments, without_masks
+from .backbone import run_backbone
 from .batch import ViewLayout
-from .families import encodes_once
-from .inputs import backbone_inputs
 from .kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from .views import View
 
@@ -123,7 +121,10 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         labels = kwargs.pop("labels")
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
-        backbone_output, places = _run_backbone(self, kwargs, view_layout, paired_loss)
+        packs = paired_loss.padding_free or (paired_loss.share_prefix and any(view_layout.prefixes))
+        packs = packs and not kwargs.get("output_router_logits")  # the load of experts is counted over rows
+        shares_prefix = paired_loss.share_prefix
+        backbone_output, places = run_backbone(self, kwargs, view_layout, packs=packs, shares_prefix=shares_prefix)
         head = self.get_output_embeddings()
         hidden = backbone_output.last_hidden_state.flatten(0, 1).to(head.weight.device)
         # Each label is predicted at the place of the token before it
@@ -134,30 +135,6 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         return output
 
     model.forward = types.MethodType(paired_forward, model)
-
-
-def _run_backbone(
-    model: Any, batch: dict[str, Any], layout: ViewLayout, settings: LossSettings
-) -> tuple[Any, torch.Tensor]:
-    """The backbone's output, and the place of each token of the rows `[R, L]` in its hidden states."""
-    packs = settings.padding_free or (settings.share_prefix and any(layout.prefixes))
-    packs = packs and not batch.get("output_router_logits")  # the load of experts is counted over rows
-    if packs:
-        check_follows_segments(model.get_decoder())
-    # Looked up on each call: FSDP and PEFT replace the backbone and the head after patching
-    inputs, packing = backbone_inputs(
-        model.base_model,
-        batch,
-        layout,
-        encodes_once=encodes_once(model),
-        packs=packs,
-        shares_prefix=settings.share_prefix,
-    )
-    if packing is None:
-        rows = batch["attention_mask"]
-        return model.base_model(**inputs), torch.arange(rows.numel()).view(rows.shape)
-    with without_masks():
-        return model.base_model(**inputs), packing.places
 
 
 def _losses(hidden, places, labels, layout, settings, num_items, head, rules: HeadRules) -> PairedModelOutput:

@@ -297,14 +297,17 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     # Metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # The host's own report of training steps, which every rank makes; a log of the user's, perhaps on one rank
-        # alone, must not wait for the others
-        if self._uses_views and self.model.training and "loss" in logs:
+        # The host's own reports of training, in its course and at its end, which every rank makes; a log of the
+        # user's, perhaps on one rank alone, must not wait for the others
+        if self._uses_views and ("train_loss" in logs or (self.model.training and "loss" in logs)):
             report = self._loss_metrics["train"].report(self._sum_over_ranks, self.accelerator.device)
             self._tokens_seen["num_tokens"] += report.pop("input_tokens")
             self._tokens_seen["num_tokens_saved"] += report.pop("saved_tokens")
-            report |= {**self._tokens_seen, "curriculum_progress": self._progress()}
-            logs.update({key: value for key, value in report.items() if key != "loss"})  # the host's has every part
+            logs.update(self._tokens_seen)
+            if "loss" in logs:
+                logs["curriculum_progress"] = self._progress()
+                # The host's own has every part
+                logs.update({key: value for key, value in report.items() if key != "loss"})
         super().log(logs, start_time)
 
     def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
-"""What a backbone is called with: every image through the tower once, where that is known to be right."""
+"""Running a backbone: every image through the tower once, where that is known to be right."""
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -15,9 +14,7 @@ from trl_modality.forward import LossSettings, add_paired_loss
 from trl_modality.views import View
 
 
-ENCODED_ONCE = sorted(
-    name for name, family in families.FAMILIES.items() if family.encodes_once and name != "paligemma"
-)
+ENCODED_ONCE = sorted(name for name, family in families.FAMILIES.items() if family.encodes_once)
 
 
 @pytest.fixture(scope="module", params=ENCODED_ONCE)
@@ -30,16 +27,14 @@ def family(request):
 @pytest.fixture
 def encoded(family, monkeypatch):
     """How many numbers of pixels went through the tower, call by call."""
-    backbone = family[1].base_model
+    backbone = type(family[1].base_model)
     original, counts = backbone.get_image_features, []
 
-    def counting(pixel_values, *args, **kwargs):
+    def counting(self, pixel_values, *args, **kwargs):
         counts.append(pixel_values.numel())
-        return original(pixel_values, *args, **kwargs)
+        return original(self, pixel_values, *args, **kwargs)
 
     monkeypatch.setattr(backbone, "get_image_features", counting)
-    # Its signature is read to know what it takes
-    counting.__signature__ = inspect.signature(original)
     return counts
 
 
@@ -80,7 +75,6 @@ def test_unknown_families_get_their_images_repeated(monkeypatch):
     monkeypatch.setattr(families, "FAMILIES", {})
     output = model(**batch, paired_loss=LossSettings())
     assert len(seen[0]["pixel_values"]) == 7
-    assert "mm_encoder_outputs" not in seen[0]
     torch.testing.assert_close(output.pairs.vision_nll, expected.pairs.vision_nll)
 
 

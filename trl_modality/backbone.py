@@ -1,0 +1,126 @@
+"""Running a backbone over a batch of views: each image encoded once, and rows in one sequence where asked for."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .attention import check_follows_segments, without_masks
+from .batch import TOKEN_FILL, ViewLayout, with_images_repeated
+from .families import encodes_once
+from .packing import Packing, pack_views
+from .views import View
+
+
+def run_backbone(
+    model: Any, batch: dict[str, Any], layout: ViewLayout, *, packs: bool, shares_prefix: bool
+) -> tuple[Any, torch.Tensor]:
+    """The backbone's output over all rows of a batch.
+
+    Args:
+        model: With a language head. Its `base_model` is run, and looked up on each call: FSDP and PEFT replace it.
+        batch: Padded rows, as `PairedCollator` makes them, without labels.
+        layout: Of the batch.
+        packs: The rows become one sequence without padding, for a decoder with `shared_prefix` attention.
+        shares_prefix: With `packs`, what a vision_centric row has in common with its partner is left out.
+
+    Returns:
+        The output, and the place of each token of the rows `[R, L]` in its hidden states, laid out one after another.
+
+    Raises:
+        ValueError: packing for a decoder that follows no segments, or for a model that reads images or prompts in
+            both directions (Gemma3, PaliGemma).
+    """
+    backbone = model.base_model
+    repeated = with_images_repeated(batch, layout)
+    is_once = encodes_once(model) and bool(layout.shared_entries.keys() & batch.keys())
+    if not packs:
+        inputs, sources = repeated, None
+        if is_once:
+            positions = _own_positions(backbone, repeated)
+            inputs = batch if positions is None else {**batch, "position_ids": positions}
+            sources = _image_sources(backbone, batch, layout)
+        with _features_picked(backbone, sources):
+            output = backbone(**inputs)
+        rows = batch["attention_mask"]
+        return output, torch.arange(rows.numel()).view(rows.shape)
+    check_follows_segments(model.get_decoder())
+    if "token_type_ids" in batch:
+        raise ValueError(
+            f"{type(backbone).__name__} takes `token_type_ids`, by which tokens see others that come after them: in "
+            "one sequence a row would not be what it is by itself. Run it without `share_prefix` and `padding_free`."
+        )
+    packing = pack_views(layout, batch["input_ids"].shape[1], shares_prefix)
+    sources = packing.packed(_image_sources(backbone, batch, layout)) if is_once else None
+    with without_masks(), _features_picked(backbone, sources):
+        return backbone(**_packed_inputs(backbone, batch, repeated, packing)), packing.places
+
+
+def _packed_inputs(backbone: Any, batch: dict[str, Any], repeated: dict[str, Any], packing: Packing) -> dict[str, Any]:
+    inputs = {key: packing.packed(value) if key in TOKEN_FILL else value for key, value in batch.items()}
+    del inputs["attention_mask"]
+    positions = _own_positions(backbone, repeated)
+    if positions is None:
+        inputs["position_ids"] = packing.positions.unsqueeze(0).to(batch["input_ids"].device)
+    else:
+        inputs["position_ids"] = packing.packed(positions)
+    inputs["segment_layout"] = packing.layout
+    return inputs
+
+
+def _own_positions(backbone: Any, repeated: dict[str, Any]) -> torch.Tensor | None:
+    """`[3, R, L]` where the model places the tokens of images by rules of its own; `None` where it counts."""
+    if not hasattr(backbone, "get_rope_index") or "image_grid_thw" not in repeated:
+        return None
+    wanted = inspect.signature(backbone.get_rope_index).parameters
+    return backbone.get_rope_index(**{key: value for key, value in repeated.items() if key in wanted})[0]
+
+
+def _image_sources(backbone: Any, batch: dict[str, Any], layout: ViewLayout) -> torch.Tensor:
+    """`[R, L]`: for each image token the place of its feature among those of the images in the batch; −1 elsewhere.
+
+    A vision_centric row that shows its partner's images reads the features of its partner's.
+    """
+    is_image = batch["input_ids"] == backbone.config.image_token_id
+    sharing, n_pairs = layout.sharing_pairs, layout.rows.get(View.TEXT_RICH, 0)
+    counts = is_image.sum(1)
+    counts[n_pairs : n_pairs + sharing] = 0
+    begins = counts.cumsum(0) - counts
+    begins[n_pairs : n_pairs + sharing] = begins[:sharing]
+    return torch.where(is_image, begins.unsqueeze(1) + is_image.cumsum(1) - 1, -1)
+
+
+@contextmanager
+def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[None]:
+    """While it lasts, the backbone reads the features of its images from their `sources`; `None`: in order.
+
+    It encodes the images itself, inside of its own forward, where the hooks of FSDP and DeepSpeed are.
+    """
+    sources = None if sources is None else sources[sources >= 0]
+    if sources is None or torch.equal(sources, torch.arange(len(sources), device=sources.device)):
+        yield
+        return
+    original = backbone.get_image_features
+
+    def get_picked_features(*args, **kwargs):
+        features = original(*args, **kwargs)
+        features.pooler_output = _picked(features.pooler_output, sources)
+        if getattr(features, "deepstack_features", None) is not None:
+            features.deepstack_features = [_picked(layer, sources) for layer in features.deepstack_features]
+        return features
+
+    backbone.get_image_features = get_picked_features
+    try:
+        yield
+    finally:
+        del backbone.get_image_features
+
+
+def _picked(features: Any, sources: torch.Tensor) -> Any:
+    """Features `[…, H]`, or a list of them by image, as one row `[H]` for each source, in the same form."""
+    if isinstance(features, list | tuple):
+        features = torch.cat(list(features))
+        return (features.index_select(0, sources.to(features.device)),)
+    return features.flatten(0, -2).index_select(0, sources.to(features.device))
