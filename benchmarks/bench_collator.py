@@ -26,6 +26,10 @@ from PIL import Image, ImageDraw
 from rows import append, commit, device_name, percentiles_ms
 from transformers import (
     CLIPImageProcessor,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
     LlavaProcessor,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
@@ -78,7 +82,34 @@ def qwen() -> Qwen2_5_VLProcessor:
     return Qwen2_5_VLProcessor(Qwen2VLImageProcessor(), words_tokenizer(32_000, *special), Qwen2VLVideoProcessor())
 
 
-PROCESSORS = {"LLaVA-1.5": (llava, "<image>"), "Qwen2.5-VL": (qwen, "<|vision_start|><|image_pad|><|vision_end|>")}
+def llava_next() -> LlavaNextProcessor:
+    """Up to five tiles of 336 pixels."""
+    grid = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    images = LlavaNextImageProcessor(
+        size={"shortest_edge": 24 * PATCH}, crop_size=24 * PATCH, image_grid_pinpoints=grid
+    )
+    return LlavaNextProcessor(
+        images,
+        words_tokenizer(32_000, "<image>"),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+
+
+def idefics3() -> Idefics3Processor:
+    """Tiles of 364 pixels, those of a picture beside all of it."""
+    places = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
+    special = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *places]
+    return Idefics3Processor(Idefics3ImageProcessor(), words_tokenizer(32_000, *special))
+
+
+PROCESSORS = {
+    "LLaVA-1.5": (llava, "<image>"),
+    "LLaVA-NeXT": (llava_next, "<image>"),
+    "Idefics3": (idefics3, "<image>"),
+    "Qwen2.5-VL": (qwen, "<|vision_start|><|image_pad|><|vision_end|>"),
+}
 
 
 def picture(rng: np.random.Generator) -> Image.Image:

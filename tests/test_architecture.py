@@ -22,6 +22,7 @@ LAYERS = {
     "batch": 2,
     "families": 1,
     "backbone": 2,
+    "image_runs": 1,
     "images_once": 1,
     "overlong": 2,
     "collator": 2,

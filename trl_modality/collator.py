@@ -10,6 +10,7 @@ from transformers import ProcessorMixin
 
 from ._compat import DataCollatorForVisionLanguageModeling
 from .batch import TOKEN_FILL, Part, ViewLayout, shared_prefix
+from .image_runs import with_image_runs
 from .images_once import with_images_once
 from .overlong import POLICIES, Limit, fit
 from .views import (
@@ -97,7 +98,7 @@ class PairedCollator:
         self.overlong = overlong
         # Lengths are ours to judge, with the row at hand: the host cuts silently
         host = {"max_length": None, "dataset_text_field": dataset_text_field}
-        pairs_processor, self._images = with_images_once(processor)
+        pairs_processor, self._images = with_images_once(with_image_runs(processor))
         self._collate_pairs = DataCollatorForVisionLanguageModeling(pairs_processor, **host, completion_only_loss=True)
         self._collate_completions = DataCollatorForVisionLanguageModeling(
             processor, **host, completion_only_loss=completion_only_loss
@@ -301,7 +302,9 @@ class PairedCollator:
             shape = list(map(max, zip(*(piece.shape[1:] for _, piece in pieces), strict=True)))
             if key in TOKEN_FILL:
                 shape[0] = max(tokens.values())
-            batch[key] = torch.cat([_pad_to(piece, shape, fill) for _, piece in pieces])
+            padded = [_pad_to(piece, shape, fill) for _, piece in pieces]
+            # Images are large: what is whole already is not copied
+            batch[key] = padded[0] if len(padded) == 1 else torch.cat(padded)
             entries[key] = {view: sum(len(piece) for v, piece in pieces if v is view) for view in views}
         rows = entries["input_ids"]
         lengths = {view: [p["attention_mask"].sum(1) for v, p in parts if v is view] for view in views}
