@@ -197,3 +197,16 @@ def test_rows_are_left_as_they_were(processor):
     before = copy.deepcopy({key: value for key, value in row.items() if key != "images"})
     PairedCollator(processor)([row])
     assert {key: value for key, value in row.items() if key != "images"} == before
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_on_which_a_processor_pads_does_not_matter(processor, side):
+    """Padding follows the tokens of every row, whatever the processor's tokenizer would do."""
+    changed = copy.deepcopy(processor)
+    changed.tokenizer.padding_side = side
+    batch = PairedCollator(changed)([pair_row(i) for i in range(4)])
+    lengths = [length for each in batch["view_layout"].lengths.values() for length in each]
+    for row, length in zip(batch["attention_mask"], lengths, strict=True):
+        assert row[:length].all()
+        assert not row[length:].any()
+    assert len(set(lengths)) > 2

@@ -135,6 +135,7 @@ LAYOUTS = {
     "other images in all": lambda pairs: pairs[2:],
     "text first": facts_first,
     "several images": several_images,
+    "seven pairs": lambda pairs: [*same_images(pairs), *pairs, same_images(pairs)[2]],
     "one pair": lambda pairs: same_images(pairs[:1]),
     "only plain rows": lambda pairs: [PLAIN, TEXT_ONLY, PLAIN],
     "only text": lambda pairs: [TEXT_ONLY, TEXT_ONLY],
@@ -181,6 +182,31 @@ def test_one_sequence_changes_neither_losses_nor_gradients(family, layout, setti
     for key, gradient in gradients.items():
         # Some softmaxes of the towers are in float32 whatever the model is in
         assert (gradient - truth[key]).norm() <= 1e-6 * total, key
+
+
+@pytest.mark.parametrize("image_first", [True, False])
+def test_one_token_after_nothing_in_common(family, image_first):
+    """Completions of one token, prompts that differ from the first word after the image, or from the first at all."""
+    name, model, processor = family
+    rows = same_images(pairs_of(name))
+    slot = "<|vision_start|><|image_pad|><|vision_end|>" if name.startswith("qwen") else processor.image_token
+    for row in rows:
+        prompts = [slot + text if image_first else text + slot for text in "ab"]
+        row |= {"text_rich_prompt": prompts[0], "vision_centric_prompt": prompts[1], "completion": "y"}
+    batch = exact(PairedCollator(processor)(rows))
+    if name != "chameleon":  # it ends every text with a separator
+        assert (batch["labels"] != -100).sum(1).tolist() == [1] * 6
+    prefixes = batch["view_layout"].prefixes
+    assert prefixes == (0, 0, 0) if not image_first else min(prefixes) > 0
+    expected, truth = loss_and_gradients(model, batch)
+    use_shared_prefix(model.get_decoder())
+    try:
+        output, gradients = loss_and_gradients(model, batch, share_prefix=True)
+    finally:
+        give_back(model.get_decoder())
+    torch.testing.assert_close(output.pairs.vision_nll, expected.pairs.vision_nll, rtol=1e-8, atol=1e-10)
+    total = torch.stack([gradient.norm() for gradient in truth.values()]).norm()
+    assert all((gradients[key] - truth[key]).norm() <= 1e-6 * total for key in truth)
 
 
 def test_an_attention_that_knows_no_segments_is_refused(family):

@@ -119,8 +119,9 @@ def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[No
 
 
 def _picked(features: Any, sources: torch.Tensor) -> Any:
-    """Features `[…, H]`, or a list of them by image, as one row `[H]` for each source, in the same form."""
+    """Of features `[images, tokens, H]`, or of a list of `[tokens, H]`, those of the sources, in the same form."""
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
         return (features.index_select(0, sources.to(features.device)),)
-    return features.flatten(0, -2).index_select(0, sources.to(features.device))
+    picked = features.flatten(0, -2).index_select(0, sources.to(features.device))
+    return picked.unflatten(0, (-1, *features.shape[1:-1]))
