@@ -6,10 +6,21 @@ from itertools import pairwise
 import pytest
 import torch
 from counting import PeakMemory
-from tiny import tiny_llava
+from tiny import pair_row, tiny_llava
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from trl_modality import attention
-from trl_modality.attention import Segment, SegmentLayout, give_back, segmented_attention, use_shared_prefix
+from trl_modality import PairedCollator, attention
+from trl_modality.attention import (
+    Segment,
+    SegmentLayout,
+    follows_segments,
+    give_back,
+    segmented_attention,
+    use_shared_prefix,
+)
+from trl_modality.forward import LossSettings, add_paired_loss
 
 
 # Places of a batch: pairs that share 5, 1 and 0 tokens, rows without a partner, a suffix of one token
@@ -172,20 +183,64 @@ def test_without_a_layout_the_model_is_what_it_was(original):
         assert torch.equal(own, truth)
 
 
-@pytest.mark.parametrize("original", ["sdpa", "eager", "flex_attention", "flash_attention_2"])
-def test_the_attention_is_given_back(original, monkeypatch):
+@pytest.mark.parametrize(
+    "original", ["sdpa", "eager", "flex_attention", "flash_attention_2", "kernels-community/flash"]
+)
+def test_the_attention_is_given_back(original):
+    """Also one that transformers would look for, were it set again: it was there when the model was handed in."""
     model, _ = tiny_llava()
-    # flash-attn is not installed everywhere: only names matter here
     decoder = model.get_decoder()
-    monkeypatch.setattr(type(decoder), "_check_and_adjust_attn_implementation", lambda self, name, **_: name)
-    decoder.set_attn_implementation(original)
+    decoder.config._attn_implementation_internal = original
     configs = [model.config, model.config.vision_config, decoder.config]
     before = [config._attn_implementation for config in configs]
     for _ in range(2):  # again changes nothing
         use_shared_prefix(decoder)
         assert [config._attn_implementation for config in configs[:2]] == before[:2]
-        assert decoder.config._attn_implementation.startswith("shared_prefix")
+        assert follows_segments(decoder)
     for _ in range(2):
         give_back(decoder)
         assert [config._attn_implementation for config in configs] == before
     assert "shared_prefix" not in decoder.config.to_json_string()
+
+
+def test_a_model_with_flash_attention_trains(monkeypatch):
+    """As on a GPU: the name is looked up where transformers does, and calls without a layout go to what it names."""
+    name, seen = "kernels-community/flash-attn2", []
+
+    def flash(module, query, key, value, attention_mask, **kwargs):
+        seen.append(module.config._attn_implementation)  # which transformers' own asks for
+        return sdpa_attention_forward(module, query, key, value, None, is_causal=True, **kwargs)
+
+    AttentionInterface.register(name, flash)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
+    model, processor = tiny_llava()
+    add_paired_loss(model)
+    decoder = model.get_decoder()
+    decoder.config._attn_implementation_internal = name
+    batch = PairedCollator(processor)([pair_row(0), pair_row(0)])  # of one length each: there is no mask to see to
+    expected = model(**batch, paired_loss=LossSettings(text_rich_weight=0.0, kl_weight=0.0)).loss
+    use_shared_prefix(decoder)
+    seen.clear()
+    rows = model(**batch, paired_loss=LossSettings(text_rich_weight=0.0, kl_weight=0.0)).loss
+    assert set(seen) == {name}
+    seen.clear()
+    shared = model(**batch, paired_loss=LossSettings(text_rich_weight=0.0, kl_weight=0.0, share_prefix=True)).loss
+    assert seen == []
+    give_back(decoder)
+    assert decoder.config._attn_implementation == name
+    torch.testing.assert_close(rows, expected)
+    torch.testing.assert_close(shared, expected)
+
+
+def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
+    """Positions leave queries in float32 where the weights are: the kernel takes none, and would not be asked."""
+    dtypes = []
+    monkeypatch.setattr(attention, "varlen_kernel", lambda query, dropout: dtypes.append(query.dtype))
+    layout = SegmentLayout((Segment(0, 4),))
+    q = torch.randn(1, 2, 4, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = segmented_attention(torch.nn.Identity(), q, q, q, None, original="sdpa", segment_layout=layout)
+    assert dtypes == [torch.bfloat16]
+    assert output.dtype == torch.bfloat16
+    segmented_attention(torch.nn.Identity(), q, q, q, None, original="sdpa", segment_layout=layout)
+    assert dtypes[1] == torch.float32

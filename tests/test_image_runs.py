@@ -102,9 +102,10 @@ def test_it_is_its_tokenizer_otherwise():
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_it_goes_where_collators_go(again):
     processor = tiny_llava()[1]
-    collator = again(PairedCollator(processor))
-    assert isinstance(collator._collate_pairs.processor.tokenizer, ImageRuns)
-    assert torch.equal(collator([pair_row(0)])["input_ids"], PairedCollator(processor)([pair_row(0)])["input_ids"])
+    runs = again(with_image_runs(processor).tokenizer)
+    kwargs = {"padding": True, "padding_side": "left", "return_tensors": "pt", "add_special_tokens": False}
+    expected = processor.tokenizer(["a<image><image>b", "c"], **kwargs)["input_ids"]
+    assert torch.equal(runs(["a<image><image>b", "c"], **kwargs)["input_ids"], expected)
 
 
 @pytest.mark.parametrize(("name", "is_used"), [("llava", True), ("qwen2_5_vl", True), ("idefics3", False)])
@@ -117,6 +118,22 @@ def test_processors_that_ask_for_more_than_ids_keep_their_tokenizer(name, is_use
 def test_an_image_token_that_is_a_word_is_left_alone():
     processor = tiny_llava()[1]
     processor.image_token = "red"
+    assert with_image_runs(processor) is processor
+
+
+def test_an_image_token_that_is_not_in_the_vocabulary_is_left_alone():
+    """Its id would be that of the unknown token, which is special and stands for anything."""
+    processor = tiny_llava()[1]
+    processor.tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    processor.image_token = "<picture>"
+    assert with_image_runs(processor) is processor
+
+
+def test_an_image_token_that_stands_by_itself_only_is_left_alone():
+    processor = tiny_llava()[1]
+    alone = AddedToken("<alone>", single_word=True, normalized=False, special=True)
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": [alone]})
+    processor.image_token = "<alone>"
     assert with_image_runs(processor) is processor
 
 

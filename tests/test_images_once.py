@@ -8,7 +8,7 @@ import torch
 from tiny import pair_row, picture, tiny_llava
 from transformers import BatchFeature
 
-from trl_modality import PairedCollator
+from trl_modality import PairedCollator, PairError
 from trl_modality.images_once import ImagesOnce, with_images_once
 
 
@@ -73,9 +73,12 @@ def test_it_goes_where_collators_go(again):
 
 
 def test_a_batch_leaves_no_image_behind():
-    collator = PairedCollator(tiny_llava()[1])
+    processor = tiny_llava()[1]
+    collator = PairedCollator(processor)
     collator([pair_row(0)])
-    assert collator._images._asked is collator._images._answer is None
+    with pytest.raises(PairError):
+        collator([{**pair_row(0), "images": []}])
+    assert collator._collate_pairs.processor is processor
 
 
 def test_the_collator_processes_each_image_once(monkeypatch):
@@ -93,7 +96,19 @@ def test_the_collator_processes_each_image_once(monkeypatch):
 
 def test_a_processor_without_images_is_left_alone():
     tokenizer = tiny_llava()[1].tokenizer
-    assert with_images_once(tokenizer) == (tokenizer, None)
+    assert with_images_once(tokenizer) is tokenizer
+
+
+def test_a_change_of_the_processor_counts_from_then_on():
+    processor = tiny_llava()[1]
+    collator = PairedCollator(processor)
+    plain = {"images": [], "prompt": pair_row(0)["completion"], "completion": pair_row(0)["completion"]}
+    plain["prompt"] = [{"role": "user", "content": "1 + 1?"}]
+    before = collator([pair_row(0), plain])
+    processor.chat_template = "red" + processor.chat_template
+    after = collator([pair_row(0), plain])
+    for view, lengths in before["view_layout"].lengths.items():
+        assert after["view_layout"].lengths[view] == tuple(length + 1 for length in lengths)
 
 
 @pytest.mark.parametrize(("own", "shares"), [(None, True), ("same", True), ("copies", False), ("others", False)])

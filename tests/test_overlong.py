@@ -8,7 +8,8 @@ from datasets import Dataset
 from tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError, View
+from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError, View, preflight
+from trl_modality import trainer as trainer_module
 from trl_modality.overlong import POLICIES
 
 
@@ -57,6 +58,11 @@ def test_a_batch_that_loses_all_its_rows_learns_nothing(processor, long_row):
     assert batch["view_layout"].rows == {View.TEXT_RICH: 1, View.VISION_CENTRIC: 1}
     assert torch.all(batch["labels"] == -100)
     assert batch["view_layout"].overlong == {"dropped": 2, "cut": 0}
+    # What is left is its images, so that the tower has its part in every step; not the tokens that were too many
+    n_image_tokens = (batch["input_ids"][0] == processor.image_token_id).sum()
+    assert n_image_tokens == 4
+    assert batch["input_ids"].shape[1] <= 8
+    assert batch["attention_mask"].bool().sum(1).tolist() == [5, 5]
 
 
 def test_cut_takes_as_much_from_both_views(processor, long_row):
@@ -190,3 +196,31 @@ def test_pairs_of_both_kinds_may_be_dropped(processor, long_row):
     assert batch["view_layout"].examples[View.TEXT_RICH] == (0, 2)
     assert batch["view_layout"].overlong["dropped"] == 2
     assert len(batch["pixel_values"]) == 3
+
+
+def test_a_dataset_of_which_nothing_is_left_is_refused(config, processor, long_row, monkeypatch):
+    dataset = Dataset.from_list([long_row] * 4, features=PAIR_FEATURES)
+    with pytest.raises(ValueError, match="leaves out 4 of the 4 rows of `train_dataset`.*`max_length`=20"):
+        trainer_on(dataset, config, max_length=20, overlong="drop")
+
+
+def test_a_share_that_is_left_out_is_said(config, processor, mostly_long, monkeypatch):
+    messages = []
+    monkeypatch.setattr(preflight.logger, "warning", messages.append)
+    limit = max(max(each) for each in lengths_of([pair_row(i) for i in range(3)], processor).values())
+    trainer_on(mostly_long, config, max_length=limit, overlong="drop")
+    assert any("leaves out 3 of the 6 rows" in message for message in messages)
+
+
+def test_a_collator_of_the_users_keeps_its_policy_and_says_so(config, processor, monkeypatch):
+    messages = []
+    monkeypatch.setattr(trainer_module.logger, "warning", messages.append)
+    model, _ = tiny_llava()
+    ModalityBalancedSFTTrainer(
+        model,
+        config(overlong="drop"),
+        train_dataset=pair_dataset(4),
+        processing_class=processor,
+        data_collator=PairedCollator(processor),
+    )
+    assert any("`overlong='drop'` is not used" in message for message in messages)

@@ -5,6 +5,8 @@
 
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,6 +95,29 @@ def keep_4bit_trainable(model: torch.nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, flag):
             setattr(module, flag, False)
+
+
+def name_attention(config: Any, name: str) -> None:
+    """Choose an attention that is registered, for the layers that read this very config and for nobody else.
+
+    `set_attn_implementation` also sets the models inside, and takes names apart. Expiry: when it can be told not to.
+    """
+    config._attn_implementation_internal = name
+
+
+@contextmanager
+def attention_named(config: Any, name: str) -> Iterator[None]:
+    """While it lasts, the config says that its attention is `name`: transformers' flash attention looks there which
+    one it is. Expiry: when it is told by its caller."""
+    given = getattr(config, "_attn_implementation_internal", None)
+    if given is None:
+        yield
+        return
+    name_attention(config, name)
+    try:
+        yield
+    finally:
+        name_attention(config, given)
 
 
 class VarlenKernel(Protocol):

@@ -23,10 +23,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ._compat import VarlenKernel, varlen_kernel
+from ._compat import VarlenKernel, attention_named, name_attention, varlen_kernel
 
 
 NAME = "shared_prefix"
+# The attention that a decoder had, by the name of the one it was given instead
+_ORIGINALS = {NAME: "sdpa"}
 _is_segmented: ContextVar[bool] = ContextVar("is_segmented", default=False)
 
 
@@ -147,10 +149,12 @@ def segmented_attention(
         options = {"scaling": scaling, "dropout": dropout, **kwargs}
         if sliding_window is not None:
             options["sliding_window"] = sliding_window
-        return function(module, query, key, value, attention_mask, **options)
+        with attention_named(getattr(module, "config", None), original):
+            return function(module, query, key, value, attention_mask, **options)
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ValueError(f"Attention of {type(module).__name__} uses `{name}`, which segments do not know.")
+    query, key, value = (_autocast(x) for x in (query, key, value))
     kernel = varlen_kernel(query, dropout)
     arguments = (segment_layout.to(query.device), scaling, dropout, sliding_window)
     if kernel is None:
@@ -215,6 +219,13 @@ def _by_segment(
     return output.reshape(n_heads, batch, length, -1).permute(1, 2, 0, 3)
 
 
+def _autocast(x: torch.Tensor) -> torch.Tensor:
+    """As SDPA under autocast casts its inputs: positions leave them in float32, which the kernels do not take."""
+    device = x.device.type
+    is_cast = x.dtype == torch.float32 and torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if is_cast else x
+
+
 def _eager_of(module: torch.nn.Module) -> Any:
     """The eager attention of a model is a function beside its layers, not in the interface."""
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
@@ -243,16 +254,18 @@ def use_shared_prefix(decoder: PreTrainedModel) -> None:
     if follows_segments(decoder):
         return
     original: Any = decoder.config._attn_implementation
-    name = NAME if original == "sdpa" else f"{NAME}_or_{original}"
+    # Opaque: a name that speaks of flash attention, or looks like a repository, is one to transformers
+    name = next((name for name, other in _ORIGINALS.items() if other == original), f"{NAME}_{len(_ORIGINALS)}")
+    _ORIGINALS[name] = original
     AttentionInterface.register(name, partial(segmented_attention, original=original))
     AttentionMaskInterface.register(name, partial(_mask_of, original))
-    decoder.set_attn_implementation(name)
+    name_attention(decoder.config, name)
 
 
 def follows_segments(decoder: PreTrainedModel) -> bool:
     """Whether a decoder has been given `shared_prefix` attention."""
     name: Any = decoder.config._attn_implementation
-    return name.startswith(NAME)
+    return name in _ORIGINALS
 
 
 def check_follows_segments(decoder: PreTrainedModel) -> None:
@@ -273,7 +286,7 @@ def give_back(decoder: PreTrainedModel) -> None:
     """Give a decoder the attention that it had."""
     name: Any = decoder.config._attn_implementation
     if follows_segments(decoder):
-        decoder.set_attn_implementation("sdpa" if name == NAME else name.removeprefix(f"{NAME}_or_"))
+        name_attention(decoder.config, _ORIGINALS[name])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from .views import View
 
 def run_backbone(
     model: Any, batch: dict[str, Any], layout: ViewLayout, *, packs: bool, shares_prefix: bool
-) -> tuple[Any, torch.Tensor]:
+) -> tuple[Any, Packing | None]:
     """The backbone's output over all rows of a batch.
 
     Args:
@@ -27,55 +27,49 @@ def run_backbone(
         shares_prefix: With `packs`, what a vision_centric row has in common with its partner is left out.
 
     Returns:
-        The output, and the place of each token of the rows `[R, L]` in its hidden states, laid out one after another.
+        The output, and where the rows are in it: `None` where they are rows.
 
     Raises:
-        ValueError: packing for a decoder that follows no segments, or for a model that reads images or prompts in
-            both directions (Gemma3, PaliGemma).
+        ValueError: packing for a decoder that follows no segments, for a model that reads images or prompts in both
+            directions (Gemma3, PaliGemma), or for tokens that something else stands before (PEFT's virtual tokens).
     """
     backbone = model.base_model
-    repeated = with_images_repeated(batch, layout)
-    is_once = encodes_once(model) and bool(layout.shared_entries.keys() & batch.keys())
+    has_own_tokens = "input_ids" in batch and batch.get("past_key_values") is None
+    is_once = has_own_tokens and encodes_once(model) and bool(layout.shared_entries.keys() & batch.keys())
     if not packs:
-        inputs, sources = repeated, None
-        if is_once:
-            positions = _own_positions(backbone, repeated)
-            inputs = batch if positions is None else {**batch, "position_ids": positions}
-            sources = _image_sources(backbone, batch, layout)
-        with _features_picked(backbone, sources):
-            output = backbone(**inputs)
-        rows = batch["attention_mask"]
-        return output, torch.arange(rows.numel()).view(rows.shape)
+        if not is_once:
+            return backbone(**with_images_repeated(batch, layout)), None
+        positions = _own_positions(backbone, batch, layout)
+        inputs = batch if positions is None else {**batch, "position_ids": positions}
+        with _features_picked(backbone, _image_sources(backbone, batch, layout)):
+            return backbone(**inputs), None
     check_follows_segments(model.get_decoder())
-    if "token_type_ids" in batch:
+    if "token_type_ids" in batch or not has_own_tokens:
+        reason = "takes `token_type_ids`, by which tokens see others that come after them"
+        reason = reason if has_own_tokens else "is given embeddings or a cache, and what stands in them is not known"
         raise ValueError(
-            f"{type(backbone).__name__} takes `token_type_ids`, by which tokens see others that come after them: in "
-            "one sequence a row would not be what it is by itself. Run it without `share_prefix` and `padding_free`."
+            f"{type(backbone).__name__} {reason}: in one sequence a row would not be what it is by itself. Run it "
+            "without `share_prefix` and `padding_free`."
         )
     packing = pack_views(layout, batch["input_ids"].shape[1], shares_prefix)
-    sources = packing.packed(_image_sources(backbone, batch, layout)) if is_once else None
-    with without_masks(), _features_picked(backbone, sources):
-        return backbone(**_packed_inputs(backbone, batch, repeated, packing)), packing.places
-
-
-def _packed_inputs(backbone: Any, batch: dict[str, Any], repeated: dict[str, Any], packing: Packing) -> dict[str, Any]:
     inputs = {key: packing.packed(value) if key in TOKEN_FILL else value for key, value in batch.items()}
     del inputs["attention_mask"]
-    positions = _own_positions(backbone, repeated)
-    if positions is None:
-        inputs["position_ids"] = packing.positions.unsqueeze(0).to(batch["input_ids"].device)
-    else:
-        inputs["position_ids"] = packing.packed(positions)
+    positions = _own_positions(backbone, batch, layout)
+    counted = packing.positions.unsqueeze(0).to(batch["input_ids"].device)
+    inputs["position_ids"] = counted if positions is None else packing.packed(positions)
     inputs["segment_layout"] = packing.layout
-    return inputs
+    sources = packing.packed(_image_sources(backbone, batch, layout)) if is_once else None
+    with without_masks(), _features_picked(backbone, sources):
+        return backbone(**inputs), packing
 
 
-def _own_positions(backbone: Any, repeated: dict[str, Any]) -> torch.Tensor | None:
+def _own_positions(backbone: Any, batch: dict[str, Any], layout: ViewLayout) -> torch.Tensor | None:
     """`[3, R, L]` where the model places the tokens of images by rules of its own; `None` where it counts."""
-    if not hasattr(backbone, "get_rope_index") or "image_grid_thw" not in repeated:
+    if not hasattr(backbone, "get_rope_index") or "image_grid_thw" not in batch:
         return None
     wanted = inspect.signature(backbone.get_rope_index).parameters
-    return backbone.get_rope_index(**{key: value for key, value in repeated.items() if key in wanted})[0]
+    sizes = with_images_repeated({key: value for key, value in batch.items() if key in wanted}, layout)
+    return backbone.get_rope_index(**sizes)[0]
 
 
 def _image_sources(backbone: Any, batch: dict[str, Any], layout: ViewLayout) -> torch.Tensor:
@@ -103,6 +97,7 @@ def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[No
         yield
         return
     original = backbone.get_image_features
+    owner = getattr(original, "__self__", backbone)  # the backbone itself, or what a wrapper hands on to
 
     def get_picked_features(*args, **kwargs):
         features = original(*args, **kwargs)
@@ -111,11 +106,11 @@ def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[No
             features.deepstack_features = [_picked(layer, sources) for layer in features.deepstack_features]
         return features
 
-    backbone.get_image_features = get_picked_features
+    owner.get_image_features = get_picked_features
     try:
         yield
     finally:
-        del backbone.get_image_features
+        del owner.get_image_features
 
 
 def _picked(features: Any, sources: torch.Tensor) -> Any:

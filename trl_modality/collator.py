@@ -12,7 +12,7 @@ from ._compat import DataCollatorForVisionLanguageModeling
 from .batch import TOKEN_FILL, Part, ViewLayout, shared_prefix
 from .image_runs import with_image_runs
 from .images_once import with_images_once
-from .overlong import POLICIES, Limit, fit
+from .overlong import IMAGES_ONLY, POLICIES, Limit, fit
 from .views import (
     PROMPT_COLUMN,
     PairError,
@@ -71,8 +71,8 @@ class PairedCollator:
         assistant_only_loss, chat_template: For plain `messages` rows, as in TRL.
         overlong: What is done with a row with images above `max_length`: `"error"`; `"drop"`, the row (with both of
             its views) is left out; `"cut_completion"`, its end is cut, by as many tokens in both views, never an
-            image. A batch that loses all its rows keeps one, without labels. Text-only rows are cut at their end as
-            in TRL. Counts are in `ViewLayout.overlong`.
+            image. Of a batch that loses all its rows the images of one are left, without labels. Text-only rows are
+            cut at their end as in TRL. Counts are in `ViewLayout.overlong`.
 
     Raises:
         PairError: a row that cannot be collated; the message names the row, the field and the remedy.
@@ -98,8 +98,7 @@ class PairedCollator:
         self.overlong = overlong
         # Lengths are ours to judge, with the row at hand: the host cuts silently
         host = {"max_length": None, "dataset_text_field": dataset_text_field}
-        pairs_processor, self._images = with_images_once(with_image_runs(processor))
-        self._collate_pairs = DataCollatorForVisionLanguageModeling(pairs_processor, **host, completion_only_loss=True)
+        self._collate_pairs = DataCollatorForVisionLanguageModeling(processor, **host, completion_only_loss=True)
         self._collate_completions = DataCollatorForVisionLanguageModeling(
             processor, **host, completion_only_loss=completion_only_loss
         )
@@ -125,18 +124,18 @@ class PairedCollator:
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         """Collate rows into one batch."""
+        # For this batch alone: it holds its images, and the processor may be changed at any time
+        self._collate_pairs.processor = with_images_once(with_image_runs(self.processor))
         try:
-            batch = self._collate(rows, self._limit(self.max_length))
+            batch = self._collate(rows, self._limit(self.overlong))
             if batch is None:
-                # Every rank has its batch, and learns nothing from this one
-                batch = self._collate(rows[:1], self._limit(None))
+                # Every rank has its batch, with images, and learns nothing from this one
+                batch = self._collate(rows[:1], self._limit(IMAGES_ONLY))
                 assert batch is not None
-                batch["labels"].fill_(-100)
                 batch["view_layout"] = replace(batch["view_layout"], overlong={"dropped": len(rows), "cut": 0})
             return batch
         finally:
-            if self._images is not None:
-                self._images.forget()
+            self._collate_pairs.processor = self.processor
 
     def _collate(self, rows: Rows, limit: Limit) -> dict[str, Any] | None:
         """The batch, or `None` where every row is dropped."""
@@ -255,9 +254,9 @@ class PairedCollator:
             prefixes.append(prefix)
         return prefixes
 
-    def _limit(self, max_length: int | None) -> Limit:
+    def _limit(self, policy: str) -> Limit:
         pad_id: Any = self.processor.tokenizer.pad_token_id
-        return Limit(max_length, self.overlong, tuple(self.image_token_ids), pad_id)
+        return Limit(self.max_length, policy, tuple(self.image_token_ids), pad_id)
 
     @property
     def image_token_ids(self) -> list[int]:

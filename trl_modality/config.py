@@ -203,6 +203,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
             raise ValueError(f"`gradient_filter` must be in [0, 1), got {self.gradient_filter}; 0 leaves nothing out.")
         if self.share_prefix not in ("auto", True, False):
             raise ValueError(f"`share_prefix` must be 'auto', True or False, got {self.share_prefix!r}.")
+        if self.share_prefix != "auto":
+            self.share_prefix = bool(self.share_prefix)
         if self.overlong not in POLICIES:
             raise ValueError(f"`overlong` must be one of {', '.join(POLICIES)}, got {self.overlong!r}.")
         if self.curriculum not in SCHEDULES:

@@ -124,7 +124,9 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         packs = paired_loss.padding_free or (paired_loss.share_prefix and any(view_layout.prefixes))
         packs = packs and not kwargs.get("output_router_logits")  # the load of experts is counted over rows
         shares_prefix = paired_loss.share_prefix
-        backbone_output, places = run_backbone(self, kwargs, view_layout, packs=packs, shares_prefix=shares_prefix)
+        backbone_output, packing = run_backbone(self, kwargs, view_layout, packs=packs, shares_prefix=shares_prefix)
+        # The place of each token of the rows in the hidden states
+        places = torch.arange(labels.numel()).view(labels.shape) if packing is None else packing.places
         head = self.get_output_embeddings()
         hidden = backbone_output.last_hidden_state.flatten(0, 1).to(head.weight.device)
         # Each label is predicted at the place of the token before it

@@ -82,7 +82,8 @@ def with_image_runs(processor: ProcessorMixin) -> ProcessorMixin:
     if not (asks_for_ids and image_token and getattr(tokenizer, "is_fast", False)):
         return processor
     added = tokenizer.added_tokens_decoder.get(tokenizer.convert_tokens_to_ids(image_token))
-    if added is None or not added.special or added.normalized:
+    splits_texts = added is not None and added.content == image_token and added.special
+    if not splits_texts or added.normalized or added.single_word:
         return processor
     copied: Any = copy.copy(processor)
     copied.tokenizer = ImageRuns(tokenizer, image_token)

@@ -26,24 +26,20 @@ class ImagesOnce:
         # Its own dict, since processors take out what they do not pass on
         return BatchFeature(dict(self._answer))
 
-    def forget(self) -> None:
-        """Drop the images and the tensors."""
-        self._asked = self._answer = None
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_image_processor":  # while it is copied or unpickled, it has nothing yet
             raise AttributeError(name)
         return getattr(self._image_processor, name)
 
 
-def with_images_once(processor: ProcessorMixin) -> tuple[ProcessorMixin, ImagesOnce | None]:
-    """A shallow copy of a processor whose image processor is an `ImagesOnce`; `None` for one without images."""
+def with_images_once(processor: ProcessorMixin) -> ProcessorMixin:
+    """A shallow copy of a processor whose image processor is an `ImagesOnce`; one without images is left alone."""
     image_processor = getattr(processor, "image_processor", None)
     if image_processor is None:
-        return processor, None
-    copied, once = copy.copy(processor), ImagesOnce(image_processor)
-    copied.image_processor = once
-    return copied, once
+        return processor
+    copied = copy.copy(processor)
+    copied.image_processor = ImagesOnce(image_processor)
+    return copied
 
 
 def _flat(images: Any) -> Iterator[Any]:

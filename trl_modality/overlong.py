@@ -13,6 +13,8 @@ from .views import PairError, View
 logger = logging.get_logger(__name__)
 
 POLICIES = ("error", "drop", "cut_completion")
+# What is left of a row in place of a batch that lost all of its rows
+IMAGES_ONLY = "images_only"
 
 
 class Limit(NamedTuple):
@@ -49,6 +51,8 @@ def fit(
     Raises:
         PairError: an overlong row where the policy is `error`, or one that cannot be cut.
     """
+    if limit.policy == IMAGES_ONLY:
+        return Fitted([_images_only(part, limit) for part in parts])
     if limit.max_length is None:
         return Fitted(list(parts))
     lengths = torch.stack([part["attention_mask"].sum(1) for part in parts])
@@ -96,6 +100,16 @@ def _check_cut(part: Part, row: int, excess: int, name: str, view: View, limit: 
             f"its {view} view has nothing left to learn below `max_length`={limit.max_length}: the prompt fills it.",
             "Increase `max_length`, shorten the prompt, or set `overlong` to 'drop'.",
         )
+
+
+def _images_only(part: Part, limit: Limit) -> Part:
+    """The rows up to their last image, without labels."""
+    is_image = torch.isin(part["input_ids"], part["input_ids"].new_tensor(limit.image_ids))
+    places = torch.arange(is_image.shape[1])
+    ends = (is_image * (places + 1)).amax(1).clamp(min=2)  # one token, and one after it
+    amounts = (part["attention_mask"].sum(1) - ends).clamp(min=0).tolist()
+    cut = _cut_ends(part, amounts, limit.pad_id)
+    return {**cut, "labels": torch.full_like(cut["labels"], -100)}
 
 
 def _cut_ends(part: Part, amounts: Sequence[int], pad_id: int) -> Part:

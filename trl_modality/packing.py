@@ -34,8 +34,6 @@ class Packing:
     """`[R, L]`: the place of each token of the rows in the sequence; that of padding is 0 and means nothing."""
     positions: torch.Tensor
     """`[T]`: how many tokens of its own row precede each token."""
-    n_shared: int
-    """Tokens that are in the rows but not again in the sequence."""
 
     def packed(self, rows: torch.Tensor) -> torch.Tensor:
         """`[..., R, L]` → `[..., 1, T]`."""
@@ -76,7 +74,6 @@ def pack(rows: Sequence[PackedRow], length: int, order: Sequence[int]) -> Packin
         torch.cat(sources),
         places,
         torch.cat(positions),
-        n_shared=sum(row.prefix for row in rows),
     )
 
 

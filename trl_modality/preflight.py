@@ -140,6 +140,10 @@ def check_rows(
 
     Returns:
         For each pair, why its views have no image in common in their prefix; '' where they have.
+
+    Raises:
+        PairError: a bad row.
+        ValueError: all rows are to be dropped (`overlong`).
     """
     if isinstance(dataset, Dataset):
         rows = PairRows(dataset)
@@ -151,11 +155,22 @@ def check_rows(
         indices = list(range(rank, total, world_size))
         picked = islice(dataset, rank, total, world_size)
     progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
-    reasons = []
+    reasons, n_rows, n_dropped = [], 0, 0
     for row in progress:
         batch = collate([row])
-        if is_pair(row):
+        n_rows += 1
+        is_dropped = bool(batch["view_layout"].overlong.get("dropped"))
+        n_dropped += is_dropped
+        if is_pair(row) and not is_dropped:
             reasons.append(_why_no_shared_image(batch, collate))
+    if n_dropped:
+        message = (
+            f"`overlong='drop'` leaves out {n_dropped} of the {n_rows} rows of `{name}` that were checked: they have "
+            f"more than `max_length`={collate.max_length} tokens."
+        )
+        if n_dropped == n_rows:
+            raise ValueError(f"{message} Set `max_length` higher, or to None.")
+        logger.warning(message)
     return reasons
 
 
@@ -168,18 +183,14 @@ def _why_no_shared_image(batch: Mapping[str, Any], collate: PairedCollator) -> s
     return "differ before their image" if len(places) and layout.prefixes[0] <= places[0] else ""
 
 
-def say_what_is_not_shared(share_prefix: str | bool, reasons: Sequence[str]) -> None:
-    """That sharing saves next to nothing on this data, where that is so of every checked pair.
-
-    Raises:
-        ValueError: with `share_prefix=True`.
-    """
-    if not reasons or not all(reasons):
-        return
-    why = f"the views of every checked pair {' or '.join(sorted(set(reasons)))}, so they share next to nothing"
-    if share_prefix is True:
-        raise ValueError(f"`share_prefix=True`: {why}. Put the image before the text, or set it to 'auto' or False.")
-    logger.warning(f"`share_prefix={share_prefix!r}`: {why}. The losses are the same; the step is not faster.")
+def say_what_is_not_shared(reasons: Sequence[str]) -> None:
+    """That sharing saves next to nothing on this data, where that is so of every checked pair."""
+    if reasons and all(reasons):
+        why = " or ".join(sorted(set(reasons)))
+        logger.warning(
+            f"`share_prefix`: the views of every checked pair {why}, so they share next to nothing. The losses are "
+            "the same; the step is not faster. Put the image before the text where the model's template allows it."
+        )
 
 
 def has_images(datasets: Mapping[str, AnyDataset]) -> bool:
@@ -188,7 +199,7 @@ def has_images(datasets: Mapping[str, AnyDataset]) -> bool:
     return name is not None and bool(set(IMAGE_COLUMNS[:2]) & set(columns_of(datasets[name], name)))
 
 
-def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool) -> bool:
+def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool, has_virtual_tokens: bool) -> bool:
     """Whether the views of a pair share their prefix, as `share_prefix` asks and the model allows.
 
     Raises:
@@ -197,6 +208,8 @@ def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool) -> 
     reason = why_not_shared(model)
     if balances_experts:
         reason = reason or "the load of its experts is balanced over the tokens of separate rows"
+    if has_virtual_tokens:
+        reason = reason or "its adapter puts tokens of its own before those of every row"
     if reason is None:
         return args.share_prefix is not False
     if args.share_prefix is True:
@@ -245,7 +258,8 @@ def reject_unsupported(given: Mapping[str, Any]) -> None:
     for option, (is_set, reason) in unsupported.items():
         if is_set:
             raise ValueError(
-                f"`{option}` is not supported on datasets with pairs: {reason}. Unset it, or train on plain rows."
+                f"`{option}` is not supported on datasets with pairs, nor with `padding_free=True` on images: "
+                f"{reason}. Unset it, or train on plain rows with padding."
             )
 
 

@@ -33,7 +33,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     """Supervised fine-tuning on pairs: both views of a question, and a KL from the text_rich view to the other.
 
     A drop-in replacement for [`~trl.SFTTrainer`], with its arguments. A dataset without pairs takes the host's own
-    path, step for step; only resuming is mended (`_compat.load_renamed_checkpoint`). With pairs (columns `images`,
+    path, step for step; only resuming is mended (`_compat.load_renamed_checkpoint`), and `padding_free=True` on rows
+    with images, which the host refuses, takes ours. With pairs (columns `images`,
     `text_rich_prompt`, `vision_centric_prompt`, `completion`), [`PairedCollator`] collates every row and the loss is
 
         L = 1/N · Σ_t [ w_r·CE_r + w_v·CE_v + λ·D( stopgrad p_r ‖ p_v ) ]
@@ -123,7 +124,10 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         keep_4bit_trainable(base_model)
         add_paired_loss(base_model)
         self._decoder = base_model.get_decoder()
-        self._shares_prefix = preflight.shares_prefix(args, base_model, self.aux_loss_enabled)
+        adapter = getattr(model, "active_peft_config", None)
+        self._shares_prefix = preflight.shares_prefix(
+            args, base_model, self.aux_loss_enabled, has_virtual_tokens=getattr(adapter, "is_prompt_learning", False)
+        )
         if own_collator:
             host: Any = self.data_collator
             self.data_collator = PairedCollator.from_host(host, args.completion_only_loss is not False, args.overlong)
@@ -131,6 +135,11 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             raise ValueError(
                 f"`data_collator` is a {type(self.data_collator).__name__}, which does not know the views of a pair. "
                 "Give a `PairedCollator` (or a subclass), or leave it out."
+            )
+        elif self.data_collator.overlong != args.overlong:
+            logger.warning(
+                f"`overlong={args.overlong!r}` is not used: the given `data_collator` has "
+                f"{self.data_collator.overlong!r}."
             )
         self._schedule = get_schedule(args.curriculum, switch=args.curriculum_switch)
         self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
@@ -146,8 +155,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
                     rank=args.process_index,
                     world_size=args.world_size,
                 )
-            if self._shares_prefix:
-                preflight.say_what_is_not_shared(args.share_prefix, not_shared)
+            if self._shares_prefix and self.is_world_process_zero():
+                preflight.say_what_is_not_shared(not_shared)
 
     # Data
 
