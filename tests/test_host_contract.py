@@ -12,11 +12,13 @@ from accelerate.state import GradientState
 from datasets import Dataset
 from packaging.version import Version
 from tiny import pair_dataset, pair_row, tiny_llava, written_out
+from tiny_families import build
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from trl import SFTConfig, SFTTrainer
 
 from trl_modality import ModalityBalancedSFTTrainer
-from trl_modality._compat import DataCollatorForVisionLanguageModeling
+from trl_modality._compat import DataCollatorForVisionLanguageModeling, name_attention
+from trl_modality.families import FAMILIES
 
 
 def parameters(function) -> list[str]:
@@ -154,3 +156,32 @@ def test_attention_functions_and_masks_are_looked_up_by_name():
         assert name in ALL_ATTENTION_FUNCTIONS
         assert name in ALL_MASK_ATTENTION_FUNCTIONS
     assert "eager" in ALL_MASK_ATTENTION_FUNCTIONS
+
+
+def test_layers_read_the_attention_of_the_config_that_we_name():
+    """`_compat.name_attention`: of this config alone, and not written to disk."""
+    model, _ = tiny_llava()
+    decoder = model.get_decoder()
+    name_attention(decoder.config, "eager")
+    assert decoder.config._attn_implementation == "eager"
+    assert model.config.vision_config._attn_implementation == "sdpa"
+    assert all(layer.self_attn.config is decoder.config for layer in decoder.layers)
+    assert "attn_implementation" not in decoder.config.to_json_string()
+
+
+def test_flash_attention_asks_the_config_for_its_name():
+    """What `_compat.attention_named` is for: once it is told by its caller, that can go."""
+    from transformers.integrations import flash_attention
+
+    assert "module.config._attn_implementation" in inspect.getsource(flash_attention.flash_attention_forward)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, family in FAMILIES.items() if family.encodes_once))
+def test_a_backbone_gets_its_features_from_its_own_method(name):
+    """`backbone._features_picked` stands in for it, and reads where image tokens are by the config's id."""
+    backbone = build(name)[0].base_model
+    assert "self.get_image_features(" in inspect.getsource(type(backbone).forward)
+    assert isinstance(backbone.config.image_token_id, int)
+    if hasattr(backbone, "get_rope_index"):
+        wanted = {"input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids"}
+        assert wanted <= set(parameters(backbone.get_rope_index))
