@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## train a small LLaVA on pairs on the CPU; both views before and after (about 3 minutes after set-up)
+demo: $(READY)  ## train a small LLaVA on pairs on the CPU; both views before and after (about 2 minutes after set-up)
 	$(LAUNCH) examples/llava_kl.py
 
 demo-sft: $(READY)  ## the same budget without the KL: what plain SFT gives

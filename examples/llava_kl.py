@@ -230,11 +230,8 @@ def main() -> None:
         path = Path(training_args.output_dir, "gap.json")
         path.write_text(json.dumps(report, indent=2) + "\n")
         print(f"\n{format_table(before, after)}\n")
-        saved = report["tokens_saved"]
-        print(
-            f"{saved:,} of {report['tokens']:,} tokens ({saved / report['tokens']:.0%}) were common to both views of"
-        )
-        print("a pair, and computed once.")
+        tokens, saved = report["tokens"], report["tokens_saved"]
+        print(f"{saved:,} of {tokens:,} tokens ({saved / tokens:.0%}) were common to both views, and computed once.")
         print(f"{report['steps']} steps in {training_seconds:.0f} s; wrote {path} and the model beside it.")
     trainer.end()
 
