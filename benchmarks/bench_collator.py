@@ -12,7 +12,6 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from random import Random
 from statistics import median
@@ -23,7 +22,7 @@ import torch
 from datasets import Image as StoredImage
 from pair_steps import PATCH, words_tokenizer
 from PIL import Image, ImageDraw
-from rows import append, commit, device_name, percentiles_ms
+from rows import Origin, append, device_name, origin_of_cpu_run, percentiles_ms
 from transformers import (
     CLIPImageProcessor,
     Idefics3ImageProcessor,
@@ -45,13 +44,10 @@ N_PAIRS = 8
 OURS, TRL = "ours", f"TRL {'.'.join(version('trl').split('.')[:2])}, twice"
 
 
-@dataclass(frozen=True)
-class CollatorRow:
+@dataclass(frozen=True, kw_only=True)
+class CollatorRow(Origin):
     """One collator on one kind of batch."""
 
-    benchmark: str
-    case: str
-    implementation: str
     samples: int
     p20_ms: float
     p50_ms: float
@@ -59,12 +55,6 @@ class CollatorRow:
     pairs_per_second: float
     ratio_to_ours: float
     """Its time by ours of the same round, median over the rounds."""
-    device: str
-    torch: str
-    transformers: str
-    trl: str
-    commit: str
-    timestamp: str
 
 
 def llava() -> LlavaProcessor:
@@ -177,8 +167,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    versions = {package: version(package) for package in ("torch", "transformers", "trl")}
-    same = {**versions, "commit": commit(), "timestamp": datetime.now(UTC).isoformat(timespec="seconds")}
+    same = origin_of_cpu_run("collator")
     rows = []
     print(f"{device_name('cpu')}\n{'pairs a second':<24}{OURS:>10}{TRL:>20}{'ratio':>8}")
     for name, (make_processor, slot) in PROCESSORS.items():
@@ -197,14 +186,12 @@ def main() -> None:
             print(f"{case:<24}{speeds[OURS]:>10.1f}{speeds[TRL]:>20.1f}{ratios[TRL]:>8.2f}", flush=True)
             rows += [
                 CollatorRow(
-                    benchmark="collator",
                     case=case,
                     implementation=way,
                     samples=options.rounds,
                     **percentiles_ms(own),
                     pairs_per_second=round(speeds[way], 2),
                     ratio_to_ours=round(ratios[way], 4),
-                    device=device_name("cpu"),
                     **same,
                 )
                 for way, own in seconds.items()

@@ -16,8 +16,6 @@ import multiprocessing
 import sys
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -26,7 +24,7 @@ from typing import Any
 import torch
 from pair_steps import OURS, WAYS, Layout, Run, Size, prepare, products
 from peak_memory import peak_bytes, restart_peak
-from rows import RESULTS, append, commit, device_name, percentiles_ms
+from rows import RESULTS, Origin, append, device_name, origin_of_cpu_run, percentiles_ms
 
 
 TOLERANCE = 1e-5
@@ -41,25 +39,16 @@ SWEEP = [
 ]
 
 
-@dataclass(frozen=True)
-class StepRow:
+@dataclass(frozen=True, kw_only=True)
+class StepRow(Origin):
     """One way to a step in one layout."""
 
-    benchmark: str
-    case: str
-    implementation: str
     model: str
     n_image: int
     n_text: int
     n_vision: int
     n_completion: int
     n_pairs: int
-    device: str
-    torch: str
-    transformers: str
-    trl: str
-    commit: str
-    timestamp: str
     samples: int = 0
     p20_ms: float | None = None
     p50_ms: float | None = None
@@ -204,13 +193,7 @@ def main() -> None:
         found += run_memory(size, MAIN)
     if options.preset in ("packed", "all"):
         found += run_packed(size, options.rounds)
-    same = {
-        "benchmark": "pair_step",
-        "device": device_name("cpu"),
-        **{package: version(package) for package in ("torch", "transformers", "trl")},
-        "commit": commit(),
-        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    same = origin_of_cpu_run("pair_step")
     rows = [StepRow(**same, **vars(each.pop("layout")), **each) for each in found]
     print(f"appended to {append(rows, 'pair_step', options.output)}")
 

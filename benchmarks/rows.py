@@ -4,6 +4,7 @@ import csv
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import quantiles
@@ -52,6 +53,33 @@ def measured(benchmark: str, case: str, implementation: str, seconds: list[float
         trl=version("trl"),
         commit=commit(),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a row was measured with; the columns that newer benchmarks begin with."""
+
+    benchmark: str
+    case: str
+    implementation: str
+    device: str
+    torch: str
+    transformers: str
+    trl: str
+    commit: str
+    timestamp: str
+    """When the run ended, UTC: the same in all rows of a run."""
+
+
+def origin_of_cpu_run(benchmark: str) -> dict[str, str]:
+    """The fields of `Origin` that all rows of a run have in common."""
+    return {
+        "benchmark": benchmark,
+        "device": device_name("cpu"),
+        **{package: version(package) for package in ("torch", "transformers", "trl")},
+        "commit": commit(),
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 @dataclass(frozen=True)
