@@ -34,8 +34,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     A drop-in replacement for [`~trl.SFTTrainer`], with its arguments. A dataset without pairs takes the host's own
     path, step for step; only resuming is mended (`_compat.load_renamed_checkpoint`), and `padding_free=True` on rows
-    with images, which the host refuses, takes ours. With pairs (columns `images`,
-    `text_rich_prompt`, `vision_centric_prompt`, `completion`), [`PairedCollator`] collates every row and the loss is
+    with images, which the host refuses, takes ours. With pairs (columns `images`, `text_rich_prompt`,
+    `vision_centric_prompt`, `completion`), [`PairedCollator`] collates every row and the loss is
 
         L = 1/N · Σ_t [ w_r·CE_r + w_v·CE_v + λ·D( stopgrad p_r ‖ p_v ) ]
 
