@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from trl_modality.data.demo_problem import DemoProblem
 from trl_modality.data.drawing import IMAGE_SIZE, draw_chart, draw_table
-from trl_modality.data.problem import Problem
 from trl_modality.evaluation import accuracy
 from trl_modality.evaluation.accuracy import ExactMatch, exact_match, extract_answer, is_correct
 
@@ -59,8 +59,8 @@ def pairs():
     rows = []
     for value in range(5):
         facts = (("mon", value), ("tue", 4), ("wed", 2), ("thu", 9))
-        rows.append(Problem(f"{value}-a", "Wind, m/s", facts, "sum", ("mon", "thu")).to_pair(draw_chart(facts)))
-        rows.append(Problem(f"{value}-b", "Wind, m/s", facts, "largest").to_pair(draw_table(facts)))
+        rows.append(DemoProblem(f"{value}-a", "Wind, m/s", facts, "sum", ("mon", "thu")).to_pair(draw_chart(facts)))
+        rows.append(DemoProblem(f"{value}-b", "Wind, m/s", facts, "largest").to_pair(draw_table(facts)))
     return rows
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .demo_problem import NAMED_FACTS, DemoProblem
 from .drawing import DRAWINGS
-from .problem import NAMED_FACTS, Problem
 from .tables import Record, load_records
 
 
@@ -67,11 +67,11 @@ def _draw(records: list[Record], indices: np.ndarray, count: int, rng: np.random
     chosen = []
     for index, form, kind, names in (in_turn[i] for i in rng.permutation(count)):
         identity = "-".join((str(index), form, kind, *names))
-        chosen.append((Problem(identity, records[index].title, records[index].facts, kind, names), form))
+        chosen.append((DemoProblem(identity, records[index].title, records[index].facts, kind, names), form))
     return chosen
 
 
-def _to_dataset(problems: list[tuple[Problem, str]]) -> Dataset:
+def _to_dataset(problems: list[tuple[DemoProblem, str]]) -> Dataset:
     from datasets import Dataset, Features, Image, List, Value
 
     messages = List({"role": Value("string"), "content": Value("string")})

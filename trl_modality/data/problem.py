@@ -1,94 +1,171 @@
-"""A problem: facts and a question about them, from which the reasoning and the answer are computed."""
+"""A problem: facts, a question about them and what follows; and its views, in which facts are told in words or shown.
+
+The named levels are those of MathVerse (arXiv 2403.14624), with facts of its three kinds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 
-# How many facts a question names; "largest" and "smallest" are about all of them.
-NAMED_FACTS = {"look_up": 1, "sum": 2, "difference": 2, "largest": 0, "smallest": 0}
+if TYPE_CHECKING:
+    from PIL import Image
 
-_WORDING = {"look_up": "{0}?", "sum": "{0}+{1}?", "difference": "{0} to {1}?"}
+
+class FactKind(StrEnum):
+    """What a fact is to the picture, in the order in which facts leave the words as `vision_ratio` rises."""
+
+    DESCRIPTION = "description"
+    """What anyone sees at once: which shapes, axes or columns there are."""
+    PROPERTY = "property"
+    """What is seen with some thought: which lines are parallel, how the rows are ordered."""
+    CONDITION = "condition"
+    """What the answer is computed from: values, lengths, angles."""
+
+
+# The share of what has to be known that the words leave to the picture. (MathVerse's Vision Dominant keeps properties
+# in words; here the words only ever lose facts, so that the levels are points of one scale.)
+LEVELS = {
+    "text_dominant": 0.0,
+    "text_lite": 0.25,
+    "vision_intensive": 0.5,
+    "vision_dominant": 0.75,
+    "vision_only": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact, told by a sentence and by the picture.
+
+    Args:
+        words: A sentence that tells it without the picture.
+        labels: What the picture writes down to tell it, as written there ("42", "AB"); empty where it is drawn only.
+        kind: What it is to the picture.
+    """
+
+    words: str
+    labels: tuple[str, ...] = ()
+    kind: FactKind = FactKind.CONDITION
+
+
+# Draws a problem: the positions of the facts that the picture shall tell, and the question where it shall stand in it
+Renderer = Callable[[frozenset[int], str | None], "Image.Image"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """
-    Facts, and one question about them.
-
-    The wording, the reasoning and the answer are computed from `facts`, so that they cannot contradict them.
+    """Facts, a question about them, the reasoning from the one to the other, and how the facts are drawn.
 
     Args:
-        id: unique within a data set.
-        title: what the facts are and in which unit; both views show it.
-        facts: (name, value) records in the order in which they are shown.
-        kind: one of `NAMED_FACTS`; "difference" is the distance, never negative.
-        names: the facts the question is about, as many as the kind needs.
+        id: Unique within a data set; the same in every run.
+        facts: All that has to be known, and maybe more.
+        question: Asks for the answer; tells no fact.
+        answer: The final answer alone: a number, with its unit apart in the question, or a word.
+        reasoning: The steps from the facts to the answer, a sentence each; the last one states the answer.
+        render: Draws the picture with some of the facts in it, the same pixels each time.
+        category: What kind of question it is, to count and report by.
+        meta: What a check of the answer needs: plain numbers, strings, lists and dicts of them.
 
     Raises:
-        ValueError: for an unknown kind, a wrong number of names, a name without a fact, or a repeated fact name.
+        ValueError: no facts, or an empty question, answer or reasoning.
     """
 
     id: str
-    title: str
-    facts: tuple[tuple[str, int], ...]
-    kind: str
-    names: tuple[str, ...] = ()
+    facts: tuple[Fact, ...]
+    question: str
+    answer: str
+    reasoning: tuple[str, ...]
+    render: Renderer = field(repr=False, compare=False)
+    category: str = ""
+    meta: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in NAMED_FACTS:
-            raise ValueError(f"`kind` must be one of {sorted(NAMED_FACTS)}, got {self.kind!r}.")
-        if len(self.names) != NAMED_FACTS[self.kind]:
-            raise ValueError(f"{self.kind!r} needs {NAMED_FACTS[self.kind]} `names`, got {self.names}.")
-        known = dict(self.facts)
-        if not known or len(known) != len(self.facts):
-            raise ValueError(f"`facts` must be non-empty and name each fact once, got {self.facts}.")
-        if missing := [name for name in self.names if name not in known]:
-            raise ValueError(f"`names` {missing} are not among the facts {list(known)}.")
+        for name in ("facts", "question", "answer", "reasoning"):
+            if not getattr(self, name):
+                raise ValueError(f"problem {self.id!r}: `{name}` is empty; a problem needs facts and what follows.")
 
-    @property
-    def question(self) -> str:
-        return _WORDING.get(self.kind, "{kind}?").format(*self.names, kind=self.kind)
+    def facts_in_words(self, vision_ratio: float | str) -> tuple[int, ...]:
+        """Positions of the facts that a view tells in words.
 
-    @property
-    def facts_in_words(self) -> str:
-        return _in_words(self.facts)
-
-    @property
-    def reasoning(self) -> str:
-        """The facts the answer rests on, in words: those the question names, or all of them."""
-        known = dict(self.facts)
-        return _in_words([(name, known[name]) for name in self.names] or self.facts)
-
-    @property
-    def answer(self) -> str:
-        known = dict(self.facts)
-        values = [known[name] for name in self.names] or list(known.values())
-        if self.kind == "difference":
-            return str(abs(values[0] - values[1]))
-        compute = {"look_up": sum, "sum": sum, "largest": max, "smallest": min}[self.kind]
-        return str(compute(values))
-
-    def to_pair(self, image: Any) -> dict[str, Any]:
-        """
-        The pair row: both views of the question and one completion, "reasoning;answer".
+        Descriptions leave the words between 0 and 0.25, properties between 0.25 and 0.5, conditions between 0.5 and
+        0.75, the last of each kind first; the question leaves them at 1.
 
         Args:
-            image: what `images` shall hold: a PIL image that shows the facts, or what `datasets.Image` takes for one.
+            vision_ratio: From 0, all facts in words, to 1, all in the picture and the question too; or the name of a
+                level.
+
+        Raises:
+            ValueError: an unknown name, or a ratio outside [0, 1].
         """
-        return {
+        ratio = _ratio(vision_ratio)
+        told: list[int] = []
+        for stage, kind in enumerate(FactKind):
+            positions = [i for i, fact in enumerate(self.facts) if fact.kind is kind]
+            left = min(max(stage + 1 - 4 * ratio, 0.0), 1.0)
+            told += positions[: round(left * len(positions))]
+        return tuple(sorted(told))
+
+    def prompt(self, vision_ratio: float | str) -> str:
+        """The words of a view: some of the facts, and the question where the picture does not hold it.
+
+        At 1 they only say where the question is.
+        """
+        if _ratio(vision_ratio) == 1.0:
+            return "Answer the question in the image."
+        facts = [self.facts[i].words for i in self.facts_in_words(vision_ratio)]
+        return "\n".join([" ".join(facts), self.question]) if facts else self.question
+
+    def picture(self, vision_ratio: float | str, repeats: bool = True) -> Image.Image:
+        """The picture of a view.
+
+        Args:
+            vision_ratio: As for `facts_in_words`; at 1 the question stands in the picture.
+            repeats: Whether the picture also tells the facts that the words tell. All views below 1 then show the
+                same picture, which a pair needs to encode it once.
+        """
+        told = () if repeats else self.facts_in_words(vision_ratio)
+        shown = frozenset(range(len(self.facts))) - frozenset(told)
+        return self.render(shown, self.question if _ratio(vision_ratio) == 1.0 else None)
+
+    def to_pair(self, text_rich: float | str = 0.0, vision_centric: float | str = 0.75) -> dict[str, Any]:
+        """The pair row: the question in two views, whose one completion is the reasoning and the answer.
+
+        Args:
+            text_rich, vision_centric: `vision_ratio` of the two views. With the vision_centric view at 1, it has
+                images of its own, with the question in them.
+
+        Returns:
+            `id`, `category`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`, `answer`, and
+            `level_prompts`: the vision_centric prompt at every named level below 1, for the `levels` curriculum.
+        """
+        completion = f"{' '.join(self.reasoning)}\nAnswer: {self.answer}"
+        row = {
             "id": self.id,
-            "images": [image],
-            "text_rich_prompt": _message("user", f"{self.title}\n{self.facts_in_words}\n{self.question}"),
-            "vision_centric_prompt": _message("user", f"{self.title}\n{self.question}"),
-            "completion": _message("assistant", f"{self.reasoning};{self.answer}"),
+            "category": self.category,
+            "images": [self.picture(text_rich)],
+            "text_rich_prompt": _message("user", self.prompt(text_rich)),
+            "vision_centric_prompt": _message("user", self.prompt(vision_centric)),
+            "completion": _message("assistant", completion),
             "answer": self.answer,
+            "level_prompts": [_message("user", self.prompt(ratio)) for ratio in LEVELS.values() if ratio < 1],
         }
+        if _ratio(vision_centric) == 1.0:
+            row["vision_centric_images"] = [self.picture(vision_centric)]
+        return row
 
 
-def _in_words(facts: Any) -> str:
-    return ",".join(f"{name}={value}" for name, value in facts)
+def _ratio(vision_ratio: float | str) -> float:
+    if isinstance(vision_ratio, str):
+        if vision_ratio not in LEVELS:
+            raise ValueError(f"`vision_ratio` must be a number in [0, 1] or one of {', '.join(LEVELS)}.")
+        return LEVELS[vision_ratio]
+    if not 0.0 <= vision_ratio <= 1.0:
+        raise ValueError(f"`vision_ratio` must be in [0, 1], got {vision_ratio}.")
+    return float(vision_ratio)
 
 
 def _message(role: str, content: str) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trl_modality.data.problem import Problem
+from trl_modality.data.demo_problem import DemoProblem
 from trl_modality.views import validate_pair
 
 
@@ -22,7 +22,7 @@ FACTS = (("mon", 3), ("tue", 7), ("wed", 0), ("thu", 7))
 )
 def test_pair_of_each_kind(kind, names, question, completion):
     image = object()
-    pair = Problem("a", "Wind, m/s", FACTS, kind, names).to_pair(image)
+    pair = DemoProblem("a", "Wind, m/s", FACTS, kind, names).to_pair(image)
     assert pair == {
         "id": "a",
         "images": [image],
@@ -36,7 +36,7 @@ def test_pair_of_each_kind(kind, names, question, completion):
 def test_pair_is_valid():
     from PIL import Image
 
-    validate_pair(Problem("a", "Wind, m/s", FACTS, "largest").to_pair(Image.new("RGB", (4, 4))))
+    validate_pair(DemoProblem("a", "Wind, m/s", FACTS, "largest").to_pair(Image.new("RGB", (4, 4))))
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_pair_is_valid():
 )
 def test_contradictions_are_refused(facts, kind, names, message):
     with pytest.raises(ValueError, match=message):
-        Problem("a", "Wind, m/s", facts, kind, names)
+        DemoProblem("a", "Wind, m/s", facts, kind, names)
