@@ -195,7 +195,13 @@ def test_unknown_columns_are_named_once(config):
         ("loss_backend", "cuda", "`loss_backend` must be one of auto, reference, torch, triton, got 'cuda'"),
         ("loss_tile_mib", 0.0, "`loss_tile_mib` must be above 0 or None"),
         ("gradient_filter", -0.1, r"`gradient_filter` must be in \[0, 1\)"),
-        ("curriculum", "three_stage", "`curriculum` must be one of none, two_stage, got 'three_stage'"),
+        ("curriculum", "three_stage", "`curriculum` must be one of none, text_rich, .* got 'three_stage'"),
+        ("curriculum_period", 0.0, r"`curriculum_period` must be in \(0, 1\]"),
+        ("curriculum_window", 0, "`window` must be 1 step or more"),
+        ("kl_schedule", "slow", "`kl_schedule` must be one of constant, warmup, until, from, got 'slow'"),
+        ("kl_schedule_at", 1.5, r"`kl_schedule_at` must be in \[0, 1\]"),
+        ("replay_ratio", 1.0, r"`replay_ratio` must be in \[0, 1\)"),
+        ("replay_schedule", "slow", "`replay_schedule` must be one of"),
         ("curriculum_switch", 1.0, r"`curriculum_switch` must be inside \(0, 1\)"),
         ("check_rows", -2, "`check_rows` must be ≥ -1"),
     ],
@@ -209,8 +215,10 @@ def test_config_that_trains_nothing(config):
     zero = {"text_rich_weight": 0.0, "vision_centric_weight": 0.0, "kl_weight": 0.0}
     with pytest.raises(ValueError, match="are all 0"):
         config(**zero)
-    with pytest.raises(ValueError, match="`curriculum='two_stage'` needs `vision_centric_weight`"):
+    with pytest.raises(ValueError, match="at progress 0.5 .* in the vision_centric view alone"):
         config(curriculum="two_stage", vision_centric_weight=0.0)
+    with pytest.raises(ValueError, match="at progress 0 .* in the text_rich view alone"):
+        config(curriculum="linear", text_rich_weight=0.0, kl_weight=0.0)
 
 
 def test_plain_sft_config_is_untouched_without_pairs(config):

@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from tiny import pair_row, picture, tiny_llava, written_out
+from tiny import pair_row, picture, shown, tiny_llava, written_out
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from trl_modality import PairedCollator, PairError, View
-from trl_modality.batch import labels_of, select_views, with_images_repeated
+from trl_modality.batch import labels_of, with_images_repeated
 
 
 PLAIN = {
@@ -110,24 +110,58 @@ def test_each_view_has_its_own_images(processor):
     assert not torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])
 
 
-def test_select_views_is_a_batch_of_those_views(processor):
+def test_a_view_that_is_not_shown_is_not_collated(processor):
     rows = [pair_row(0), pair_row(1), copy.deepcopy(PLAIN)]
-    batch = PairedCollator(processor)(rows)
-    selected = select_views(batch, {View.VISION_CENTRIC, View.PLAIN})
-    assert selected["view_layout"].rows == {View.VISION_CENTRIC: 2, View.PLAIN: 1}
-    assert torch.equal(selected["pixel_values"], batch["pixel_values"])
-    longest = max(batch["view_layout"].tokens[view] for view in (View.VISION_CENTRIC, View.PLAIN))
-    assert selected["input_ids"].shape == (3, longest)
-    assert longest < batch["input_ids"].shape[1]
-    assert torch.equal(selected["labels"], batch["labels"][2:, :longest])
-    assert select_views(batch, set(View)) is batch
+    whole = PairedCollator(processor)(rows)
+    texts = []
+    template = processor.apply_chat_template
+
+    def listening(messages, *args, **kwargs):
+        texts.append(str(messages))
+        return template(messages, *args, **kwargs)
+
+    processor.apply_chat_template = listening
+    try:
+        batch = PairedCollator(processor)([*(shown(row, View.VISION_CENTRIC) for row in rows[:2]), rows[2]])
+    finally:
+        del processor.apply_chat_template
+    assert not any("red=" in text for text in texts)
+    assert any("red +" in text or "+ red" in text or "?" in text for text in texts)
+    layout = batch["view_layout"]
+    assert layout.rows == {View.VISION_CENTRIC: 2, View.PLAIN: 1}
+    assert (layout.pairs, layout.prefixes, layout.sharing_pairs, layout.shared_entries) == (0, (), 0, {})
+    assert torch.equal(batch["pixel_values"], whole["pixel_values"])
+    longest = max(whole["view_layout"].tokens[view] for view in (View.VISION_CENTRIC, View.PLAIN))
+    assert batch["input_ids"].shape == (3, longest)
+    assert longest < whole["input_ids"].shape[1]
+    assert torch.equal(batch["labels"], whole["labels"][2:, :longest])
 
 
-def test_select_views_of_nothing_is_an_empty_batch(processor):
-    batch = PairedCollator(processor)([pair_row(0)])
-    selected = select_views(batch, {View.PLAIN})
-    assert selected["input_ids"].shape == (0, 0)
-    assert "pixel_values" not in selected
+def test_pairs_in_both_views_come_before_those_in_one(processor):
+    both = (View.TEXT_RICH, View.VISION_CENTRIC)
+    rows = [pair_row(i) for i in range(5)]
+    own_images = {**rows[3], "vision_centric_images": [picture(99)]}
+    text_rich = shown(rows[0], View.TEXT_RICH)
+    marked = [text_rich, shown(own_images, *both), shown(rows[1], *both, learns=both[:1]), shown(rows[2], both[1])]
+    layout = PairedCollator(processor)([*marked, shown(TEXT_ONLY, View.REPLAY)])["view_layout"]
+    assert layout.examples == {View.TEXT_RICH: (2, 1, 0), View.VISION_CENTRIC: (2, 1, 3), View.REPLAY: (4,)}
+    assert (layout.pairs, layout.sharing_pairs) == (2, 1)
+    learns = {View.TEXT_RICH: (True, True, True), View.VISION_CENTRIC: (False, True, True), View.REPLAY: (True,)}
+    assert layout.learns == learns
+
+
+def test_fillers_give_their_images_where_no_other_row_has_any(processor):
+    collate = PairedCollator(processor)
+    rows = [pair_row(0), shown(pair_row(1))]
+    assert collate(rows)["view_layout"].rows == {View.TEXT_RICH: 1, View.VISION_CENTRIC: 1}
+    batch = collate([shown(TEXT_ONLY, View.REPLAY), shown(pair_row(1))])
+    assert batch["view_layout"].rows == {View.TEXT_RICH: 1, View.REPLAY: 1}
+    assert len(batch["pixel_values"]) == 1
+    assert (rows_of(batch, View.TEXT_RICH)["labels"] == -100).all()
+    assert (rows_of(batch, View.REPLAY)["labels"] != -100).any()
+    alone = collate([shown(pair_row(1))])
+    assert (alone["labels"] == -100).all()
+    assert len(alone["pixel_values"]) == 1
 
 
 def test_labels_of_ignores_the_other_views(processor):

@@ -14,7 +14,7 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = ModalityBalancedSFTConfig.__doc__
-    assert len(OURS) == 14
+    assert len(OURS) == 22
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -34,6 +34,9 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
     recipe.write_text(
         "divergence: jsd\nbeta: 0.25\nkl_temperature: 2.0\ncheck_rows: -1\n"
         "loss_backend: reference\nloss_tile_mib: 64\noverlong: drop\n"
+        "curriculum_period: 0.25\ncurriculum_target_gap: 0.1\ncurriculum_window: 8\n"
+        "kl_schedule: until\nkl_schedule_at: 0.6\n"
+        "replay_ratio: 0.3\nreplay_schedule: from\nreplay_schedule_at: 0.7\n"
     )
     flags = [
         "--kl_weight",
@@ -68,6 +71,14 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "overlong": "drop",
         "curriculum": "two_stage",
         "curriculum_switch": 0.2,
+        "curriculum_period": 0.25,
+        "curriculum_target_gap": 0.1,
+        "curriculum_window": 8,
+        "kl_schedule": "until",
+        "kl_schedule_at": 0.6,
+        "replay_ratio": 0.3,
+        "replay_schedule": "from",
+        "replay_schedule_at": 0.7,
         "check_rows": -1,
     }
 

@@ -11,14 +11,14 @@ import math
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List
-from tiny import PAIR_FEATURES, pair_row, picture
+from tiny import PAIR_FEATURES, pair_row, picture, shown
 from tiny_families import build, exact, pairs_of
 from transformers import GraniteConfig
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError, View, families
-from trl_modality.batch import select_views, with_images_repeated
+from trl_modality.batch import with_images_repeated
 from trl_modality.forward import LossSettings, add_paired_loss
 from trl_modality.views import PAIR_PROMPTS
 
@@ -60,7 +60,7 @@ def own_nll(model, batch: dict) -> torch.Tensor:
 
 def paired_nll(model, batch: dict) -> dict[View, torch.Tensor]:
     output = model(**batch, paired_loss=LossSettings())
-    nll = {View.PLAIN: output.plain and output.plain.vision_nll}
+    nll = {view: getattr(output, view).vision_nll for view in View if getattr(output, view) is not None}
     if output.pairs:
         nll |= {View.TEXT_RICH: output.pairs.text_nll, View.VISION_CENTRIC: output.pairs.vision_nll}
     return nll
@@ -120,7 +120,8 @@ def test_views_may_be_left_out(family):
     rows = [*pairs_of(name), row_of("What is it?", [picture(50)]), row_of("1 + 1?", [])]
     batch = exact(PairedCollator(processor, pad_to_multiple_of=16)(copy.deepcopy(rows)))
     kept = {View.VISION_CENTRIC, View.PLAIN}
-    selected = select_views(batch, kept)
+    marked = [shown(row, View.VISION_CENTRIC) if "text_rich_prompt" in row else row for row in rows]
+    selected = exact(PairedCollator(processor, pad_to_multiple_of=16)(copy.deepcopy(marked)))
     whole, part = paired_nll(model, batch), paired_nll(model, selected)
     for view in kept:
         torch.testing.assert_close(part[view], whole[view], rtol=1e-6, atol=0)

@@ -46,7 +46,7 @@ def two_rows():
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 6:] = 0
     views = (View.TEXT_RICH, View.VISION_CENTRIC)
-    layout = ViewLayout(rows=dict.fromkeys(views, 1), tokens={views[0]: 8, views[1]: 6}, entries={})
+    layout = ViewLayout(rows=dict.fromkeys(views, 1), tokens={views[0]: 8, views[1]: 6}, entries={}, pairs=1)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "view_layout": layout}
 
 

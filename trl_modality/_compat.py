@@ -190,3 +190,34 @@ def _torch_varlen(
         enable_gqa=query_TAD.shape[1] != key_KAD.shape[1],
     )
     return output
+
+
+def has_shuffle_buffer(stream: Any) -> bool:
+    """Whether a streamed dataset shuffles in a buffer, whose rows its `state_dict` leaves out.
+
+    Expiry: when the state of such a stream has the buffer in it, or a public name says that it has none.
+    """
+
+    def any_buffer(examples: Any) -> bool:
+        inner = [getattr(examples, "ex_iterable", None), *getattr(examples, "ex_iterables", ())]
+        is_buffer = type(examples).__name__ == "BufferShuffledExamplesIterable" and examples.buffer_size > 1
+        return is_buffer or any(any_buffer(each) for each in inner if each is not None)
+
+    return any_buffer(stream._ex_iterable)
+
+
+def last_complete_checkpoint(folder: Any) -> str | None:
+    """The newest checkpoint in a folder that was written to its end; `None` if there is none.
+
+    `Trainer` writes a checkpoint in place, its state last, and goes by the number of the newest one: after a crash
+    while it wrote, it would load that one's weights and begin at step 0. Expiry: when `get_last_checkpoint` leaves out
+    unfinished ones.
+    """
+    paths = (path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit())
+    for path in sorted(paths, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None

@@ -78,11 +78,11 @@ def _image_sources(backbone: Any, batch: dict[str, Any], layout: ViewLayout) -> 
     A vision_centric row that shows its partner's images reads the features of its partner's.
     """
     is_image = batch["input_ids"] == backbone.config.image_token_id
-    sharing, n_pairs = layout.sharing_pairs, layout.rows.get(View.TEXT_RICH, 0)
+    sharing, n_text_rich = layout.sharing_pairs, layout.rows.get(View.TEXT_RICH, 0)
     counts = is_image.sum(1)
-    counts[n_pairs : n_pairs + sharing] = 0
+    counts[n_text_rich : n_text_rich + sharing] = 0
     begins = counts.cumsum(0) - counts
-    begins[n_pairs : n_pairs + sharing] = begins[:sharing]
+    begins[n_text_rich : n_text_rich + sharing] = begins[:sharing]
     return torch.where(is_image, begins.unsqueeze(1) + is_image.cumsum(1) - 1, -1)
 
 

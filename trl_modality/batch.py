@@ -1,6 +1,6 @@
-"""What a batch of views is: how its rows and images belong to views, and a batch of some of them."""
+"""What a batch of views is: how its rows and images belong to views."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ TOKEN_FILL = {
 class ViewLayout:
     """Where each view lies in a batch: the views stand one after another in every tensor, along its first dimension.
 
-    Row i of the text_rich view and row i of the vision_centric view are the two views of one pair.
+    Of the first `pairs` rows of the text_rich and of the vision_centric view, row i and row i are the two views of one
+    pair; the rows after them are pairs of which the step uses that view alone.
     """
 
     rows: dict[View, int]
@@ -35,6 +36,11 @@ class ViewLayout:
     """For each tensor of the batch, its entries of each view (rows, images or patches)."""
     examples: dict[View, tuple[int, ...]] = field(default_factory=dict)
     """For each row of a view, the position of its example among those that were collated."""
+    pairs: int = 0
+    """Pairs that are there in both views."""
+    learns: dict[View, tuple[bool, ...]] = field(default_factory=dict)
+    """For each row of a view, whether it has a cross-entropy (all, where it is not said); without one it is there for
+    the divergence."""
     lengths: dict[View, tuple[int, ...]] = field(default_factory=dict)
     """Tokens of each row; padding follows them."""
     prefixes: tuple[int, ...] = ()
@@ -46,6 +52,10 @@ class ViewLayout:
     """Pairs whose views show the same images: the first so many. Their vision_centric rows have no entries."""
     overlong: dict[str, int] = field(default_factory=dict)
     """Rows above the longest length, by what was done: `dropped` are not in the batch, `cut` are."""
+
+    def learning(self, view: View) -> tuple[bool, ...]:
+        """For each row of a view, whether it has a cross-entropy."""
+        return self.learns.get(view, (True,) * self.rows[view])
 
     def spans(self) -> dict[View, slice]:
         """The rows of each view as a slice."""
@@ -67,49 +77,12 @@ def with_images_repeated(inputs: dict[str, Any], layout: ViewLayout) -> dict[str
     return repeated
 
 
-def select_views(batch: dict[str, Any], views: set[View]) -> dict[str, Any]:
-    """The batch without the rows of other views: what a one-view stage of a curriculum needs, and nothing else.
-
-    Padding that only the dropped views needed goes too. Images that a kept view shares with a dropped one stay.
-    """
-    layout: ViewLayout = batch["view_layout"]
-    if set(layout.rows) <= views:
-        return batch
-    kept = [view for view in layout.rows if view in views]
-    length = max((layout.tokens[view] for view in kept), default=0)
-    selected: dict[str, Any] = {}
-    entries: dict[str, dict[View, int]] = {}
-    for key, counts in layout.entries.items():
-        by_view = dict(zip(counts, batch[key].split(list(counts.values())), strict=True))
-        if View.VISION_CENTRIC in kept and key in layout.shared_entries:
-            shared = by_view[View.TEXT_RICH][: layout.shared_entries[key]]
-            by_view[View.VISION_CENTRIC] = torch.cat([shared, by_view[View.VISION_CENTRIC]])
-        tensor = torch.cat([by_view[view] for view in kept]) if kept else batch[key][:0]
-        if key in TOKEN_FILL:
-            tensor = tensor[:, :length]
-        if key in TOKEN_FILL or len(tensor):  # a batch left without images must not have empty pixel values
-            selected[key] = tensor
-            entries[key] = {view: len(by_view[view]) for view in kept}
-    selected["view_layout"] = replace(
-        layout,
-        rows={view: layout.rows[view] for view in kept},
-        tokens={view: layout.tokens[view] for view in kept},
-        entries=entries,
-        shared_entries={},
-        sharing_pairs=0,
-        examples={view: layout.examples[view] for view in kept},
-        lengths={view: layout.lengths[view] for view in kept},
-        prefixes=(),
-    )
-    return selected
-
-
 def labels_of(batch: dict[str, Any], views: set[View]) -> torch.Tensor:
-    """The labels of the batch with the rows of other views ignored."""
-    labels = batch["labels"].clone()
-    for view, span in batch["view_layout"].spans().items():
-        if view not in views:
-            labels[span] = -100
+    """The labels of the batch with those ignored of other views, and of rows without a cross-entropy."""
+    labels, layout = batch["labels"].clone(), batch["view_layout"]
+    for view, span in layout.spans().items():
+        ignored = [view not in views or not learns for learns in layout.learning(view)]
+        labels[span] = labels[span].masked_fill(torch.tensor(ignored).unsqueeze(1).to(labels.device), -100)
     return labels
 
 

@@ -1,6 +1,6 @@
 """Rows → batch. TRL's own vision collator does the multimodal work of each view; this one pairs the views."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from transformers import ProcessorMixin
 
 from ._compat import DataCollatorForVisionLanguageModeling
 from .batch import TOKEN_FILL, Part, ViewLayout, shared_prefix
+from .groups import Group, Rows, groups_of, learns_in, without_fillers
 from .image_runs import with_image_runs
 from .images_once import with_images_once
 from .overlong import IMAGES_ONLY, POLICIES, Limit, fit
@@ -18,25 +19,10 @@ from .views import (
     PairError,
     View,
     describe_row,
-    is_pair,
+    images_of,
     load_images,
-    shows_same_images,
     validate_pair,
 )
-
-
-Rows = Sequence[Mapping[str, Any]]
-PAIR_VIEWS = tuple(PROMPT_COLUMN)
-
-
-class Group(NamedTuple):
-    """Rows that the host collates at once, view by view."""
-
-    positions: tuple[int, ...]
-    """Among the rows of the batch."""
-    views: tuple[View, ...]
-    host: DataCollatorForVisionLanguageModeling
-    shares_images: bool
 
 
 class Collated(NamedTuple):
@@ -59,7 +45,8 @@ class PairedCollator:
     `pixel_values`, …) and `view_layout` (`ViewLayout`), which says which rows are which view. The images that both
     views of a pair show are decoded, processed and stored once; `with_images_repeated(batch, layout)` writes them out
     for both. Pairs that show different images come after those that do not. The labels of a pair are its completion;
-    those of the other rows follow `completion_only_loss` as in TRL.
+    those of the other rows follow `completion_only_loss` as in TRL. Of rows that a plan has marked (`SLOT_COLUMN`),
+    only the views that the step uses are collated.
 
     Args:
         processor: Any processor with which TRL's collator can make prompt-completion batches (so not Mllama's or
@@ -124,13 +111,15 @@ class PairedCollator:
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         """Collate rows into one batch."""
+        rows = without_fillers(rows)
         # For this batch alone: it holds its images, and the processor may be changed at any time
         self._collate_pairs.processor = with_images_once(with_image_runs(self.processor))
         try:
             batch = self._collate(rows, self._limit(self.overlong))
             if batch is None:
                 # Every rank has its batch, with images, and learns nothing from this one
-                batch = self._collate(rows[:1], self._limit(IMAGES_ONLY))
+                kept = next((row for row in rows if images_of(row, View.TEXT_RICH)), rows[0])
+                batch = self._collate([kept], self._limit(IMAGES_ONLY))
                 assert batch is not None
                 batch["view_layout"] = replace(batch["view_layout"], overlong={"dropped": len(rows), "cut": 0})
             return batch
@@ -139,7 +128,7 @@ class PairedCollator:
 
     def _collate(self, rows: Rows, limit: Limit) -> dict[str, Any] | None:
         """The batch, or `None` where every row is dropped."""
-        groups = [self._collate_group(rows, group, limit) for group in self._groups(rows)]
+        groups = [self._collate_group(rows, group, limit) for group in groups_of(rows)]
         collated = [group for group in groups if group.parts]
         if not collated:
             return None
@@ -153,6 +142,8 @@ class PairedCollator:
         batch["view_layout"] = replace(
             layout,
             examples=examples,
+            learns={view: tuple(learns_in(rows[i], view) for i in positions) for view, positions in examples.items()},
+            pairs=sum(len(group.positions) for group in collated if len(group.parts) > 1),
             prefixes=tuple(prefix for group in collated for prefix in self._prefixes(group)),
             shared_entries={} if sharing is None else sharing.shared_entries,
             sharing_pairs=0 if sharing is None else len(sharing.positions),
@@ -163,31 +154,18 @@ class PairedCollator:
         )
         return batch
 
-    def _groups(self, rows: Rows) -> Iterator[Group]:
-        """The rows by what the host collates at once."""
-        kinds = [self._kind(row) for row in rows]
-        for kind, (views, host) in {
-            "sharing pair": (PAIR_VIEWS, self._collate_pairs),
-            "pair": (PAIR_VIEWS, self._collate_pairs),
-            "completion": ((View.PLAIN,), self._collate_completions),
-            "document": ((View.PLAIN,), self._collate_documents),
-        }.items():
-            positions = tuple(i for i, each in enumerate(kinds) if each == kind)
-            if positions:
-                yield Group(positions, views, host, shares_images=kind == "sharing pair")
-
-    def _kind(self, row: Mapping[str, Any]) -> str:
-        if is_pair(row):
-            return "sharing pair" if shows_same_images(row) else "pair"
-        return "document" if row.get("prompt") is None else "completion"
+    def _host(self, group: Group) -> DataCollatorForVisionLanguageModeling:
+        hosts = {"completion": self._collate_completions, "document": self._collate_documents}
+        return hosts.get(group.form, self._collate_pairs)
 
     def _collate_group(self, rows: Rows, group: Group, limit: Limit) -> Collated:
         """The host's work on some rows, checked."""
         names = [describe_row(rows[i]) for i in group.positions]
+        limit = limit if group.learns else self._limit(IMAGES_ONLY)
         host_rows = self._host_rows(rows, group, names)
         parts = {}
         for view, of_view in host_rows.items():
-            parts[view] = _collate_naming_rows(group.host, of_view, names, view)
+            parts[view] = _collate_naming_rows(self._host(group), of_view, names, view)
             self._check_image_tokens(parts[view], of_view, names, PROMPT_COLUMN.get(view, "the text"))
         if len(parts) > 1:
             _check_pairs(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
@@ -212,7 +190,7 @@ class PairedCollator:
         host_rows: dict[View, list[dict]] = {view: [] for view in group.views}
         for i, name in zip(group.positions, names, strict=True):
             row, images = rows[i], None
-            if len(group.views) > 1:
+            if group.form == "pair":
                 validate_pair(row, name=name, image_token=getattr(self.processor, "image_token", None))
             for view in group.views:
                 # The same objects for both views where they are the same images: see `ImagesOnce`

@@ -1,15 +1,21 @@
 """`ModalityBalancedSFTConfig`: TRL's `SFTConfig` and what a paired run adds to it."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+from transformers import TrainingArguments
+from transformers.utils import logging
 from trl import SFTConfig
 
-from .curriculum import SCHEDULES
+from .curriculum import FACTORS, SCHEDULES, Adaptive
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
 from .overlong import POLICIES
+from .sampling import schedule_of
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -64,10 +70,35 @@ class ModalityBalancedSFTConfig(SFTConfig):
         > Parameters that control the curriculum
 
         curriculum (`str`, *optional*, defaults to `"none"`):
-            `"none"` trains on both views throughout; `"two_stage"` on the text_rich view and the divergence first,
-            then on the vision_centric view alone.
+            Which pairs are trained in which view as training goes on. `"none"`: all in both. `"text_rich"`,
+            `"vision_centric"`: all in that view. `"mix"`: in one or the other, in turn. `"two_stage"`: in the
+            text_rich view first, then in the vision_centric view and without the divergence. `"linear"`, `"cosine"`:
+            from the one to the other. `"alternating"`: now the one, now the other. `"levels"`: in both, the
+            vision_centric view with fewer and fewer facts in words (needs `level_prompts`). `"adaptive"`: more of the
+            vision_centric view while the measured gap is above `curriculum_target_gap`. While the divergence has a
+            weight, all pairs go through the model in both views; a view that a step does not use costs nothing.
         curriculum_switch (`float`, *optional*, defaults to `0.5`):
             Share of the training steps after which `"two_stage"` switches.
+        curriculum_period (`float`, *optional*, defaults to `0.1`):
+            Share of the training steps in which `"alternating"` comes back to where it was.
+        curriculum_target_gap (`float`, *optional*, defaults to `0.0`):
+            Gap that `"adaptive"` aims at: nats per token, vision_centric minus text_rich.
+        curriculum_window (`int`, *optional*, defaults to `16`):
+            Steps over which `"adaptive"` measures, and for which it decides.
+        kl_schedule (`str`, *optional*, defaults to `"constant"`):
+            Factor of `kl_weight`: `"constant"`; `"warmup"`, from 0 to 1 until `kl_schedule_at`; `"until"`, 1 before
+            `kl_schedule_at` and 0 after; `"from"`, the other way round.
+        kl_schedule_at (`float`, *optional*, defaults to `0.1`):
+            Share of the training steps at which `kl_schedule` changes.
+
+        > Parameters that control replay
+
+        replay_ratio (`float`, *optional*, defaults to `0.0`):
+            Share of the rows that come from the `replay_dataset` of the trainer, exact to the row over any stretch.
+        replay_schedule (`str`, *optional*, defaults to `"constant"`):
+            Factor of `replay_ratio`, as `kl_schedule`. If not constant, `max_steps` has to be set.
+        replay_schedule_at (`float`, *optional*, defaults to `0.5`):
+            Share of the training steps at which `replay_schedule` changes.
 
         > Parameters that control the checks before training
 
@@ -158,13 +189,60 @@ class ModalityBalancedSFTConfig(SFTConfig):
     curriculum: str = field(
         default="none",
         metadata={
-            "help": "`'none'` trains on both views throughout; `'two_stage'` on the text_rich view and the divergence "
-            "first, then on the vision_centric view alone.",
-            "choices": list(SCHEDULES),
+            "help": "Which pairs are trained in which view as training goes on. `'none'`: all in both. `'text_rich'`, "
+            "`'vision_centric'`: all in that view. `'mix'`: in one or the other, in turn. `'two_stage'`: in the "
+            "text_rich view first, then in the vision_centric view and without the divergence. `'linear'`, "
+            "`'cosine'`: from the one to the other. `'alternating'`: now the one, now the other. `'levels'`: in both, "
+            "the vision_centric view with fewer and fewer facts in words (needs `level_prompts`). `'adaptive'`: more "
+            "of the vision_centric view while the measured gap is above `curriculum_target_gap`. While the divergence "
+            "has a weight, all pairs go through the model in both views; a view that a step does not use costs "
+            "nothing.",
+            "choices": [*SCHEDULES, "adaptive"],
         },
     )
     curriculum_switch: float = field(
         default=0.5, metadata={"help": "Share of the training steps after which `'two_stage'` switches."}
+    )
+    curriculum_period: float = field(
+        default=0.1,
+        metadata={"help": "Share of the training steps in which `'alternating'` comes back to where it was."},
+    )
+    curriculum_target_gap: float = field(
+        default=0.0,
+        metadata={"help": "Gap that `'adaptive'` aims at: nats per token, vision_centric minus text_rich."},
+    )
+    curriculum_window: int = field(
+        default=16, metadata={"help": "Steps over which `'adaptive'` measures, and for which it decides."}
+    )
+    kl_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "Factor of `kl_weight`: `'constant'`; `'warmup'`, from 0 to 1 until `kl_schedule_at`; `'until'`, "
+            "1 before `kl_schedule_at` and 0 after; `'from'`, the other way round.",
+            "choices": list(FACTORS),
+        },
+    )
+    kl_schedule_at: float = field(
+        default=0.1, metadata={"help": "Share of the training steps at which `kl_schedule` changes."}
+    )
+
+    # Parameters that control replay
+    replay_ratio: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the rows that come from the `replay_dataset` of the trainer, exact to the row over any "
+            "stretch."
+        },
+    )
+    replay_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "Factor of `replay_ratio`, as `kl_schedule`. If not constant, `max_steps` has to be set.",
+            "choices": list(FACTORS),
+        },
+    )
+    replay_schedule_at: float = field(
+        default=0.5, metadata={"help": "Share of the training steps at which `replay_schedule` changes."}
     )
 
     # Parameters that control the checks before training
@@ -207,22 +285,51 @@ class ModalityBalancedSFTConfig(SFTConfig):
             self.share_prefix = bool(self.share_prefix)
         if self.overlong not in POLICIES:
             raise ValueError(f"`overlong` must be one of {', '.join(POLICIES)}, got {self.overlong!r}.")
-        if self.curriculum not in SCHEDULES:
-            raise ValueError(f"`curriculum` must be one of {', '.join(SCHEDULES)}, got {self.curriculum!r}.")
-        if self.curriculum == "two_stage" and not (
-            self.vision_centric_weight and (self.text_rich_weight or self.kl_weight)
-        ):
-            raise ValueError(
-                "`curriculum='two_stage'` needs `vision_centric_weight` above 0 for its second stage and "
-                "`text_rich_weight` or `kl_weight` above 0 for its first, got "
-                f"{self.vision_centric_weight}, {self.text_rich_weight} and {self.kl_weight}; a stage without any "
-                "loss trains nothing."
-            )
+        self._check_curriculum()
+        if self.check_rows < -1:
+            raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
+        super().__post_init__()
+
+    def _check_curriculum(self) -> None:
+        if self.curriculum not in (*SCHEDULES, "adaptive"):
+            raise ValueError(f"`curriculum` must be one of {', '.join(SCHEDULES)}, adaptive, got {self.curriculum!r}.")
+        for name in ("kl_schedule", "replay_schedule"):
+            if getattr(self, name) not in FACTORS:
+                raise ValueError(f"`{name}` must be one of {', '.join(FACTORS)}, got {getattr(self, name)!r}.")
         if not 0.0 < self.curriculum_switch < 1.0:
             raise ValueError(
                 f"`curriculum_switch` must be inside (0, 1), got {self.curriculum_switch}; it is a share of "
                 "the steps. Use `curriculum='none'` for a run without stages."
             )
-        if self.check_rows < -1:
-            raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
-        super().__post_init__()
+        if not 0.0 < self.curriculum_period <= 1.0:
+            raise ValueError(f"`curriculum_period` must be in (0, 1], got {self.curriculum_period}.")
+        for name in ("kl_schedule_at", "replay_schedule_at"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}; it is a share of the steps.")
+        if not 0.0 <= self.replay_ratio < 1.0:
+            raise ValueError(
+                f"`replay_ratio` must be in [0, 1), got {self.replay_ratio}; it is a share of all rows. At 1 no pair "
+                "would be trained."
+            )
+        Adaptive(self.curriculum_target_gap, self.curriculum_window)  # checks both
+        schedule_of(self, None)
+
+
+def paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:
+    """The config as ours, as the host turns any `TrainingArguments` into its own."""
+    if isinstance(args, ModalityBalancedSFTConfig):
+        return args
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        return ModalityBalancedSFTConfig(f"{name.split('/')[-1] or 'model'}-ModalityBalancedSFT")
+    known = {field.name for field in fields(ModalityBalancedSFTConfig) if field.init}
+    given = args.to_dict()
+    if unknown := sorted(given.keys() - known):
+        logger.warning(
+            f"`{type(args).__name__}` has fields that {ModalityBalancedSFTConfig.__name__} does not: "
+            f"{', '.join(unknown)}. They are ignored; derive your config from ours to keep them."
+        )
+    values = {key: value for key, value in given.items() if key in known}
+    # `to_dict` hides the value of whatever ends in `_token`: secrets, and with them `eos_token`
+    values |= {key: getattr(args, key) for key in values if key.endswith("_token")}
+    return ModalityBalancedSFTConfig(**values)

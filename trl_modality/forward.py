@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from ._compat import excluded_tokens, gathered_head, head_logit_scale
 from .backbone import run_backbone
-from .batch import ViewLayout
+from .batch import ViewLayout, labels_of
 from .kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from .views import View
 
@@ -36,19 +36,9 @@ class LossSettings:
     """Run all rows as one sequence; for a decoder with `shared_prefix` attention."""
 
     @property
-    def used_views(self) -> set[View]:
-        """The views that any weight asks for, and the rows without a partner."""
-        used = {View.PLAIN}
-        if self.text_rich_weight or self.kl_weight:
-            used.add(View.TEXT_RICH)
-        if self.vision_centric_weight or self.kl_weight:
-            used.add(View.VISION_CENTRIC)
-        return used
-
-    @property
     def supervised_views(self) -> set[View]:
         """The views whose tokens N counts: those with a cross-entropy; with the divergence alone, its student."""
-        supervised = {View.PLAIN}
+        supervised = {View.PLAIN, View.REPLAY}
         if self.text_rich_weight:
             supervised.add(View.TEXT_RICH)
         if self.vision_centric_weight or not self.text_rich_weight:
@@ -64,15 +54,20 @@ class PairedModelOutput(ModelOutput):
         loss (`torch.Tensor`):
             Scalar, nats per supervised token: the weighted losses of every view, summed and divided by
             `num_items_in_batch` (by the tokens of the supervised views of this batch when not passed).
-        pairs, plain (`TokenStats`, *optional*):
-            Per-token parts of the rows in pairs and of the rows without a partner; `None` where the batch has none.
+        pairs (`TokenStats`, *optional*):
+            Per-token parts of the pairs that are there in both views; `None` where the batch has none.
+        text_rich, vision_centric, plain, replay (`TokenStats`, *optional*):
+            Those of the other rows of each view (under `vision_…`, as of every group of one view).
         aux_loss (`torch.Tensor`, *optional*):
             Load-balancing loss of a mixture of experts, not weighted, when called with `output_router_logits=True`.
     """
 
     loss: torch.Tensor | None = None
     pairs: TokenStats | None = None
+    text_rich: TokenStats | None = None
+    vision_centric: TokenStats | None = None
     plain: TokenStats | None = None
+    replay: TokenStats | None = None
     aux_loss: torch.Tensor | None = None
 
 
@@ -140,36 +135,14 @@ def add_paired_loss(model: PreTrainedModel) -> None:
 
 
 def _losses(hidden, places, labels, layout, settings, num_items, head, rules: HeadRules) -> PairedModelOutput:
-    """The paired and the plain losses, in one pass.
+    """The losses of all rows, in one pass.
 
     `hidden` `[T, H]` predicts the labels `[R, L]` from their `places` `[R, L]` in it.
     """
-    spans = layout.spans()
     if num_items is None:
-        num_items = sum((labels[spans[view]] != -100).sum() for view in spans if view in settings.supervised_views)
-
-    def supervised(view: View) -> tuple[Any, Any]:
-        if view not in spans:
-            return None, None
-        rows_labels = labels[spans[view]]
-        kept = rows_labels != -100
-        return hidden[places[spans[view]][kept]], rows_labels[kept]
-
-    text_hidden, text_labels = supervised(View.TEXT_RICH)
-    vision_hidden, vision_labels = supervised(View.VISION_CENTRIC)
-    plain_hidden, plain_labels = supervised(View.PLAIN)
-    groups = {}
-    if text_hidden is not None or vision_hidden is not None:
-        groups["pairs"] = TokenGroup(
-            text_hidden,
-            vision_hidden,
-            text_labels if vision_labels is None else vision_labels,
-            settings.text_rich_weight,
-            settings.vision_centric_weight,
-            settings.kl_weight,
-        )
-    if plain_hidden is not None:
-        groups["plain"] = TokenGroup(None, plain_hidden, plain_labels, 0.0, 1.0, 0.0)
+        counted = labels_of({"labels": labels, "view_layout": layout}, settings.supervised_views)
+        num_items = (counted != -100).sum()
+    groups = _token_groups(hidden, places, labels, layout, settings)
     # ZeRO-3 shards the head again afterwards: its gradient is made by then
     with gathered_head(head.weight, head.bias):
         weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
@@ -189,8 +162,46 @@ def _losses(hidden, places, labels, layout, settings, num_items, head, rules: He
             tile_mib=settings.tile_mib,
             gradient_filter=settings.gradient_filter,
         )
-    stats_of = dict(zip(groups, stats, strict=True))
-    return PairedModelOutput(loss=loss, pairs=stats_of.get("pairs"), plain=stats_of.get("plain"))
+    stats_of: dict[str, Any] = dict(zip(groups, stats, strict=True))
+    return PairedModelOutput(loss=loss, **stats_of)
+
+
+def _token_groups(hidden, places, labels, layout: ViewLayout, settings: LossSettings) -> dict[str, TokenGroup]:
+    """The tokens of the pairs that are there in both views, and those of the other rows of each view."""
+
+    def tokens(view: View, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Hidden states, labels, and whether there is a cross-entropy."""
+        of_view = spans[view]
+        rows = slice(*rows.indices(layout.rows[view]))
+        picked = slice(of_view.start + rows.start, of_view.start + rows.stop)
+        kept = labels[picked] != -100
+        learns = torch.tensor(layout.learning(view)[rows], device=labels.device).unsqueeze(1).expand_as(kept)[kept]
+        return hidden[places[picked][kept]], labels[picked][kept], learns
+
+    spans, groups = layout.spans(), {}
+    weights = {View.TEXT_RICH: settings.text_rich_weight, View.VISION_CENTRIC: settings.vision_centric_weight}
+    if layout.pairs:
+        text_hidden, _, text_learns = tokens(View.TEXT_RICH, slice(layout.pairs))
+        vision_hidden, vision_labels, vision_learns = tokens(View.VISION_CENTRIC, slice(layout.pairs))
+        groups["pairs"] = TokenGroup(
+            text_hidden,
+            vision_hidden,
+            vision_labels,
+            _weight(weights[View.TEXT_RICH], text_learns),
+            _weight(weights[View.VISION_CENTRIC], vision_learns),
+            settings.kl_weight,
+        )
+    for view, count in layout.rows.items():
+        first = layout.pairs if view in weights else 0
+        if count > first:
+            single, single_labels, learns = tokens(view, slice(first, None))
+            weight = _weight(weights.get(view, 1.0), learns)
+            groups[str(view)] = TokenGroup(None, single, single_labels, 0.0, weight, 0.0)
+    return groups
+
+
+def _weight(weight: float, learns: torch.Tensor) -> float | torch.Tensor:
+    return weight if bool(learns.all()) else weight * learns.float()
 
 
 def _router_loss(text_config, router_logits, attention_mask) -> Any:

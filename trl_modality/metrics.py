@@ -42,7 +42,7 @@ class LossMetrics:
     ) -> None:
         """Add one micro-batch, trained (or evaluated) with the weights of `settings`; `counts` are its `COUNTS`."""
         values: dict[str, torch.Tensor] = {}
-        pairs, plain = output.pairs, output.plain
+        pairs = output.pairs
         if pairs is not None:
             _add_view(values, View.TEXT_RICH, pairs.text_nll, pairs.text_is_top1, pairs.text_entropy)
             _add_view(values, View.VISION_CENTRIC, pairs.vision_nll, pairs.vision_is_top1, pairs.vision_entropy)
@@ -50,12 +50,14 @@ class LossMetrics:
                 values["gap"] = values["vision_centric_nll"] - values["text_rich_nll"]
                 values["kl"] = pairs.kl.sum()
                 values["paired_tokens"] = values["text_rich_tokens"]
-        if plain is not None:
-            _add_view(values, View.PLAIN, plain.vision_nll, plain.vision_is_top1, plain.vision_entropy)
+        for view in VIEWS:
+            if (single := getattr(output, view)) is not None:
+                _add_view(values, view, single.vision_nll, single.vision_is_top1, single.vision_entropy)
         weights = {
             "text_rich_nll": settings.text_rich_weight,
             "vision_centric_nll": settings.vision_centric_weight,
             "plain_nll": 1.0,
+            "replay_nll": 1.0,
             "kl": settings.kl_weight,
         }
         zero = torch.zeros((), dtype=sum_dtype(output.loss.device), device=output.loss.device)
@@ -110,7 +112,12 @@ def _add_view(values, view: View, nll, is_top1, entropy) -> None:
     if nll is None:
         return
     dtype = sum_dtype(nll.device)
-    values[f"{view}_nll"] = nll.sum(dtype=dtype)
-    values[f"{view}_correct"] = is_top1.sum()
-    values[f"{view}_entropy"] = entropy.sum(dtype=dtype)
-    values[f"{view}_tokens"] = nll.new_full((), nll.numel(), dtype=dtype)
+    sums = {
+        "nll": nll.sum(dtype=dtype),
+        "correct": is_top1.sum(),
+        "entropy": entropy.sum(dtype=dtype),
+        "tokens": nll.new_full((), nll.numel(), dtype=dtype),
+    }
+    for name, value in sums.items():
+        # A view has tokens in pairs and by itself
+        values[f"{view}_{name}"] = values.get(f"{view}_{name}", 0) + value

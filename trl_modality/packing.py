@@ -87,7 +87,7 @@ def pack_views(layout: ViewLayout, length: int, shares_prefix: bool) -> Packing:
     """
     rows = [PackedRow(0, tokens) for lengths in layout.lengths.values() for tokens in lengths]
     if shares_prefix:
-        n_pairs = layout.rows.get(View.TEXT_RICH, 0)
+        n_text_rich = layout.rows.get(View.TEXT_RICH, 0)
         for i, prefix in enumerate(layout.prefixes):
-            rows[n_pairs + i] = PackedRow(0, rows[n_pairs + i].length, partner=i, prefix=prefix)
+            rows[n_text_rich + i] = PackedRow(0, rows[n_text_rich + i].length, partner=i, prefix=prefix)
     return pack(rows, length, range(len(rows)))

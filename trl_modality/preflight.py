@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from .batch import ViewLayout
 from .collator import PairedCollator
+from .curriculum import Mix
 from .data.rows import PairRows
 from .families import why_not_shared
 from .views import (
@@ -37,13 +38,14 @@ AnyDataset = Dataset | IterableDataset
 STREAM_HEAD = 16
 
 
-def named_datasets(train_dataset: Any, eval_dataset: Any) -> dict[str, AnyDataset]:
+def named_datasets(train_dataset: Any, eval_dataset: Any, replay_dataset: Any = None) -> dict[str, AnyDataset]:
     """The datasets of a run by what messages call them; `eval_dataset` may be a dict, or missing as any may be."""
     named = {"train_dataset": train_dataset}
     if isinstance(eval_dataset, Mapping):
         named |= {f"eval_dataset[{key!r}]": dataset for key, dataset in eval_dataset.items()}
     else:
         named["eval_dataset"] = eval_dataset
+    named["replay_dataset"] = replay_dataset
     # Anything else is the host's to refuse
     return {name: dataset for name, dataset in named.items() if isinstance(dataset, Dataset | IterableDataset)}
 
@@ -224,6 +226,50 @@ def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool, has
     return False
 
 
+def replay_of(
+    replay: Any, args: TrainingArguments | None, datasets: Mapping[str, AnyDataset], uses_views: bool
+) -> AnyDataset | None:
+    """The replay dataset, with its images undecoded.
+
+    Raises:
+        ValueError: a ratio without a dataset or a dataset without a ratio; replay in a run without pairs; a dataset
+            with pairs, or without text.
+    """
+    ratio, text_field = getattr(args, "replay_ratio", 0.0), getattr(args, "dataset_text_field", "text")
+    if (replay is None) != (ratio == 0):
+        given, missing = ("replay_ratio", "replay_dataset") if replay is None else ("replay_dataset", "replay_ratio")
+        raise ValueError(f"`{given}` is given without `{missing}`. Give both, or neither: nothing would be replayed.")
+    if replay is None:
+        return None
+    if not isinstance(replay, Dataset | IterableDataset):
+        raise ValueError(f"`replay_dataset` must be a `Dataset` or an `IterableDataset`, got {type(replay).__name__}.")
+    if not uses_views:
+        raise ValueError(
+            "`replay_dataset` is for runs with pairs, and no dataset has any. Add its rows to the dataset."
+        )
+    columns = columns_of(replay, "replay_dataset")
+    if any(column in columns for column in PAIR_PROMPTS):
+        raise ValueError("`replay_dataset` has pairs; replay is of rows without. Put the pairs into `train_dataset`.")
+    if not {"messages", "prompt", text_field} & set(columns):
+        raise ValueError(
+            f"`replay_dataset` has columns {sorted(columns)}; it needs `messages`, or `prompt` and `completion`, or "
+            f"`{text_field}`."
+        )
+    return as_stored(replay)
+
+
+def check_levels(mixes: Sequence[Mix], dataset: AnyDataset | None) -> None:
+    """That a schedule which moves the level of the vision_centric view finds levels in the dataset."""
+    if dataset is None or all(mix.vision_ratio is None for mix in mixes):
+        return
+    if "level_prompts" not in columns_of(dataset, "train_dataset"):
+        raise ValueError(
+            "the curriculum moves the level of the vision_centric view; `train_dataset` has no `level_prompts`, a "
+            "list of prompts for each pair, from all facts in words to none. Add it (`Problem.to_pair` makes it), or "
+            "choose another curriculum."
+        )
+
+
 def reject_text_run(datasets: Mapping[str, AnyDataset]) -> None:
     """The host decides by the columns of the training set whether the run is one with images."""
     train = datasets.get("train_dataset")
@@ -248,7 +294,9 @@ def reject_unsupported(given: Mapping[str, Any]) -> None:
     """Arguments of the host that would silently change the loss of the pairs, or get the wrong rows."""
     args = given["args"]
     replaces_loss, two_rows = "it would replace the loss of the views", "a pair is two rows of logits, not one"
+    by_length = "rows of a step would depend on the number of ranks; use 'group_by_length'"
     unsupported = {
+        "train_sampling_strategy='batch_rebalance'": (args.train_sampling_strategy == "batch_rebalance", by_length),
         "loss_type='dft'": (args.loss_type == "dft", replaces_loss),
         "label_smoothing_factor": (args.label_smoothing_factor > 0, replaces_loss),
         "compute_loss_func": (given.get("compute_loss_func") is not None, replaces_loss),

@@ -3,26 +3,27 @@
 import copy
 import inspect
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from transformers import BitsAndBytesConfig, TrainingArguments
+from datasets import Dataset
+from transformers import BitsAndBytesConfig, TrainerCallback
 from transformers.utils import logging
 from trl import SFTTrainer
 
 from . import preflight
-from ._compat import keep_4bit_trainable, load_renamed_checkpoint
+from ._compat import keep_4bit_trainable, last_complete_checkpoint, load_renamed_checkpoint
 from ._extras import require
 from .attention import follows_segments, shared_prefix_attention
-from .batch import labels_of, select_views, with_images_repeated
+from .batch import labels_of, with_images_repeated
 from .collator import PairedCollator
-from .config import ModalityBalancedSFTConfig
-from .curriculum import Mix, get_schedule
+from .config import paired_config
+from .curriculum import Mix, Schedule, Shares
 from .data.rows import PairRows
 from .forward import LossSettings, PairedModelOutput, add_paired_loss
 from .metrics import LossMetrics
+from .run_plan import PLAN_STATE, RunPlan
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
 
 
@@ -56,6 +57,10 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     ```
 
     Args:
+        replay_dataset: Rows without pairs, usually text alone, that are mixed in at `replay_ratio` so that an old
+            skill stays. A `Dataset` or an `IterableDataset` of `messages`, `prompt` and `completion`, or `text`.
+        schedule: In place of the `curriculum` of the config: a function from progress in [0, 1] to a
+            [`~curriculum.Mix`].
         *args, **kwargs: As for `SFTTrainer`. `args` may be a [`ModalityBalancedSFTConfig`] or any config that the host
             takes; the settings of pairs then have their defaults. `compute_metrics` and what goes with it is refused
             on datasets with pairs: a pair is two rows of logits.
@@ -71,7 +76,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         "id": "2510.22836",
     }
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, replay_dataset: Any = None, schedule: Schedule | None = None, **kwargs):
         given = inspect.signature(SFTTrainer.__init__).bind_partial(self, *args, **kwargs).arguments
         given.pop("self")
         if isinstance(given.get("quantization_config"), BitsAndBytesConfig):
@@ -83,8 +88,10 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         # Rows with images and without padding are ours too: the host has no such batch
         padding_free = getattr(given.get("args"), "padding_free", False)
         self._uses_views = bool(with_pairs) or (padding_free and preflight.has_images(datasets))
+        self.replay_dataset = preflight.replay_of(replay_dataset, given.get("args"), datasets, self._uses_views)
+        self._run_plan: RunPlan | None = None
         if self._uses_views:
-            given["args"] = copy.copy(_paired_config(given.get("args"), given.get("model")))
+            given["args"] = copy.copy(paired_config(given.get("args"), given.get("model")))
             given["args"].padding_free = False
             preflight.reject_unsupported(given)
             preflight.reject_text_run(datasets)
@@ -97,9 +104,9 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         super().__init__(**given)
         if self._uses_views:
             self.args.padding_free = padding_free
-            self._set_up_pairs(own_collator=given.get("data_collator") is None)
+            self._set_up_pairs(schedule, own_collator=given.get("data_collator") is None)
 
-    def _set_up_pairs(self, own_collator: bool) -> None:
+    def _set_up_pairs(self, schedule: Schedule | None, own_collator: bool) -> None:
         """Everything that only a run with pairs has; the host is complete by now."""
         args: Any = self.args
         parallelism = self.accelerator.parallelism_config
@@ -128,6 +135,18 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._shares_prefix = preflight.shares_prefix(
             args, base_model, self.aux_loss_enabled, has_virtual_tokens=getattr(adapter, "is_prompt_learning", False)
         )
+        self._set_up_collator(own_collator)
+        self._run_plan = RunPlan(args, schedule, self.replay_dataset)
+        train_dataset: Any = self.train_dataset
+        preflight.check_levels(self._run_plan.mixes, train_dataset)
+        self.add_callback(_EndOfStep(self))
+        self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics(), "window": LossMetrics()}
+        self._tokens_seen = {"num_tokens": 0.0, "num_tokens_saved": 0.0}
+        if args.check_rows:
+            self._check_rows()
+
+    def _set_up_collator(self, own_collator: bool) -> None:
+        args: Any = self.args
         if own_collator:
             host: Any = self.data_collator
             self.data_collator = PairedCollator.from_host(host, args.completion_only_loss is not False, args.overlong)
@@ -141,22 +160,22 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
                 f"`overlong={args.overlong!r}` is not used: the given `data_collator` has "
                 f"{self.data_collator.overlong!r}."
             )
-        self._schedule = get_schedule(args.curriculum, switch=args.curriculum_switch)
-        self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
-        self._tokens_seen = {"num_tokens": 0.0, "num_tokens_saved": 0.0}
-        if args.check_rows:
-            not_shared = []
-            for name, dataset in preflight.named_datasets(self.train_dataset, self.eval_dataset).items():
-                not_shared += preflight.check_rows(
-                    dataset,
-                    self.data_collator,
-                    args.check_rows,
-                    name=name,
-                    rank=args.process_index,
-                    world_size=args.world_size,
-                )
-            if self._shares_prefix and self.is_world_process_zero():
-                preflight.say_what_is_not_shared(not_shared)
+
+    def _check_rows(self) -> None:
+        args: Any = self.args
+        not_shared = []
+        datasets = preflight.named_datasets(self.train_dataset, self.eval_dataset, self.replay_dataset)
+        for name, dataset in datasets.items():
+            not_shared += preflight.check_rows(
+                dataset,
+                self.data_collator,
+                args.check_rows,
+                name=name,
+                rank=args.process_index,
+                world_size=args.world_size,
+            )
+        if self._shares_prefix and self.is_world_process_zero():
+            preflight.say_what_is_not_shared(not_shared)
 
     # Data
 
@@ -170,16 +189,38 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         dataset = super()._remove_unused_columns(dataset, description)
         return PairRows(dataset) if self._uses_views else dataset
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        if self._uses_views:
-            # Views that the step does not use leave before the host counts the tokens that the loss is divided by
-            used = self._loss_settings(self._mix()).used_views
-            epoch_iterator = (select_views(batch, used) for batch in epoch_iterator)
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+    def get_train_dataloader(self) -> Any:
+        if not self._uses_views or self.train_dataset is None:
+            return super().get_train_dataloader()
+        dataset: Any = self.train_dataset
+        if isinstance(dataset, Dataset):
+            dataset = super()._remove_unused_columns(dataset, description="training")
+        tp_size = self.get_tp_size()
+        shares = Shares(
+            # The whole batch of all ranks where accelerate is told to split it
+            self._train_batch_size // (self.args.world_size if self.accelerator.split_batches else 1),
+            self.args.gradient_accumulation_steps,
+            ranks=self.args.world_size // tp_size,
+            rank=self.args.process_index // tp_size,
+        )
+        assert self._run_plan is not None
+        return self._run_plan.data_loader(dataset, shares, self.data_collator, self.accelerator, lambda: self.state)
+
+    def _save_checkpoint(self, model, trial):
+        if self._run_plan is not None and (kept := self._run_plan.kept(self.state.global_step)) is not None:
+            states: Any = self.state.stateful_callbacks
+            states[PLAN_STATE] = kept
+        super()._save_checkpoint(model, trial)
+
+    def end_step(self) -> None:
+        """What follows every step: at the end of its window, an adaptive curriculum sees the gap."""
+        if self._run_plan is not None and self._run_plan.ends_window(self.state.global_step):
+            report = self._loss_metrics["window"].report(self._sum_over_ranks, self.accelerator.device)
+            self._run_plan.observe(report)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         if self._uses_views:
-            supervised = self._loss_settings(self._mix()).supervised_views
+            supervised = self._loss_settings().supervised_views
             labels = [labels_of(batch, supervised) for batch in batch_samples]
             # Both names: what the host counts of plain `labels` depends on the model's own loss
             batch_samples = [{"labels": each, "shift_labels": each[:, 1:]} for each in labels]
@@ -187,9 +228,11 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     # Attention
 
-    def train(self, *args, **kwargs) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
         with self._attention():
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _attention(self) -> AbstractContextManager[None]:
         """While it lasts, the decoder takes rows in one sequence, if the run has any; then it is what it was."""
@@ -200,17 +243,17 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     # Loss
 
     def _mix(self) -> Mix:
-        return self._schedule(self._progress())
+        """What the step trains on; of an evaluation, everything."""
+        in_training = self.model.training and self._run_plan is not None
+        return self._run_plan.mix(self.state.global_step) if in_training else Mix()
 
-    def _progress(self) -> float:
-        return self.state.global_step / max(self.state.max_steps, 1)
-
-    def _loss_settings(self, mix: Mix) -> LossSettings:
+    def _loss_settings(self) -> LossSettings:
         args: Any = self.args
         return LossSettings(
-            text_rich_weight=args.text_rich_weight * mix.text_rich,
-            vision_centric_weight=args.vision_centric_weight * mix.vision_centric,
-            kl_weight=args.kl_weight * mix.kl,
+            # Which pairs have a cross-entropy in which view is in the batch
+            text_rich_weight=args.text_rich_weight,
+            vision_centric_weight=args.vision_centric_weight,
+            kl_weight=args.kl_weight * self._mix().kl,
             divergence=args.divergence,
             beta=args.beta,
             temperature=args.kl_temperature,
@@ -225,8 +268,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         if not self._uses_views:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         training = self.model.training
-        # Evaluation is always of both views: a curriculum is a way to train, not a thing to measure
-        settings = self._loss_settings(self._mix() if training else Mix())
+        settings = self._loss_settings()
         if not training:
             inputs = self._without_duplicates(inputs)
         if self.aux_loss_enabled:
@@ -241,8 +283,10 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             aux_loss: Any = output.aux_loss
             loss = loss + self.router_aux_loss_coef * aux_loss / steps
-        metrics = self._loss_metrics["train" if training else "eval"]
-        metrics.add(output, settings, _counts(inputs, settings))
+        counts = _counts(inputs, settings)
+        self._loss_metrics["train" if training else "eval"].add(output, settings, counts)
+        if training and self._run_plan is not None and self._run_plan.is_adaptive:
+            self._loss_metrics["window"].add(output, settings, counts)
         if return_outputs:
             logits_inputs = with_images_repeated(inputs, inputs["view_layout"])
             logits_inputs = {key: logits_inputs[key] for key in inputs.keys() - {"labels", "view_layout"}}
@@ -314,7 +358,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             self._tokens_seen["num_tokens_saved"] += report.pop("saved_tokens")
             logs.update(self._tokens_seen)
             if "loss" in logs:
-                logs["curriculum_progress"] = self._progress()
+                logs |= self._run_plan.logs(self.state) if self._run_plan is not None else {}
                 # The host's own has every part
                 logs.update({key: value for key, value in report.items() if key != "loss"})
         super().log(logs, start_time)
@@ -324,29 +368,19 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         return total / self.get_tp_size()  # ranks of one tensor-parallel group hold the same rows
 
 
+class _EndOfStep(TrainerCallback):
+    """Tells the trainer that a step is done."""
+
+    def __init__(self, trainer: ModalityBalancedSFTTrainer):
+        self._trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._trainer.end_step()
+
+
 def _counts(inputs: dict[str, Any], settings: LossSettings) -> dict[str, Any]:
     """What `LossMetrics` counts of a batch."""
     layout = inputs["view_layout"]
     overlong = {f"overlong_{what}": count for what, count in layout.overlong.items()}
     saved = sum(layout.prefixes) if settings.share_prefix else 0
     return {"input_tokens": inputs["attention_mask"].sum(), "saved_tokens": saved, **overlong}
-
-
-def _paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:
-    """The config as ours, as the host turns any `TrainingArguments` into its own."""
-    if isinstance(args, ModalityBalancedSFTConfig):
-        return args
-    if args is None:
-        name = model if isinstance(model, str) else model.config._name_or_path
-        return ModalityBalancedSFTConfig(f"{name.split('/')[-1] or 'model'}-ModalityBalancedSFT")
-    known = {field.name for field in fields(ModalityBalancedSFTConfig) if field.init}
-    given = args.to_dict()
-    if unknown := sorted(given.keys() - known):
-        logger.warning(
-            f"`{type(args).__name__}` has fields that {ModalityBalancedSFTConfig.__name__} does not: "
-            f"{', '.join(unknown)}. They are ignored; derive your config from ours to keep them."
-        )
-    values = {key: value for key, value in given.items() if key in known}
-    # `to_dict` hides the value of whatever ends in `_token`: secrets, and with them `eos_token`
-    values |= {key: getattr(args, key) for key in values if key.endswith("_token")}
-    return ModalityBalancedSFTConfig(**values)

@@ -11,19 +11,22 @@ from typing import Any
 
 
 class View(StrEnum):
-    """What a row of a batch shows: one view of a pair, or a row that has no partner."""
+    """What a row of a batch shows: a view of a pair, or a row that has no partner; `replay` keeps an old skill."""
 
     TEXT_RICH = "text_rich"
     VISION_CENTRIC = "vision_centric"
     PLAIN = "plain"
+    REPLAY = "replay"
 
 
 PROMPT_COLUMN = {View.TEXT_RICH: "text_rich_prompt", View.VISION_CENTRIC: "vision_centric_prompt"}
 PAIR_PROMPTS = tuple(PROMPT_COLUMN.values())
 IMAGE_COLUMNS = ("images", "image", "vision_centric_images")
-PAIR_COLUMNS = (*IMAGE_COLUMNS, *PAIR_PROMPTS, "completion", "answer", "id")
+PAIR_COLUMNS = (*IMAGE_COLUMNS, *PAIR_PROMPTS, "completion", "answer", "id", "category", "level_prompts")
 # Position of a row in its dataset: added by `data.rows.PairRows`, so that messages can name the row
 INDEX_COLUMN = "__index__"
+# What the plan makes of a row (a `curriculum.Slot`): added by `data.rows.PlannedRows`, for the collator
+SLOT_COLUMN = "__slot__"
 # What the host's own vision collator reads, beside ours: a mixed dataset has plain rows in these.
 PLAIN_COLUMNS = ("messages", "prompt", "completion", "image", "images", "text")
 
@@ -47,7 +50,7 @@ def describe_row(row: Mapping[str, Any]) -> str:
         names.append(f"id={row['id']!r}")
     if not names:
         fields = (*PAIR_PROMPTS, "prompt", "messages", "text", "completion")
-        text = next((_text_of(row[field]) for field in fields if row.get(field)), "")
+        text = next((text_of(row[field]) for field in fields if row.get(field)), "")
         names.append(f"row starting {text[:60]!r}" if text else "row without any text")
     return ", ".join(names)
 
@@ -145,13 +148,13 @@ def load_images(row: Mapping[str, Any], view: View, name: str | None = None) -> 
     return decoded
 
 
-def _text_of(value: Any) -> str:
+def text_of(value: Any) -> str:
     """All text in a prompt, completion or message list, for emptiness checks and excerpts."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return _text_of(value.get("content") or value.get("text") or "")
-    return " ".join(filter(None, map(_text_of, value)))
+        return text_of(value.get("content") or value.get("text") or "")
+    return " ".join(filter(None, map(text_of, value)))
 
 
 def _check_text(name: str, column: str, value: Any) -> None:
@@ -167,7 +170,7 @@ def _check_text(name: str, column: str, value: Any) -> None:
                 f"`{column}` is neither a string nor a list of messages with `role` and `content`.",
                 f"Got {type(value).__name__}.",
             )
-    if not _text_of(value).strip():
+    if not text_of(value).strip():
         raise PairError(name, f"`{column}` is empty.", "Fill it in or remove the row.")
 
 

@@ -6,6 +6,9 @@ from _tiny_llava import build_tiny_llava
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from trl_modality.curriculum import Slot
+from trl_modality.views import SLOT_COLUMN, View
+
 
 NAMES = ("red", "green", "blue", "grey")
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -52,6 +55,11 @@ def written_out(rows: list[dict]) -> list[dict]:
         for row in rows
         for view in ("text_rich", "vision_centric")
     ]
+
+
+def shown(row: dict, *views: View, learns: tuple[View, ...] | None = None) -> dict:
+    """The row as a plan marks it: in some of its views (none: as a filler), and with a cross-entropy in some."""
+    return {**row, SLOT_COLUMN: Slot(0, View.REPLAY in views, views, views if learns is None else learns, None)}
 
 
 def tiny_llava(hidden_size: int = 32, seed: int = 0):

@@ -1,6 +1,26 @@
-"""Which views a step trains on: schedules from progress to a mix of views."""
+"""Which rows a step trains on and in which view: schedules, and a plan that is a pure function of the step."""
 
-from .schedule import SCHEDULES, Mix, get_schedule
+from .adaptive import Adaptive
+from .order import Order
+from .permutation import Permutation
+from .plan import Plan, size_of_epoch
+from .sampler import PlanSampler, Shares, Slot, StoredRows
+from .schedule import FACTORS, SCHEDULES, Mix, Schedule, get_schedule
 
 
-__all__ = ["SCHEDULES", "Mix", "get_schedule"]
+__all__ = [
+    "FACTORS",
+    "SCHEDULES",
+    "Adaptive",
+    "Mix",
+    "Order",
+    "Permutation",
+    "Plan",
+    "PlanSampler",
+    "Schedule",
+    "Shares",
+    "Slot",
+    "StoredRows",
+    "get_schedule",
+    "size_of_epoch",
+]

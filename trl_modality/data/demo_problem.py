@@ -1,4 +1,4 @@
-"""A problem of the demo: one-digit facts and a short question, from which the reasoning and the answer are computed."""
+"""A problem of the demo: one-digit facts and a short question, from which reasoning and answer are computed."""
 
 from __future__ import annotations
 

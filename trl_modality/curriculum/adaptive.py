@@ -1,0 +1,57 @@
+"""A curriculum that follows the measured gap between the views."""
+
+import math
+
+from .schedule import Mix
+
+
+START, LOWEST, HIGHEST = 0.5, 0.1, 0.9  # share of the vision_centric view; both views are always measured
+GAIN, LARGEST_CHANGE = 0.5, 0.1  # change of the share for a nat of gap beyond the target, and its bound, per window
+
+
+class Adaptive:
+    """More of the vision_centric view while the gap is above its target, less while it is below.
+
+    Training is cut into windows of steps. Every pair is trained in one view, and the share of the vision_centric view
+    in a window follows from what was measured up to the end of the window before the last one: data loaders read
+    ahead, and must find what a later run finds that begins at any step.
+
+    Args:
+        target_gap: In nats per token, vision_centric minus text_rich.
+        window: Steps.
+
+    Raises:
+        ValueError: a window below 1, or a target that is not finite.
+    """
+
+    def __init__(self, target_gap: float = 0.0, window: int = 16):
+        if window < 1:
+            raise ValueError(f"`window` must be 1 step or more, got {window}.")
+        if not math.isfinite(target_gap):
+            raise ValueError(f"`target_gap` must be finite, got {target_gap}.")
+        self.target_gap, self.window = target_gap, window
+        self.shares = [START, START]
+        """Of the vision_centric view, in each window that is decided."""
+
+    def mix_at(self, step: int) -> Mix:
+        """The mix of a step whose window is decided.
+
+        Raises:
+            RuntimeError: the window is not decided yet.
+        """
+        window = step // self.window
+        if window >= len(self.shares):
+            raise RuntimeError(
+                f"step {step} was asked for when only {len(self.shares)} windows of {self.window} steps were decided: "
+                "the data loader reads too far ahead. Raise `curriculum_window`."
+            )
+        share = self.shares[window]
+        return Mix(text_rich=1.0 - share, vision_centric=share)
+
+    def observe(self, gap_nats: float | None) -> None:
+        """End a window, in which the views were so far apart (`None`: one of them had no token)."""
+        share = self.shares[-1]
+        if gap_nats is not None and math.isfinite(gap_nats):
+            change = GAIN * (gap_nats - self.target_gap)
+            share += min(max(change, -LARGEST_CHANGE), LARGEST_CHANGE)
+        self.shares.append(min(max(share, LOWEST), HIGHEST))

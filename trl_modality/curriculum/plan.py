@@ -1,0 +1,164 @@
+"""The plan: which rows a step trains on and in which view, as a function of the step.
+
+A *slot* is a place of a global batch. What stands in it follows from its number alone, so that any rank, worker or
+later run finds the same: a share is a line through the slots, and a slot has what the share is of where the line
+passes a whole number. Over any window of slots the count is the share's to within one row.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .schedule import Mix
+
+
+class Size(NamedTuple):
+    """Slots of an epoch, and how many of them are replay."""
+
+    slots: int
+    replay: int
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The slots of one step.
+
+    Args:
+        mix: What the schedule says for the step.
+        first_row, first_replay: How many rows (replay rows) all earlier steps have used.
+        is_replay: `[n]`; n is below the global batch at the end of an epoch only.
+        text_rich, vision_centric: `[n]`: whether a pair in that slot has a cross-entropy in the view.
+    """
+
+    mix: Mix
+    first_row: int
+    first_replay: int
+    is_replay: np.ndarray
+    text_rich: np.ndarray
+    vision_centric: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.is_replay)
+
+    @property
+    def n_replay(self) -> int:
+        return int(self.is_replay.sum())
+
+
+class Plan:
+    """What every step trains on.
+
+    Args:
+        mix_at: The mix of a step. It is asked for the steps in order, each of them once.
+        batch: Slots of a global batch, over all ranks and accumulation steps.
+        replay_ratio: Share of the slots that are replay, where the mix does not change it.
+        size: Of an epoch of known length: it ends where its rows do, in a smaller batch. `None`: batches are whole,
+            and epochs of rows follow each other inside of them.
+
+    Raises:
+        ValueError: a share of replay of 1 or more.
+    """
+
+    def __init__(
+        self, mix_at: Callable[[int], Mix], *, batch: int, replay_ratio: float = 0.0, size: Size | None = None
+    ):
+        self._mix_at, self._batch, self._replay_ratio, self._size = mix_at, batch, replay_ratio, size
+        self._mixes: list[Mix] = []
+        self._rows = [0]  # before each step
+        # Sums of shares before each step, which a slot belongs to where their floor rises: replay of the slots, of
+        # the rows those in the text_rich view alone, and of the others those in the vision_centric view alone
+        self._replay, self._text_alone, self._vision_alone = [0.0], [0.0], [0.0]
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of an epoch; `None` where it has no length."""
+        return None if self._size is None else self._steps_of(self._size)
+
+    def _steps_of(self, size: Size) -> int:
+        return -(-size.slots // self._batch)
+
+    def step(self, step: int) -> StepPlan:
+        """The slots of a step, counted from 0 over all epochs."""
+        while len(self._mixes) <= step:
+            self._append()
+        mix = self._mixes[step]
+        replayed = self._replayed(step)
+        is_replay = np.diff(replayed) > 0
+        text_rich, vision_centric = np.zeros_like(is_replay), np.zeros_like(is_replay)
+        text_rich[~is_replay], vision_centric[~is_replay] = self._views(step)
+        return StepPlan(mix, self._rows[step], int(replayed[0]), is_replay, text_rich, vision_centric)
+
+    def mix(self, step: int) -> Mix:
+        """The mix of a step."""
+        while len(self._mixes) <= step:
+            self._append()
+        return self._mixes[step]
+
+    def _append(self) -> None:
+        step = len(self._mixes)
+        mix = self._mix_at(step)
+        if self._replay_ratio * mix.replay >= 1.0:
+            raise ValueError(
+                f"`replay_ratio`={self._replay_ratio} times the schedule's {mix.replay} is 1 or more at step {step}: "
+                "no slot is left for the rows of the dataset. Lower one of them."
+            )
+        self._mixes.append(mix)
+        slots = self.n_slots(step)
+        self._replay.append(self._replay[-1] + slots * self._replay_ratio * mix.replay)
+        rows = slots - (self._replay_before(step + 1) - self._replay_before(step))
+        self._rows.append(self._rows[-1] + rows)
+        self._text_alone.append(self._text_alone[-1] + rows * (1.0 - mix.vision_centric))
+        others = rows - (math.floor(self._text_alone[-1]) - math.floor(self._text_alone[-2]))
+        share = min((1.0 - mix.text_rich) / mix.vision_centric, 1.0) if mix.vision_centric else 0.0
+        self._vision_alone.append(self._vision_alone[-1] + others * share)
+
+    def n_slots(self, step: int) -> int:
+        """How many slots a step has."""
+        if self._size is None:
+            return self._batch
+        done = step % self._steps_of(self._size) * self._batch
+        return min(self._batch, self._size.slots - done)
+
+    def _replay_before(self, step: int) -> int:
+        """Replay rows before a step."""
+        if self._size is None:
+            return math.floor(self._replay[step])
+        # Whole numbers, however long the run: an epoch has its rows, not one more or less
+        epoch, place = divmod(step, self._steps_of(self._size))
+        return epoch * self._size.replay + place * self._batch * self._size.replay // self._size.slots
+
+    def _replayed(self, step: int) -> np.ndarray:
+        """`[n + 1]`: replay rows before each slot of the step, and after its last."""
+        slots = np.arange(self.n_slots(step) + 1)
+        if self._size is None:
+            return _floors(self._replay[step], self._replay[step + 1], slots)
+        place = step % self._steps_of(self._size) * self._batch
+        rest = place * self._size.replay % self._size.slots
+        return self._replay_before(step) + (rest + slots * self._size.replay) // self._size.slots
+
+    def _views(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """`[rows]` each: whether a row has a cross-entropy in the text_rich view, and in the vision_centric view."""
+        rows = np.arange(self._rows[step + 1] - self._rows[step] + 1)
+        text_alone = np.diff(_floors(self._text_alone[step], self._text_alone[step + 1], rows)) > 0
+        others = np.arange(int((~text_alone).sum()) + 1)
+        vision_alone = np.zeros_like(text_alone)
+        vision_alone[~text_alone] = (
+            np.diff(_floors(self._vision_alone[step], self._vision_alone[step + 1], others)) > 0
+        )
+        return ~vision_alone, ~text_alone
+
+
+def _floors(begin: float, end: float, places: np.ndarray) -> np.ndarray:
+    """The whole part of a line from `begin` to `end` at the places, ends as every step has them."""
+    floors = np.floor(begin + (end - begin) * places / max(places[-1], 1)).astype(np.int64)
+    floors[0], floors[-1] = math.floor(begin), math.floor(end)
+    return floors
+
+
+def size_of_epoch(n_rows: int, replay_ratio: float) -> Size:
+    """The slots of an epoch in which every row stands once and replay has its share, to the nearest row."""
+    replay = round(n_rows * replay_ratio / (1.0 - replay_ratio))
+    return Size(n_rows + replay, replay)

@@ -1,0 +1,230 @@
+"""The plan as batches of rows: what the data loader of one rank is to fetch, from any step on."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from ..views import View
+from .order import Order
+from .plan import Plan, StepPlan
+
+
+BOTH = (View.TEXT_RICH, View.VISION_CENTRIC)
+
+
+class Slot(NamedTuple):
+    """A row, and what is made of it."""
+
+    row: int | Mapping[str, Any]
+    """Its position in its dataset; the row itself where that is a stream."""
+    is_replay: bool
+    views: tuple[View, ...]
+    """In which a pair goes through the model. None: the slot fills a batch and nothing is learnt from it."""
+    learns: tuple[View, ...]
+    """In which a pair has a cross-entropy."""
+    vision_ratio: float | None
+    """The level of the vision_centric view; `None`: as the row has it."""
+
+
+class Kind(NamedTuple):
+    """What is made of a pair; see `Slot`."""
+
+    views: tuple[View, ...]
+    learns: tuple[View, ...]
+
+
+class Rows(Protocol):
+    """Rows in the order in which they are trained on, from one place to the next."""
+
+    def take(self, count: int) -> Sequence[int | Mapping[str, Any]]:
+        """The next rows: positions, or the rows themselves."""
+        ...
+
+    def start(self, first: int, state: Any) -> None:
+        """Go to a place, by the `state` that was saved there if there is one."""
+        ...
+
+    def state(self) -> Any:
+        """What `start` needs to come back to this place quickly; `None` where it needs nothing."""
+        ...
+
+
+class StoredRows:
+    """Rows of a dataset that can be asked for any row."""
+
+    def __init__(self, order: Order):
+        self._order, self._place = order, 0
+
+    def take(self, count: int) -> Sequence[int]:
+        rows = self._order(self._place, count).tolist()
+        self._place += count
+        return rows
+
+    def start(self, first: int, state: Any) -> None:
+        self._place = first
+
+    def state(self) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a global batch is cut: `accumulation` rounds, in each of which every rank takes `micro_batch` slots."""
+
+    micro_batch: int
+    accumulation: int = 1
+    ranks: int = 1
+    rank: int = 0
+
+    @property
+    def batch(self) -> int:
+        """Slots of a global batch."""
+        return self.micro_batch * self.accumulation * self.ranks
+
+
+class PlanSampler:
+    """The batches of one rank, as a `batch_sampler` of a data loader.
+
+    Every rank follows the same plan and takes its own slots of every round. A rank that has none in the last round of
+    an epoch, or replay alone, also gets a slot that nothing is learnt from: all ranks have an image to run, and make
+    the same calls. So does a step of replay alone, so that its gradients are 0 with any number of ranks, not missing.
+    Where training goes on
+    from a checkpoint, the batches that the trainer will skip are empty: no row of them is looked for.
+
+    Args:
+        plan: Of all ranks.
+        rows, replay: Where the rows come from.
+        shares: How its batches are cut.
+        used: The views that a cross-entropy has a weight for.
+        distils: Whether the divergence has a weight.
+        steps_done: The step to begin with, asked when an iteration begins.
+        skips: Whether the trainer skips the batches of the epoch that were trained on before `steps_done`; it goes on
+            with the same rows either way.
+        saved: What `state_after(steps_done)` was, when training goes on.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rows: Rows,
+        replay: Rows | None,
+        shares: Shares,
+        *,
+        used: frozenset[View],
+        distils: bool,
+        steps_done: Callable[[], int],
+        skips: bool = True,
+        saved: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    ):
+        self.plan, self.shares = plan, shares
+        self._rows, self._replay = rows, replay
+        self._used, self._distils = used, distils
+        self._steps_done, self._skips, self._saved = steps_done, skips, saved
+        self._next_step: int | None = None
+        self._states: dict[int, dict[str, Any]] = {}
+        self._image: Slot | None = None  # the last slot that was not replay
+
+    def __len__(self) -> int:
+        """Batches of an epoch; TypeError where that is not known."""
+        steps = self.plan.steps_per_epoch
+        if steps is None:
+            raise TypeError("A stream has no length.")
+        return (steps - 1) * self.shares.accumulation + self._rounds(self.plan.n_slots(steps - 1))
+
+    def __iter__(self) -> Iterator[list[Slot]]:
+        goes_on = self._next_step is None
+        steps = self.plan.steps_per_epoch
+        step = self._begin()
+        n_done = step if steps is None else step % steps
+        if goes_on and self._skips:
+            for _ in range(n_done * self.shares.accumulation):
+                yield []
+        end = None if steps is None else step - n_done + steps
+        while end is None or step < end:
+            n_missing, batch = self.shares.accumulation, []
+            for batch in self._batches(step):
+                n_missing -= 1
+                yield batch
+            if goes_on and n_done and not self._skips:
+                # The trainer counts its steps from the begin of the epoch and does not know which is the last, short
+                # one: it takes as many batches for it as for any other
+                for _ in range(n_missing):
+                    yield [batch[0]._replace(views=(), learns=())]
+            step += 1
+            self._next_step = step
+
+    def state_after(self, step: int) -> dict[str, Any]:
+        """Where the rows are once so many steps are done, for a later run to go on from."""
+        return self._states.get(step, {})
+
+    def _begin(self) -> int:
+        """The step to begin with; the rows are there."""
+        if self._next_step is None:
+            step, state = self._steps_done(), self._saved() or {}
+        else:
+            steps = self.plan.steps_per_epoch
+            step = self._next_step if steps is None else -(-self._next_step // steps) * steps
+            state = self._states.get(step, {})
+        self._next_step = step
+        first = self.plan.step(step)
+        self._rows.start(first.first_row, state.get("rows"))
+        if self._replay is not None:
+            self._replay.start(first.first_replay, state.get("replay"))
+        return step
+
+    def _rounds(self, n_slots: int) -> int:
+        return -(-n_slots // (self.shares.micro_batch * self.shares.ranks))
+
+    def _batches(self, step: int) -> Iterator[list[Slot]]:
+        plan, shares = self.plan.step(step), self.shares
+        kinds = self._kinds(plan, step)
+        n_rounds, per_round = self._rounds(len(plan)), shares.micro_batch * shares.ranks
+        for i in range(n_rounds):
+            taken = slice(i * per_round, min((i + 1) * per_round, len(plan)))
+            slots = self._slots(plan, kinds, taken)
+            if i == n_rounds - 1:
+                self._keep_state(step + 1)
+            self._image = next((slot for slot in slots if not slot.is_replay), self._image)
+            own = slots[shares.rank * shares.micro_batch : (shares.rank + 1) * shares.micro_batch]
+            needs_image = shares.ranks > 1 or plan.is_replay.all()
+            if needs_image and all(slot.is_replay for slot in own) and self._image is not None:
+                own = [*own, self._image._replace(views=(), learns=())]
+            yield own
+
+    def _slots(self, plan: StepPlan, kinds: list[Kind], taken: slice) -> list[Slot]:
+        is_replay = plan.is_replay[taken].tolist()
+        n_replay = sum(is_replay)
+        rows = iter(self._rows.take(len(is_replay) - n_replay))
+        replay = iter(self._replay.take(n_replay) if self._replay is not None else ())
+        codes = (plan.text_rich[taken] + 2 * plan.vision_centric[taken]).tolist()
+        ratio = plan.mix.vision_ratio
+        return [
+            Slot(next(replay), True, (View.REPLAY,), (View.REPLAY,), None)
+            if replays
+            else Slot(next(rows), False, kinds[code].views, kinds[code].learns, ratio)
+            for replays, code in zip(is_replay, codes, strict=True)
+        ]
+
+    def _kinds(self, plan: StepPlan, step: int) -> list[Kind]:
+        """The views of a pair, and those with a cross-entropy, by its code: 1 for text_rich, 2 for vision_centric."""
+        kinds: list[Kind] = []
+        distils = self._distils and plan.mix.kl > 0
+        for code in range(4):
+            learns = tuple(view for bit, view in ((1, View.TEXT_RICH), (2, View.VISION_CENTRIC)) if code & bit)
+            kinds.append(Kind(BOTH if distils else self._of_weight(learns), learns))
+        for code in set((plan.text_rich + 2 * plan.vision_centric)[~plan.is_replay].tolist()):
+            if not kinds[code].views:
+                raise ValueError(
+                    f"at step {step} the curriculum trains pairs in the {' and '.join(kinds[code].learns)} view only, "
+                    f"whose weight is 0, and without a KL: they would train nothing. Give the view a weight."
+                )
+        return kinds
+
+    def _of_weight(self, views: tuple[View, ...]) -> tuple[View, ...]:
+        return tuple(view for view in views if view in self._used)
+
+    def _keep_state(self, step: int) -> None:
+        state = {"rows": self._rows.state(), "replay": None if self._replay is None else self._replay.state()}
+        if any(each is not None for each in state.values()):
+            done = self._steps_done()
+            self._states = {at: kept for at, kept in self._states.items() if at >= done} | {step: state}

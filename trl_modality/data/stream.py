@@ -1,0 +1,77 @@
+"""Rows of a stream, read once in its own order, from any place on."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from .._compat import has_shuffle_buffer
+from ..views import INDEX_COLUMN
+
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+class StreamRows:
+    """Rows of a streamed dataset, epoch after epoch.
+
+    Every rank reads the whole stream and leaves out the rows of others, so that the order does not depend on the
+    number of ranks. Images are not decoded here.
+
+    Args:
+        stream: The dataset; its images undecoded (`IterableDataset.decode(False)`).
+        name: What messages call it.
+
+    Raises:
+        ValueError: the stream has no rows.
+    """
+
+    def __init__(self, stream: "IterableDataset", name: str):
+        self._stream, self._name = stream, name
+        # A buffer of rows to shuffle is not part of a stream's state: it has to be filled again by reading
+        self._keeps_state = not has_shuffle_buffer(stream)
+        self._iterator: Iterator[Mapping[str, Any]] | None = None
+        self._epoch, self._place = 0, 0
+
+    def take(self, count: int) -> list[Mapping[str, Any]]:
+        """The next rows; after the last of the stream its first ones again, as its next epoch has them.
+
+        Each has its place in the stream as `INDEX_COLUMN`.
+        """
+        rows: list[Mapping[str, Any]] = []
+        while len(rows) < count:
+            if self._iterator is None:
+                self._open()
+            assert self._iterator is not None
+            for row in islice(self._iterator, count - len(rows)):
+                rows.append({**row, INDEX_COLUMN: self._place})
+                self._place += 1
+            if len(rows) < count:
+                if self._place == 0:
+                    raise ValueError(f"`{self._name}` is a stream without rows.")
+                self._iterator, self._epoch, self._place = None, self._epoch + 1, 0
+        return rows
+
+    def start(self, first: int, state: Any) -> None:
+        """Go to a place, counted over all epochs: by the state where there is one, else by reading up to it."""
+        self._epoch, self._place, self._iterator = 0, 0, None
+        if state is not None:
+            self._epoch = state["epoch"]
+            self._open(state["stream"])
+            self._place = state["place"]
+        elif first:
+            for _ in range(first // 1024):
+                self.take(1024)
+            self.take(first % 1024)
+
+    def state(self) -> dict[str, Any] | None:
+        """Where the stream is, to go on from without reading it again; `None` if only reading will do."""
+        if not self._keeps_state or self._iterator is None:
+            return None
+        return {"epoch": self._epoch, "place": self._place, "stream": self._stream.state_dict()}
+
+    def _open(self, state: dict[str, Any] | None = None) -> None:
+        self._stream.set_epoch(self._epoch)
+        # Once it was given a state, a stream begins there until it is given another
+        self._stream.load_state_dict(state or {})
+        self._iterator = iter(self._stream)
