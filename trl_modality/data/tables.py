@@ -55,8 +55,13 @@ def load_records() -> list[Record]:
     return list(distinct.values())
 
 
-def _rows(table: str) -> list[dict[str, Any]]:
-    require("vega_datasets", extra="examples", purpose="The demo data is drawn from the tables of")
+def read_table(table: str) -> list[dict[str, Any]]:
+    """
+    Rows of a table that the package carries, numbers as the JSON or the text has them.
+
+    Raises `ImportError`, naming the extra, when `vega_datasets` is not installed.
+    """
+    require("vega_datasets", extra="examples", purpose="Real data is read from the tables of")
     # `local_data`, not `data`: it knows only the tables that need no download.
     from vega_datasets import local_data
 
@@ -67,7 +72,7 @@ def _rows(table: str) -> list[dict[str, Any]]:
 
 def _seattle_weeks() -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """Monday to Thursday of one quantity: the names stay the same and no day is always the largest."""
-    rows = {date(*map(int, row["date"].split("/"))): row for row in _rows("seattle_weather")}
+    rows = {date(*map(int, row["date"].split("/"))): row for row in read_table("seattle_weather")}
     quantities = (
         ("wind", 1, "Seattle wind, m/s"),
         ("temp_max", 4, "Seattle high, 4 C"),
@@ -84,7 +89,7 @@ def _seattle_weeks() -> Iterator[tuple[str, list[tuple[str, float]]]]:
 def _cars() -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """Each quantity in tenths of its largest value, the one unit that suits all four."""
     columns = (("mpg", "Miles_per_Gallon"), ("hp", "Horsepower"), ("lb", "Weight_in_lbs"), ("sec", "Acceleration"))
-    rows = [row for row in _rows("cars") if all(row[column] is not None for _, column in columns)]
+    rows = [row for row in read_table("cars") if all(row[column] is not None for _, column in columns)]
     largest = {column: max(row[column] for row in rows) for _, column in columns}
     for row in rows:
         yield "Car, tenth of max", [(name, 10 * row[column] / largest[column]) for name, column in columns]
@@ -92,5 +97,5 @@ def _cars() -> Iterator[tuple[str, list[tuple[str, float]]]]:
 
 def _irises() -> Iterator[tuple[str, list[tuple[str, float]]]]:
     columns = (("sl", "sepalLength"), ("sw", "sepalWidth"), ("pl", "petalLength"), ("pw", "petalWidth"))
-    for row in _rows("iris"):
+    for row in read_table("iris"):
         yield "Iris, cm", [(name, row[column]) for name, column in columns]

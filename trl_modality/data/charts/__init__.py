@@ -1,0 +1,1 @@
+"""Charts and tables: data, questions about them, and their drawings. `data.generate` knows them by name."""
