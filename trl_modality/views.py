@@ -36,6 +36,10 @@ class PairError(ValueError):
 
     def __init__(self, row: str, problem: str, remedy: str):
         super().__init__(f"{row}: {problem} {remedy}")
+        self._parts = (row, problem, remedy)
+
+    def __reduce__(self) -> tuple:
+        return type(self), self._parts  # it comes back whole from another process
 
 
 def is_pair(row: Mapping[str, Any]) -> bool:

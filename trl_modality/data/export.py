@@ -1,0 +1,213 @@
+"""Writing pairs as a dataset folder: Parquet with the images inside, and a card that says what it is and how made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+ROWS_AT_ONCE = 64  # in memory, with their images
+
+WHAT = (
+    "Pairs for [trl-modality](https://pypi.org/project/trl-modality): one question in two views, `text_rich` (image, "
+    "facts in words, question) and `vision_centric` (image, question), with one completion."
+)
+COLUMNS = {
+    "id": "names the row; unique",
+    "category": "what kind of question it is",
+    "images": "what both views show",
+    "image": "what both views show",
+    "vision_centric_images": "what the vision_centric view shows, where that differs",
+    "text_rich_prompt": "the question with the facts in words, as messages",
+    "vision_centric_prompt": "the question alone: the facts are in the image",
+    "completion": "what follows either prompt",
+    "answer": "the final answer alone",
+    "level_prompts": "the vision_centric prompt at every named level, most words first",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the card of a dataset says beside what can be counted.
+
+    Args:
+        title: Its heading.
+        origin: Where the problems come from, as a sentence or more.
+        command: The command that made it, to be run again.
+        version: Of this package.
+        licence: What it may be used for, in words.
+        licence_id: The same in the short form of dataset cards.
+    """
+
+    title: str
+    origin: str
+    command: str
+    version: str
+    licence: str
+    licence_id: str
+
+
+def require_empty(folder: str | Path) -> Path:
+    """The folder, if it is empty or not there yet; else raises `FileExistsError`."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not an empty folder; remove it or write elsewhere.")
+    return folder
+
+
+def write_dataset(splits: Mapping[str, Dataset], folder: str | Path, card: Card, shard_mib: float = 500) -> list[Path]:
+    """Write `data/{split}-00000-of-0000N.parquet` and `README.md`, so that `load_dataset(folder)` reads them.
+
+    Images are stored as they are, those in files read in; none is decoded.
+
+    Args:
+        splits: The rows of each split; all with the same columns.
+        folder: Must be empty, or not there yet.
+        card: See `Card`.
+        shard_mib: A file is closed once it has so many MiB of rows.
+
+    Returns:
+        The files, the card last.
+
+    Raises:
+        ValueError: a split without rows, or splits of different columns.
+        FileExistsError: the folder has something in it.
+    """
+    folder = require_empty(folder)
+    first, *others = splits.items()
+    for name, dataset in splits.items():
+        if not len(dataset):
+            raise ValueError(f"the split {name!r} has no row; leave it out.")
+    for name, dataset in others:
+        if dataset.features != first[1].features:
+            raise ValueError(f"the splits {first[0]!r} and {name!r} differ in their columns or types.")
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    files, sizes = [], {}
+    for name, dataset in splits.items():
+        shards, sizes[name] = _write_split(dataset, folder / "data", name, shard_mib * 2**20)
+        files += shards
+    readme = folder / "README.md"
+    readme.write_text(_card_text(splits, sizes, sum(file.stat().st_size for file in files), card), encoding="utf-8")
+    return [*files, readme]
+
+
+def _write_split(dataset: Dataset, folder: Path, name: str, shard_bytes: float) -> tuple[list[Path], int]:
+    """The files of a split and its bytes in memory. How many files there are is known last, so they are renamed."""
+    import pyarrow.parquet as pq
+    from datasets.table import embed_table_storage
+
+    schema = dataset.features.arrow_schema
+    parts: list[Path] = []
+    written, in_shard, writer = 0, 0, None
+    for table in dataset.with_format("arrow").iter(ROWS_AT_ONCE):
+        table = embed_table_storage(table.cast(schema))  # pyright: ignore[reportArgumentType]
+        if writer is None:
+            parts.append(folder / f"{name}.{len(parts)}.part")
+            writer, in_shard = pq.ParquetWriter(parts[-1], schema), 0
+        writer.write_table(table)
+        written, in_shard = written + table.nbytes, in_shard + table.nbytes
+        if in_shard >= shard_bytes:
+            writer.close()
+            writer = None
+    if writer is not None:
+        writer.close()
+    files = [folder / f"{name}-{i:05d}-of-{len(parts):05d}.parquet" for i in range(len(parts))]
+    for part, file in zip(parts, files, strict=True):
+        part.rename(file)
+    return files, written
+
+
+def _card_text(splits: Mapping[str, Dataset], sizes: Mapping[str, int], download: int, card: Card) -> str:
+    from huggingface_hub import DatasetCardData
+
+    features: Features = next(iter(splits.values())).features
+    infos = [{"name": n, "num_bytes": sizes[n], "num_examples": len(dataset)} for n, dataset in splits.items()]
+    header = DatasetCardData(
+        license=card.licence_id,
+        language=["en"],
+        task_categories=["visual-question-answering"],
+        tags=["trl-modality", "paired-views"],
+        size_categories=[_size_category(sum(map(len, splits.values())))],
+        dataset_info={
+            "features": yaml_features(features),
+            "splits": infos,
+            "download_size": download,
+            "dataset_size": sum(sizes.values()),
+        },
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"data/{name}-*.parquet"} for name in splits],
+            }
+        ],
+    )
+    columns = "\n".join(f"| `{name}` | {COLUMNS.get(name, '')} |" for name in features)
+    counts = "\n".join(f"| `{name}` | {len(dataset):,} | {_categories(dataset)} |" for name, dataset in splits.items())
+    return f"""---
+{header.to_yaml()}
+---
+
+# {card.title}
+
+{WHAT}
+
+{card.origin}
+
+| split | rows | by category |
+| --- | --- | --- |
+{counts}
+
+| column | what it holds |
+| --- | --- |
+{columns}
+
+## How it was made
+
+With trl-modality {card.version}:
+
+```
+{card.command}
+```
+
+## Licence
+
+{card.licence}
+"""
+
+
+def yaml_features(features: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The columns as `dataset_info` in the header of a card writes them."""
+    return [{"name": name, **_yaml_type(feature)} for name, feature in features.items()]
+
+
+def _yaml_type(feature: Any) -> dict[str, Any]:
+    from datasets import Image, List, Value
+
+    if isinstance(feature, Image):
+        return {"dtype": "image"}
+    if isinstance(feature, Value):
+        return {"dtype": feature.dtype}
+    if isinstance(feature, List):
+        inner = _yaml_type(feature.feature)
+        return {"list": inner.get("dtype") or inner.get("struct") or inner}
+    if isinstance(feature, Mapping):
+        return {"struct": yaml_features(feature)}
+    raise ValueError(f"a column of type {type(feature).__name__} has no place in a dataset of pairs; leave it out.")
+
+
+def _categories(dataset: Dataset) -> str:
+    if "category" not in dataset.column_names:
+        return ""
+    counts = Counter(dataset.select_columns(["category"])["category"])
+    return ", ".join(f"{name or 'none'} {count:,}" for name, count in counts.most_common(12))
+
+
+def _size_category(rows: int) -> str:
+    limits: Sequence[tuple[int, str]] = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"))
+    return next((name for limit, name in limits if rows < limit), "100K<n<1M" if rows < 10**6 else "n>1M")

@@ -1,0 +1,65 @@
+"""Geometry3K: plane geometry whose diagrams are also written out in logic forms (arXiv 2105.04165).
+
+From https://github.com/lupantech/InterGPS, folder `data/geometry3k` (unzip its archives): 3,002 problems from school
+books. The repository is under MIT.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import Layout, check_split, field, lines, options, pair, to_dataset
+from .logic_forms import forms_in_words
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = ("train", "val", "test")
+LETTERS = "ABCD"
+
+
+def load_geometry3k(folder: str | Path, split: str = "train") -> Dataset:
+    """Pairs of Geometry3K: text_rich has the diagram's logic forms in words before the problem.
+
+    Both views have the problem's text, which may state facts of its own, and the four choices. The problems have no
+    solutions: the completion is the line `Answer: …` with the text of the right choice.
+
+    Args:
+        folder: `data/geometry3k`: `{split}/{id}/` with `data.json`, `logic_form.json` and `img_diagram.png`.
+        split: `train`, `val` or `test`.
+
+    Raises:
+        FileNotFoundError, ValueError: what is missing, and where to get it.
+    """
+    check_split(split, SPLITS)
+    layout = Layout(
+        folder,
+        "Geometry3K",
+        "`{train,val,test}/{id}/` with `data.json`, `logic_form.json` and `img_diagram.png`",
+        "https://github.com/lupantech/InterGPS (unzip `data/geometry3k/*.zip`)",
+    )
+    found = [path.parent.name for path in (layout.folder / split).glob("*/data.json")]
+    if not found:
+        layout.file(split, "0", "data.json")  # says what is missing
+    ids = sorted(found, key=lambda name: (int(name), name) if name.isdigit() else (0, name))
+    return to_dataset([_pair(layout, split, each) for each in ids])
+
+
+def _pair(layout: Layout, split: str, key: str) -> dict[str, Any]:
+    where = f"problem {key!r} of Geometry3K"
+    problem, forms = layout.json(split, key, "data.json"), layout.json(split, key, "logic_form.json")
+    choices = problem.get("compact_choices") or field(problem, "choices", where)
+    letter = str(field(problem, "answer", where))
+    if letter not in LETTERS[: len(choices)]:
+        raise ValueError(f"{where} has the answer {letter!r}, which is none of its {len(choices)} choices.")
+    kinds = problem.get("problem_type_graph") or []
+    return pair(
+        id=f"geometry3k-{key}",
+        category=", ".join(kinds),
+        image=layout.image(split, key, "img_diagram.png"),
+        facts=forms_in_words(field(forms, "diagram_logic_form", where)),
+        question=lines(problem.get("compact_text") or field(problem, "problem_text", where), options(choices)),
+        answer=str(choices[LETTERS.index(letter)]).strip(),
+    )

@@ -1,0 +1,341 @@
+r"""Any dataset with an image, a question and an answer → pairs, column by column. No image is decoded.
+
+```python
+pairs = make_pairs(
+    "my-org/charts",
+    split="train",
+    text_rich=lambda row: f"{row['table']}\n{row['question']}",
+    vision_centric="question",
+    completion=lambda row: f"{row['rationale']}\nAnswer: {row['answer']}",
+    answer="answer",
+)
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from logging import getLogger
+from typing import TYPE_CHECKING, Any
+
+from ..views import PairError, validate_pair
+from .sources import open_dataset
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+
+logger = getLogger(__name__)
+
+Row = Mapping[str, Any]
+Column = str | Callable[[Row], Any]
+"""Where a field of a pair comes from: the name of a column, or a function of the row."""
+
+PLACEHOLDER = "<image>"
+
+
+def pair_features(categories: bool = False) -> Features:
+    """Arrow types of pairs whose messages have plain text, as the makers of pairs in this package write them."""
+    from datasets import Features, Image, List, Value
+
+    messages = List({"role": Value("string"), "content": Value("string")})
+    return Features(
+        {
+            "id": Value("string"),
+            **({"category": Value("string")} if categories else {}),
+            "images": List(Image()),
+            "text_rich_prompt": messages,
+            "vision_centric_prompt": messages,
+            "completion": messages,
+            "answer": Value("string"),
+        }
+    )
+
+
+def user(text: str) -> list[dict[str, str]]:
+    """One message of the user."""
+    return [{"role": "user", "content": text}]
+
+
+def assistant(text: str) -> list[dict[str, str]]:
+    """One message of the assistant."""
+    return [{"role": "assistant", "content": text}]
+
+
+def make_pairs(
+    dataset: Any,
+    *,
+    text_rich: Column,
+    vision_centric: Column,
+    completion: Column,
+    images: Column | None = None,
+    vision_centric_images: Column | None = None,
+    answer: Column | None = None,
+    id: Column | None = None,
+    keep: Sequence[str] = (),
+    split: str | None = None,
+    streaming: bool = False,
+    num_workers: int = 1,
+    **load_kwargs: Any,
+) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict:
+    """Pairs from the columns of a dataset, every row checked.
+
+    Each field is a column's name or a function of the row; a row has its images as stored, `{"bytes", "path"}`.
+    Prompts and completions are strings, which become one message of the user or the assistant, or message lists.
+    Columns of images are taken over as they are, neither decoded nor copied.
+
+    Args:
+        dataset: An id on the hub, a folder, or an object of `datasets`: one split or a dict of them, streamed or not.
+        text_rich, vision_centric, completion: The two prompts, and what follows either.
+        images: An image or a list of images: pixels, a path, or `{"bytes", "path"}`. By default the column `images`
+            or `image`.
+        vision_centric_images: Those of the vision_centric view, where it shows others.
+        answer, id: The final answer alone, and a name for the row; numbers become strings.
+        keep: Columns to carry along. All others are left out.
+        split: Which split; by default all of them.
+        streaming: Read the dataset while iterating. The columns of the result are declared all the same.
+        num_workers: Processes, for a dataset that is not streamed.
+        **load_kwargs: For `datasets.load_dataset`.
+
+    Returns:
+        What was given, with the columns `images` (or `image`), `text_rich_prompt`, `vision_centric_prompt`,
+        `completion` and, where asked for, `vision_centric_images`, `answer`, `id` and those of `keep`. The rows of a
+        stream have their images as stored, which trainers and collators of this package take.
+
+    Raises:
+        ValueError: a column that is not there.
+        PairError: a row that is no pair; it names the row, where the field comes from, and the remedy. A streamed
+            row is checked when it is read.
+    """
+    from datasets import DatasetDict, IterableDatasetDict
+
+    opened = open_dataset(dataset, split, streaming, **load_kwargs)
+    texts = {"text_rich_prompt": text_rich, "vision_centric_prompt": vision_centric, "completion": completion}
+    fields = _Fields(texts, {"id": id, "answer": answer}, images, vision_centric_images, tuple(keep))
+    if isinstance(opened, DatasetDict | IterableDatasetDict):
+        made = {name: _pairs_of(each, fields, num_workers) for name, each in opened.items()}
+        return type(opened)(made)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return _pairs_of(opened, fields, num_workers)
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Where every field comes from, and which message columns have parts in their contents."""
+
+    texts: Mapping[str, Column]
+    labels: Mapping[str, Column | None]
+    images: Column | None
+    vision_centric_images: Column | None
+    keep: tuple[str, ...]
+    in_parts: frozenset[str] = frozenset()
+    is_single: bool = False
+    """Whether a row has its one image in a column of images, which then stays such a column: `image`."""
+
+    def image_sources(self) -> dict[str, Column]:
+        name = "image" if self.is_single else "images"
+        given = {name: self.images, "vision_centric_images": self.vision_centric_images}
+        return {name: column for name, column in given.items() if column is not None}
+
+    def check(self, columns: Sequence[str]) -> _Fields:
+        """The same with the column of the images found; raises `ValueError` for a column that is not there."""
+        named = {**self.texts, **self.labels, **self.image_sources()}
+        for name, column in (*named.items(), *(("keep", column) for column in self.keep)):
+            if isinstance(column, str) and column not in columns:
+                option = {"text_rich_prompt": "text_rich", "vision_centric_prompt": "vision_centric"}.get(name, name)
+                raise ValueError(f"`{option}`: no column {column!r}; the dataset has {', '.join(columns)}.")
+        if self.images is not None:
+            return self
+        found = [column for column in ("images", "image") if column in columns]
+        if not found:
+            raise ValueError(f"`images`: no column `images` or `image`; name one of {', '.join(columns)}.")
+        return replace(self, images=found[0])
+
+
+def _pairs_of(dataset: Any, fields: _Fields, num_workers: int) -> Any:
+    from datasets import Dataset, Image
+
+    stored = _undecoded(dataset)
+    first = next(iter(stored), None)
+    if first is None:
+        raise ValueError("the dataset has no row; check its split and its filters.")
+    columns = list(dataset.column_names or first)
+    fields = fields.check(columns)
+    used = {column for column in (*fields.texts.values(), *fields.labels.values()) if isinstance(column, str)}
+    used |= {column for column in fields.image_sources().values() if isinstance(column, str)} | set(fields.keep)
+    if unused := [column for column in columns if column not in used]:
+        logger.info("columns that no field is taken from by name are left out: %s", ", ".join(unused))
+    in_parts = {name for name, column in fields.texts.items() if _has_parts(_call(first, column, "row 0", name))}
+    is_single = isinstance(_feature_of(dataset.features, fields.images), Image)
+    fields = replace(fields, in_parts=frozenset(in_parts), is_single=is_single)
+    features = _features(fields, dataset.features)
+    row_of = _RowMaker(fields)
+    if not isinstance(dataset, Dataset):
+        features = _as_stored(features)
+        return stored.map(row_of, with_indices=True, remove_columns=columns, features=features)
+    return _map_beside_images(dataset, stored, row_of, features, num_workers)
+
+
+def _undecoded(dataset: Any) -> Any:
+    """The dataset with its images as stored. Undeclared columns of a stream are as its source gives them."""
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        return dataset if dataset.features is None else dataset.decode(enable=False)
+    dataset = dataset.with_format(None)
+    for name, feature in _as_stored(dataset.features).items():
+        if feature != dataset.features[name]:
+            dataset = dataset.cast_column(name, feature)
+    return dataset
+
+
+def _as_stored(features: Features) -> Features:
+    """The same types, but that images are not decoded when they are read."""
+    from datasets import Features, Image, List
+
+    def stored(feature: Any) -> Any:
+        if isinstance(feature, Image):
+            return Image(mode=feature.mode, decode=False)
+        if isinstance(feature, List) and isinstance(feature.feature, Image):
+            return List(stored(feature.feature), length=feature.length)
+        return feature
+
+    return Features({name: stored(feature) for name, feature in features.items()})
+
+
+def _map_beside_images(dataset: Any, stored: Any, row_of: _RowMaker, features: Features, num_workers: int) -> Any:
+    """The made columns, and beside them the columns of images of the dataset itself, which are not copied."""
+    from datasets import Features, concatenate_datasets
+
+    sources = row_of.fields.image_sources()
+    beside = {
+        name: column for name, column in sources.items() if features[name] == _feature_of(dataset.features, column)
+    }
+    made_features = Features({name: feature for name, feature in features.items() if name not in beside})
+    made = stored.map(
+        replace(row_of, left_out=tuple(beside)),
+        with_indices=True,
+        remove_columns=stored.column_names,
+        features=made_features,
+        num_proc=num_workers if num_workers > 1 else None,
+        desc="Making pairs",
+    )
+    views = [
+        dataset.with_format(None).select_columns([column]).rename_columns({column: name} if column != name else {})
+        for name, column in beside.items()
+    ]
+    return concatenate_datasets([made, *views], axis=1).select_columns(list(features))
+
+
+def _features(fields: _Fields, given: Features | None) -> Features:
+    from datasets import Features, Image, List, Value
+
+    def messages(name: str) -> Any:
+        part = List({"type": Value("string"), "text": Value("string")})
+        return List({"role": Value("string"), "content": part if name in fields.in_parts else Value("string")})
+
+    declared: dict[str, Any] = {name: Value("string") for name, column in fields.labels.items() if column is not None}
+    for name, column in fields.image_sources().items():
+        feature = _feature_of(given, column)
+        is_kept = name == "image" or (isinstance(feature, List) and isinstance(feature.feature, Image))
+        declared[name] = feature if is_kept else List(Image())
+    declared |= {name: messages(name) for name in fields.texts}
+    for column in fields.keep:
+        if given is None:
+            raise ValueError(f"`keep`: the type of {column!r} is unknown; declare the columns of the stream first.")
+        declared[column] = given[column]
+    return Features(declared)
+
+
+def _feature_of(features: Features | None, column: Column | None) -> Any:
+    return None if features is None or not isinstance(column, str) else features.get(column)
+
+
+@dataclass(frozen=True)
+class _RowMaker:
+    """The function that is mapped over the rows; an object, so that processes can be given it."""
+
+    fields: _Fields
+    left_out: tuple[str, ...] = ()
+    """Columns that the row is checked with but that are not written."""
+
+    def __call__(self, row: Row, index: int) -> dict[str, Any]:
+        fields = self.fields
+        pair: dict[str, Any] = {}
+        for name, column in fields.labels.items():
+            if column is not None:
+                value = _call(row, column, f"row {index}", name)
+                pair[name] = None if value is None else str(value)
+        where = f"row {index}" if pair.get("id") is None else f"row {index}, id={pair['id']!r}"
+        for name, column in fields.texts.items():
+            value = _call(row, column, where, name)
+            pair[name] = _messages(value, name, where, _origin(column), name in fields.in_parts)
+        for name, column in fields.image_sources().items():
+            value = _call(row, column, where, name)
+            if value is None or (isinstance(value, list | tuple) and None in value):
+                raise PairError(where, f"{_origin(column)} has no image.", "Filter such rows out first.")
+            is_list = isinstance(value, list | tuple)
+            pair[name] = value if name == "image" else list(value) if is_list else [value]
+        validate_pair(pair, name=where)
+        pair |= {column: row[column] for column in fields.keep}
+        return {name: value for name, value in pair.items() if name not in self.left_out}
+
+
+def _call(row: Row, column: Column, where: str, name: str) -> Any:
+    try:
+        return row[column] if isinstance(column, str) else column(row)
+    except Exception as error:
+        raise PairError(
+            where,
+            f"{_origin(column)} fails on it, for `{name}` ({type(error).__name__}: {error}).",
+            "Make it cover such rows, or filter them out first.",
+        ) from error
+
+
+def _origin(column: Column) -> str:
+    return f"column {column!r}" if isinstance(column, str) else f"the function {getattr(column, '__name__', column)!r}"
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(
+        isinstance(message, Mapping) and not isinstance(message.get("content"), str) for message in value
+    )
+
+
+def _messages(value: Any, name: str, where: str, origin: str, in_parts: bool) -> list[dict[str, Any]]:
+    """The field as a message list, in the form that its column has."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise PairError(where, f"{origin}, for `{name}`, is empty.", "Fill it in or filter such rows out first.")
+    if isinstance(value, str):
+        value = assistant(value) if name == "completion" else user(value)
+    is_list = isinstance(value, list | tuple) and all(
+        isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in value
+    )
+    if not is_list:
+        raise PairError(
+            where,
+            f"{origin}, for `{name}`, is {type(value).__name__}.",
+            "Give a string or a list of messages with `role` and `content`.",
+        )
+    if in_parts != _has_parts(value):
+        raise PairError(
+            where,
+            f"{origin}, for `{name}`, has contents in parts in some rows and as plain text in others.",
+            "Write all rows in one form.",
+        )
+    texts = [message["content"] for message in value if isinstance(message["content"], str)]
+    if any(PLACEHOLDER in text for text in texts):
+        raise PairError(
+            where,
+            f"{origin}, for `{name}`, has {PLACEHOLDER!r} in its text; the images are put before the text for you.",
+            f"Take it out with a function, such as `lambda row: row[...].replace({PLACEHOLDER!r}, '')`.",
+        )
+    return [{"role": message["role"], "content": _content(message["content"], in_parts)} for message in value]
+
+
+def _content(content: Any, in_parts: bool) -> Any:
+    if not in_parts:
+        return content
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [{"type": part.get("type"), "text": part.get("text")} for part in content]
