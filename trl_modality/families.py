@@ -62,7 +62,11 @@ DECODERS = frozenset(
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
     """Why the rows of a batch cannot share a prefix or a sequence in this model; `None` where they can."""
-    config: Any = model.config
+    return why_config_not_shared(model.config)
+
+
+def why_config_not_shared(config: Any) -> str | None:
+    """The same of a model of this config, without its weights."""
     family = FAMILIES.get(config.model_type)
     if family is None:
         return f"models of type {config.model_type!r} are not known to read a shared prefix exactly"

@@ -1,0 +1,52 @@
+"""`trl-modality`: the command line. A command is imported when it is called, so that `--help` is there at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from trl_modality import __version__
+
+
+class Command(NamedTuple):
+    """A command: `main(argv)` of its module gets the words after its name and returns the exit code."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "data": Command("data", "make pairs, look at them, count what is in them"),
+    "check": Command("check", "put every row of a dataset through a model's processor, without training"),
+}
+USAGE = "usage: trl-modality [--help] [--version] COMMAND ..."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The words after `trl-modality`; by default those of the process.
+
+    Returns:
+        0, or 1 where a command found what it looks for (bad rows), or 2 where it could not run.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print("\n".join([USAGE, "", "commands:", *(f"  {name:8} {c.help}" for name, c in COMMANDS.items())]))
+        print("\n`trl-modality COMMAND --help` says more.")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"trl-modality {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"{USAGE}\ntrl-modality: no command {words[0]!r}; there is {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        return import_module(f".{COMMANDS[words[0]].module}", __name__).main(words[1:])
+    except (ValueError, OSError, ImportError) as error:
+        # What users can mend; anything else is ours, and keeps its traceback
+        print(f"trl-modality {words[0]}: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,141 @@
+"""`trl-modality data make`: a folder that `load_dataset` reads, with a card and a contact sheet."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_modality import __version__
+
+from ..data.export import Card, require_empty, write_dataset
+from .tables import plural
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.look import Look
+
+SHEET_ROWS = 12
+VALUES = {"synthetic": "made-up values", "real": "tables of the package `vega_datasets`"}
+LICENCES = {
+    "synthetic": ("Generated data: CC0 1.0, no rights reserved.", "cc0-1.0"),
+    "real": ("Generated questions on tables of `vega_datasets`, whose sources state their own terms.", "other"),
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the pairs, write them, say what was written."""
+    from datasets import disable_progress_bars
+
+    from ..data.contact_sheet import contact_sheet
+    from ..data.rows import PairRows
+
+    disable_progress_bars()
+    require_empty(args.out)
+    splits, card = _generated(args) if args.generators else _loaded(args)
+    files = write_dataset(splits, args.out, card, args.shard_mib)
+    sheet = Path(args.out) / "contact_sheet.png"
+    first = PairRows(next(iter(splits.values())))
+    contact_sheet([first[index] for index in range(min(SHEET_ROWS, len(first)))]).save(sheet)
+    for name, dataset in splits.items():
+        print(f"{name}: {plural(len(dataset), 'pair')}")
+    for file in [*files, sheet]:
+        print(f"wrote {file} ({file.stat().st_size / 2**20:.2f} MiB)")
+    return 0
+
+
+def _generated(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
+    from ..data.generate import generate_pairs
+
+    if args.count is None or args.count < 1 or args.test_count < 0:
+        raise ValueError("`--generators` needs `--count` of at least 1, and `--test-count` of 0 or more.")
+    if args.folder or args.split:
+        raise ValueError("`--folder` and `--split` are for `--from`.")
+    look = parse_look(args.look)
+    # One draw: no index is in both splits
+    drawn = generate_pairs(
+        args.generators,
+        args.count + args.test_count,
+        args.seed,
+        look=look,
+        text_rich=args.text_rich,
+        vision_centric=args.vision_centric,
+        num_workers=args.num_workers,
+        source=args.source,
+    )
+    splits = {"train": drawn.select(range(args.count))}
+    if args.test_count:
+        splits["test"] = drawn.select(range(args.count, len(drawn)))
+    origin = (
+        f"Problems drawn by the generators {', '.join(args.generators)} with seed {args.seed} and {look} from "
+        f"{VALUES[args.source]}; "
+        f"`vision_ratio` {args.text_rich} in the text_rich view and {args.vision_centric} in the vision_centric one. "
+        "The same command gives the same rows and pixels."
+    )
+    if args.test_count:
+        origin += f" Of the test split, {_repeats(splits)} questions with their facts also occur in training."
+    card = Card(
+        title=f"Generated pairs: {', '.join(args.generators)}",
+        origin=origin,
+        command=args.command_line,
+        version=__version__,
+        licence=LICENCES[args.source][0],
+        licence_id=LICENCES[args.source][1],
+    )
+    return splits, card
+
+
+def _repeats(splits: dict[str, Dataset]) -> int:
+    """Test rows whose text_rich prompt is one of the training rows'."""
+    train, test = (map(str, splits[name].select_columns(["text_rich_prompt"])) for name in ("train", "test"))
+    known = set(train)
+    return sum(prompt in known for prompt in test)
+
+
+def _loaded(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
+    from ..data.loaders import LOADERS
+
+    if args.real_set not in LOADERS:
+        raise ValueError(f"`--from` must be one of {', '.join(LOADERS)}, got {args.real_set!r}.")
+    if args.count is not None or args.test_count or args.look:
+        raise ValueError("`--count`, `--test-count` and `--look` are for `--generators`.")
+    real = LOADERS[args.real_set]
+    if args.folder is None:
+        raise ValueError(f"`--from {args.real_set}` needs `--folder`; the set is at {real.address}.")
+    chosen = args.split or (real.splits if len(real.splits) == 1 else None)
+    if chosen is None:
+        raise ValueError(f"`--from {args.real_set}` needs `--split`: of {', '.join(real.splits)}.")
+    splits = {split: real.load(args.folder, split) for split in chosen}
+    card = Card(
+        title=f"Pairs of {args.real_set}",
+        origin=f"The problems of {real.address} (arXiv {real.paper}), unchanged but for their form. Cite that paper.",
+        command=args.command_line,
+        version=__version__,
+        licence=f"That of the set: {real.licence}.",
+        licence_id=real.licence_id,
+    )
+    return splits, card
+
+
+def parse_look(texts: list[str]) -> Look:
+    """`["image_size=448", "marks=8"]` as a `Look`.
+
+    Raises:
+        ValueError: an unknown field, or a value that is no whole number.
+    """
+    from ..data.look import Look
+
+    known = [field.name for field in fields(Look)]
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in known:
+            raise ValueError(f"`--look`: no field {name!r}; there is {', '.join(known)}.")
+        try:
+            values[name] = int(value)
+        except ValueError:
+            raise ValueError(f"`--look`: `{name}` must be a whole number, got {value!r}.") from None
+    return Look(**values)

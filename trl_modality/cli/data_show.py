@@ -1,0 +1,56 @@
+"""`trl-modality data show`: rows as text, and as a sheet of pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from textwrap import indent
+from typing import Any
+
+from ..views import PROMPT_COLUMN, View, describe_row, is_pair, load_images
+
+
+DEFAULT_ROWS = 4
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the rows and write the sheet."""
+    from datasets import disable_progress_bars
+
+    from ..data.rows import PairRows
+    from ..data.sources import open_split
+
+    disable_progress_bars()
+    dataset = open_split(args.dataset, args.split)
+    chosen = list(range(min(DEFAULT_ROWS, len(dataset)))) if args.rows is None else args.rows
+    if outside := [row for row in chosen if not 0 <= row < len(dataset)]:
+        raise ValueError(f"`--rows`: no row {outside[0]}; the dataset has rows 0 to {len(dataset) - 1}.")
+    rows = PairRows(dataset)
+    for index in chosen:
+        print(row_text(rows[index]), end="\n\n")
+    if args.out:
+        from ..data.contact_sheet import contact_sheet
+
+        pairs = [rows[index] for index in chosen if is_pair(rows[index])]
+        contact_sheet(pairs).save(args.out)
+        print(f"wrote {args.out}")
+    return 0
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """A row as text: its name, the sizes of its images, its texts."""
+    from ..data.statistics import text_of
+
+    if not is_pair(row):
+        return f"{describe_row(row)}: not a pair"
+    head = [describe_row(row)]
+    if row.get("category"):
+        head.append(str(row["category"]))
+    views = (View.TEXT_RICH, View.VISION_CENTRIC) if row.get("vision_centric_images") else (View.TEXT_RICH,)
+    for view in views:
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in load_images(row, view))
+        head.append(f"{'images' if view is View.TEXT_RICH else 'vision_centric_images'} {sizes}")
+    texts = {name: text_of(row.get(name)) for name in (*PROMPT_COLUMN.values(), "completion")}
+    if row.get("answer") is not None:
+        texts["answer"] = str(row["answer"])
+    return "\n".join(["; ".join(head), *(f"  {name}\n{indent(text, '    ')}" for name, text in texts.items())])
