@@ -52,7 +52,7 @@ class ModalityBalancedSFTConfig(SFTConfig):
         gradient_filter (`float`, *optional*, defaults to `0.0`):
             How much of every token's logit gradient may be left out of the products with the head: this times the
             largest weight of a token, in the sum of absolute values. 0 leaves out nothing. With the hidden states of a
-            small language model 0.1 leaves out nine tenths of the vocabulary and changes their gradients by 2 %.
+            small language model 0.1 leaves out nine tenths of the vocabulary and changes their gradients by 2 percent.
 
         > Parameters that control the rows
 
@@ -162,7 +162,7 @@ class ModalityBalancedSFTConfig(SFTConfig):
             "help": "How much of every token's logit gradient may be left out of the products with the head: this "
             "times the largest weight of a token, in the sum of absolute values. 0 leaves out nothing. With the "
             "hidden states of a small language model 0.1 leaves out nine tenths of the vocabulary and changes their "
-            "gradients by 2 %."
+            "gradients by 2 percent."
         },
     )
 

@@ -187,21 +187,21 @@ def _token_groups(hidden, places, labels, layout: ViewLayout, settings: LossSett
             text_hidden,
             vision_hidden,
             vision_labels,
-            _weight(weights[View.TEXT_RICH], text_learns),
-            _weight(weights[View.VISION_CENTRIC], vision_learns),
+            _weight(weights[View.TEXT_RICH], text_learns, hidden.dtype),
+            _weight(weights[View.VISION_CENTRIC], vision_learns, hidden.dtype),
             settings.kl_weight,
         )
     for view, count in layout.rows.items():
         first = layout.pairs if view in weights else 0
         if count > first:
             single, single_labels, learns = tokens(view, slice(first, None))
-            weight = _weight(weights.get(view, 1.0), learns)
+            weight = _weight(weights.get(view, 1.0), learns, hidden.dtype)
             groups[str(view)] = TokenGroup(None, single, single_labels, 0.0, weight, 0.0)
     return groups
 
 
-def _weight(weight: float, learns: torch.Tensor) -> float | torch.Tensor:
-    return weight if bool(learns.all()) else weight * learns.float()
+def _weight(weight: float, learns: torch.Tensor, dtype: torch.dtype) -> float | torch.Tensor:
+    return weight if bool(learns.all()) else weight * learns.to(torch.promote_types(dtype, torch.float32))
 
 
 def _router_loss(text_config, router_logits, attention_mask) -> Any:

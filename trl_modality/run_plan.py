@@ -52,7 +52,7 @@ class RunPlan:
             shares: How a global batch is cut.
             collate: Rows → batch.
             accelerator: Of the trainer.
-            state: The state of the trainer, asked when an iteration begins.
+            state: The state of the trainer while it trains, asked when an iteration begins.
         """
         self._schedule = schedule_of(self._args, self._given)  # an adaptive one begins anew
         self._planned = plan_run(
@@ -61,7 +61,7 @@ class RunPlan:
             self._replay,
             self._schedule,
             shares,
-            steps_done=lambda: state().global_step,
+            steps_done=lambda: getattr(state(), "global_step", 0),
             saved=lambda: self._saved(state()),
         )
         return data_loader(self._args, self._planned, collate, accelerator)
@@ -82,7 +82,7 @@ class RunPlan:
 
     def _saved(self, state: Any) -> Mapping[str, Any] | None:
         """What the checkpoint that training goes on from says of the rows."""
-        kept: Any = state.stateful_callbacks.get(PLAN_STATE)
+        kept: Any = None if state is None else state.stateful_callbacks.get(PLAN_STATE)
         if kept is None or not state.global_step or self._planned is None:
             return None
         if not self._args.ignore_data_skip:

@@ -204,7 +204,9 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             rank=self.args.process_index // tp_size,
         )
         assert self._run_plan is not None
-        return self._run_plan.data_loader(dataset, shares, self.data_collator, self.accelerator, lambda: self.state)
+        return self._run_plan.data_loader(
+            dataset, shares, self.data_collator, self.accelerator, lambda: self.state if self.is_in_train else None
+        )
 
     def _save_checkpoint(self, model, trial):
         if self._run_plan is not None and (kept := self._run_plan.kept(self.state.global_step)) is not None:

@@ -18,6 +18,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "train": Command("train", "train on pairs, by a YAML recipe (`--config`) or options"),
     "data": Command("data", "make pairs, look at them, count what is in them"),
     "check": Command("check", "put every row of a dataset through a model's processor, without training"),
 }
