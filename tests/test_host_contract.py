@@ -185,3 +185,55 @@ def test_a_backbone_gets_its_features_from_its_own_method(name):
     if hasattr(backbone, "get_rope_index"):
         wanted = {"input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids"}
         assert wanted <= set(parameters(backbone.get_rope_index))
+
+
+def test_a_resumed_run_skips_the_batches_of_its_epoch_that_it_was_trained_on():
+    """Which `PlanSampler` leaves empty: the trainer draws them from the batch sampler and does not look at them."""
+    from accelerate import skip_first_batches
+    from transformers import Trainer
+
+    source = inspect.getsource(Trainer)
+    assert "skip_first_batches(train_dataloader, steps_trained_in_current_epoch)" in source
+    loader = torch.utils.data.DataLoader(list(range(8)), batch_sampler=[[], [], [2, 3], [4, 5]])
+    assert [batch.tolist() for batch in skip_first_batches(loader, 2)] == [[2, 3], [4, 5]]
+
+
+def test_a_checkpoint_keeps_what_is_in_the_state_of_its_trainer(tmp_path):
+    """Also under a name that is no callback's: there is where the plan goes."""
+    from transformers import TrainerState
+
+    state = TrainerState()
+    state.stateful_callbacks["trl_modality_plan"] = {"plan": {"rows": 3}}
+    state.save_to_json(str(tmp_path / "state.json"))
+    assert TrainerState.load_from_json(str(tmp_path / "state.json")).stateful_callbacks == state.stateful_callbacks
+
+
+def test_the_state_of_a_checkpoint_is_written_last():
+    """Which is how `_compat.last_complete_checkpoint` knows a whole one; the host's own goes by its number."""
+    from transformers import Trainer
+    from transformers.trainer_utils import get_last_checkpoint
+
+    source = inspect.getsource(Trainer._save_checkpoint)
+    written = [source.index(call) for call in ("save_model", "_save_optimizer", "_save_rng_state", "save_to_json")]
+    assert written == sorted(written)
+    assert "TRAINER_STATE_NAME" not in inspect.getsource(get_last_checkpoint), "it looks now: drop ours"
+
+
+def test_streams_that_shuffle_say_so_by_name():
+    from trl_modality._compat import has_shuffle_buffer
+
+    stream = Dataset.from_list([{"x": i} for i in range(4)]).to_iterable_dataset()
+    assert not has_shuffle_buffer(stream)
+    assert not has_shuffle_buffer(stream.shuffle(seed=0, buffer_size=1))
+    assert has_shuffle_buffer(stream.shuffle(seed=0, buffer_size=2))
+    assert has_shuffle_buffer(stream.shuffle(seed=0, buffer_size=2).map(lambda row: row).take(3))
+
+
+def test_a_loader_for_one_process_is_not_sharded_again():
+    """`sampling.data_loader`: the sampler knows its rank."""
+    from accelerate.data_loader import prepare_data_loader
+
+    sampler = [[0, 1], [2]]
+    loader = torch.utils.data.DataLoader(list(range(8)), batch_sampler=sampler)
+    prepared = prepare_data_loader(loader, torch.device("cpu"), num_processes=1, process_index=0, put_on_device=True)
+    assert prepared.batch_sampler is sampler

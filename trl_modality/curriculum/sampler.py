@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from ..views import View
 from .order import Order
 from .plan import Plan, StepPlan
 
 
+REPLAY = 4  # code of a slot, see `PlanSampler._kinds`
 BOTH = (View.TEXT_RICH, View.VISION_CENTRIC)
 
 
@@ -122,7 +125,7 @@ class PlanSampler:
         self._steps_done, self._skips, self._saved = steps_done, skips, saved
         self._next_step: int | None = None
         self._states: dict[int, dict[str, Any]] = {}
-        self._image: Slot | None = None  # the last slot that was not replay
+        self._image: int | Mapping[str, Any] | None = None  # a row that is not replay, the last one taken
 
     def __len__(self) -> int:
         """Batches of an epoch; TypeError where that is not known."""
@@ -178,35 +181,38 @@ class PlanSampler:
     def _batches(self, step: int) -> Iterator[list[Slot]]:
         plan, shares = self.plan.step(step), self.shares
         kinds = self._kinds(plan, step)
+        codes = np.where(plan.is_replay, REPLAY, plan.text_rich + 2 * plan.vision_centric)
+        needs_image = shares.ranks > 1 or plan.is_replay.all()
         n_rounds, per_round = self._rounds(len(plan)), shares.micro_batch * shares.ranks
         for i in range(n_rounds):
-            taken = slice(i * per_round, min((i + 1) * per_round, len(plan)))
-            slots = self._slots(plan, kinds, taken)
+            own = self._own_slots(codes[i * per_round : (i + 1) * per_round], kinds, plan.mix.vision_ratio)
             if i == n_rounds - 1:
                 self._keep_state(step + 1)
-            self._image = next((slot for slot in slots if not slot.is_replay), self._image)
-            own = slots[shares.rank * shares.micro_batch : (shares.rank + 1) * shares.micro_batch]
-            needs_image = shares.ranks > 1 or plan.is_replay.all()
             if needs_image and all(slot.is_replay for slot in own) and self._image is not None:
-                own = [*own, self._image._replace(views=(), learns=())]
+                own.append(Slot(self._image, False, (), (), None))
             yield own
 
-    def _slots(self, plan: StepPlan, kinds: list[Kind], taken: slice) -> list[Slot]:
-        is_replay = plan.is_replay[taken].tolist()
-        n_replay = sum(is_replay)
-        rows = iter(self._rows.take(len(is_replay) - n_replay))
-        replay = iter(self._replay.take(n_replay) if self._replay is not None else ())
-        codes = (plan.text_rich[taken] + 2 * plan.vision_centric[taken]).tolist()
-        ratio = plan.mix.vision_ratio
+    def _own_slots(self, codes: np.ndarray, kinds: list[Kind], ratio: float | None) -> list[Slot]:
+        """The slots of this rank in a round, whose rows are taken for all ranks."""
+        is_replay = codes == REPLAY
+        n_replay = int(is_replay.sum())
+        rows = self._rows.take(len(codes) - n_replay)
+        replay = self._replay.take(n_replay) if self._replay is not None else ()
+        if rows:
+            self._image = rows[0]
+        first = self.shares.rank * self.shares.micro_batch
+        place = int(is_replay[:first].sum())
+        own_rows, own_replay = iter(rows[first - place :]), iter(replay[place:])
         return [
-            Slot(next(replay), True, (View.REPLAY,), (View.REPLAY,), None)
-            if replays
-            else Slot(next(rows), False, kinds[code].views, kinds[code].learns, ratio)
-            for replays, code in zip(is_replay, codes, strict=True)
+            Slot(next(own_replay), True, kind.views, kind.learns, None)
+            if code == REPLAY
+            else Slot(next(own_rows), False, kind.views, kind.learns, ratio)
+            for code in codes[first : first + self.shares.micro_batch].tolist()
+            for kind in (kinds[code],)
         ]
 
     def _kinds(self, plan: StepPlan, step: int) -> list[Kind]:
-        """The views of a pair, and those with a cross-entropy, by its code: 1 for text_rich, 2 for vision_centric."""
+        """What is made of a row by its code: 1 for a cross-entropy in the text_rich view, and 2 in the other."""
         kinds: list[Kind] = []
         distils = self._distils and plan.mix.kl > 0
         for code in range(4):
@@ -218,7 +224,7 @@ class PlanSampler:
                     f"at step {step} the curriculum trains pairs in the {' and '.join(kinds[code].learns)} view only, "
                     f"whose weight is 0, and without a KL: they would train nothing. Give the view a weight."
                 )
-        return kinds
+        return [*kinds, Kind((View.REPLAY,), (View.REPLAY,))]
 
     def _of_weight(self, views: tuple[View, ...]) -> tuple[View, ...]:
         return tuple(view for view in views if view in self._used)
