@@ -258,12 +258,15 @@ def test_a_dataset_that_grew_is_noticed(config, tmp_path):
 
     make(16).train()
     checkpoint = str(tmp_path / "run" / "checkpoint-2")
-    with pytest.raises(ValueError, match="made with 16 rows of the dataset, this run has 20: .*`ignore_data_skip"):
+    with pytest.raises(ValueError, match="number of rows is 16, this run has 20: .*`ignore_data_skip=True`"):
         make(20).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="made with 4 rows of a global batch .* this run has 8"):
+    with pytest.raises(ValueError, match="a global batch .* of 4, this run has 8"):
         make(16, gradient_accumulation_steps=2).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="seed of the order"):
+    with pytest.raises(ValueError, match="the seed 42, this run has 7"):
         make(16, seed=7).train(resume_from_checkpoint=checkpoint)
+    make(16, curriculum="mix").train()
+    with pytest.raises(ValueError, match="curriculum constant 0.5, 0.5, 1, this run has .* over 4 steps"):
+        make(16, curriculum="linear").train(resume_from_checkpoint=checkpoint)
     trainer = make(20, ignore_data_skip=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     assert trainer.state.global_step == 4

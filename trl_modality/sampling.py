@@ -1,5 +1,6 @@
 """From the options of a run to the rows of its steps: the schedule, the plan, and where the rows come from."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -36,12 +37,13 @@ AnyDataset = Dataset | IterableDataset
 POINTS = 101  # of its progress, at which a schedule is tried out before training
 # What a checkpoint's plan and this run's must agree on for its steps to have the same rows
 PLANNED = {
-    "rows": "rows of the dataset",
-    "replay_rows": "rows of the replay dataset",
-    "batch": "rows of a global batch (micro-batch × accumulation × ranks)",
-    "seed": "seed of the order",
+    "rows": "a dataset whose number of rows is",
+    "replay_rows": "a replay dataset whose number of rows is",
+    "batch": "a global batch (micro-batch × accumulation × ranks) of",
+    "seed": "the seed",
     "order": "`train_sampling_strategy`",
     "replay_ratio": "`replay_ratio`",
+    "curriculum": "curriculum",
 }
 
 
@@ -129,7 +131,7 @@ def plan_run(
         ValueError: replay that changes over a run of unknown length; a data loader that reads too far ahead.
     """
     replay_ratio = args.replay_ratio if replay is not None else 0.0
-    plan = _plan(args, train, replay_ratio, schedule, shares)
+    plan, max_steps = _plan(args, train, replay_ratio, schedule, shares)
     seed = args.seed if args.data_seed is None else args.data_seed
     sampler = PlanSampler(
         plan,
@@ -149,12 +151,16 @@ def plan_run(
         "seed": seed,
         "order": args.train_sampling_strategy,
         "replay_ratio": replay_ratio,
+        "curriculum": _described(args, schedule, max_steps),
     }
     rows = PlannedRows(*(PairRows(data) if isinstance(data, Dataset) else None for data in (train, replay)))
     return PlannedRun(plan, rows, sampler, described)
 
 
-def _plan(args: Any, train: AnyDataset, replay_ratio: float, schedule: Schedule | Adaptive, shares: Shares) -> Plan:
+def _plan(
+    args: Any, train: AnyDataset, replay_ratio: float, schedule: Schedule | Adaptive, shares: Shares
+) -> tuple[Plan, int]:
+    """The plan, and over how many steps its schedule runs."""
     n_rows = len(train) if isinstance(train, Dataset) else None
     is_constant = all(mix.replay == 1.0 for _, mix in tried(args, schedule))
     size = None if n_rows is None or not is_constant else size_of_epoch(n_rows, replay_ratio)
@@ -173,7 +179,18 @@ def _plan(args: Any, train: AnyDataset, replay_ratio: float, schedule: Schedule 
         raise ValueError("With replay that changes in the course of a run, set `max_steps`: epochs have no length.")
     if isinstance(schedule, Adaptive):
         _check_reads_ahead(args, schedule)
-    return Plan(_by_step(args, schedule, max(max_steps, 1)), batch=shares.batch, replay_ratio=replay_ratio, size=size)
+    mix_at = _by_step(args, schedule, max(max_steps, 1))
+    return Plan(mix_at, batch=shares.batch, replay_ratio=replay_ratio, size=size), max_steps
+
+
+def _described(args: Any, schedule: Schedule | Adaptive, max_steps: int) -> str:
+    """The shares of a schedule over its course, as far as rows and views follow from them, in a few words."""
+    if isinstance(schedule, Adaptive):
+        return f"adaptive in windows of {schedule.window} steps"
+    shares = [(mix.text_rich, mix.vision_centric, mix.replay) for _, mix in tried(args, schedule)]
+    if len(set(shares)) == 1:
+        return "constant {:g}, {:g}, {:g}".format(*shares[0])
+    return f"{hashlib.sha256(repr(shares).encode()).hexdigest()[:8]} over {max_steps} steps"
 
 
 def check_same_plan(described: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
@@ -185,7 +202,7 @@ def check_same_plan(described: Mapping[str, Any], saved: Mapping[str, Any]) -> N
     for name, what in PLANNED.items():
         if name in saved and saved[name] != described[name]:
             raise ValueError(
-                f"the checkpoint was made with {saved[name]} {what}, this run has {described[name]}: its steps would "
+                f"the checkpoint was made with {what} {saved[name]}, this run has {described[name]}: its steps would "
                 "have other rows, some of them twice and others never. Go on with what the checkpoint was made with; "
                 "or set `ignore_data_skip=True` to go on in the new order; or start a new run from its weights."
             )
