@@ -1,0 +1,1 @@
+"""Plane geometry problems with their pictures; `generate.plane_geometry` makes them."""
