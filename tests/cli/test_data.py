@@ -19,7 +19,7 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
-MAKE = ["--generators", "bar", "table", "--count", "6", "--test-count", "3", "--seed", "4", "--look", "image_size=208"]
+MAKE = ["--generators", "bar", "table", "--count", "6", "--test-count", "3", "--seed", "4", "--look", "image_size=224"]
 
 
 def test_make_from_generators(tmp_path, capsys):
@@ -36,7 +36,7 @@ def test_make_from_generators(tmp_path, capsys):
     assert read["train"][0]["images"][0].size == (208, 208)
     card = (out / "README.md").read_text()
     assert f"trl-modality data make {out} {' '.join(MAKE)}" in card
-    assert "bar, table with seed 4 and Look(image_size=208" in card
+    assert "bar, table with seed 4 and Look(image_size=224" in card
     assert "license: cc0-1.0" in card
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width > 208

@@ -33,12 +33,12 @@ _WORDINGS = {
     "widest_gap": r"For which \w+ do ({S}) and ({S}) differ most in .+\?",
     "across_series": r"What is the .+ ({A}) added up over .+, in \S+\?",
     "highlighted_gap": r"By how many \S+ does the ({W}) of the highlighted \w+ differ from that ({A})\?",
-    "highlighted_rank": r"Counted from the largest ({W}), which place has the highlighted \w+\? Answer with a number\.",
+    "highlighted_rank": r"Counted from the largest ({W}), which place has the highlighted \w+\? Answer .+\.",
     "above_target": r"For how many \w+ is the ({W}) above the target line\?",
     "target_gap": r"By how many \S+ does the ({W}) ({A}) differ from the target\?",
     "at_extremum": r"What is the ({W}) of the point with the (largest|smallest) ({W}), in \S+\?",
     "count_both": r"How many points have a ({W}) above ({N}) \S+ and a ({W}) above ({N}) \S+\?",
-    "rises_along": r"With the points in order of rising ({W}), how many times does the ({W}) rise from one to the next\?",
+    "rises_along": r"With the points in order of rising ({W}), how many times does the ({W}) rise from .+\?",
     "group_count": r"For how many of the ({G}) points is the ({W}) above ({N}) \S+\?",
     "group_average": r"What is the average ({W}) of the ({G}) points, in \S+\? Round to one decimal\.",
     "group_larger": r"Which points have the larger ({W}) when it is added up: ({G}) or ({G})\?",
@@ -92,7 +92,9 @@ class Reading:
                 middle = rf"(?: \w+ {re.escape(name)})" if name else ""
                 pattern = rf"({re.escape(quantity)}{middle}) (\w+ {re.escape(category)})"
                 ((what, at, value),) = [
-                    (*found.groups(), value) for phrase, value in told.items() if (found := re.fullmatch(pattern, phrase))
+                    (*found.groups(), value)
+                    for phrase, value in told.items()
+                    if (found := re.fullmatch(pattern, phrase))
                 ]
                 self.table.setdefault(what, []).append((category, at, value))
                 if name:
@@ -141,11 +143,12 @@ def written(value: Fraction, places: int | None = None) -> str:
 
 
 def solve(sentences: list[str], question: str) -> tuple[str, str]:
-    """(kind of question, answer); raises AssertionError where the question is not understood by exactly one wording."""
+    """(kind of question, answer); AssertionError where the question is not understood by exactly one wording."""
     reading = Reading(sentences)
     found = {}
     for kind, wording in _WORDINGS.items():
-        if match := re.fullmatch(reading.pattern(wording), question):
+        plain_start = re.split(r"[\\({.]", wording)[0]  # most wordings are ruled out without a regular expression
+        if question.startswith(plain_start) and (match := re.fullmatch(reading.pattern(wording), question)):
             found[kind] = match.groups()
     assert len(found) == 1, (question, found, sentences)
     ((kind, parts),) = found.items()

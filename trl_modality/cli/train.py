@@ -67,9 +67,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> TrlParser:
-    parser = TrlParser(
-        (TrainArguments, ModalityBalancedSFTConfig, ModelConfig, DatasetMixtureConfig), prog="trl-modality train"
-    )
+    options: Any = (TrainArguments, ModalityBalancedSFTConfig, ModelConfig, DatasetMixtureConfig)
+    parser = TrlParser(options, prog="trl-modality train")
     # TRL's own default, True, is an error on a machine without a GPU
     parser.set_defaults_with_config(bf16=torch.cuda.is_available())
     return parser

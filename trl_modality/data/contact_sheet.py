@@ -14,7 +14,7 @@ from .problem import Problem
 
 _TEXT_SIZE, _PAD, _CELL_PAD = 12, 14, 10
 _PAPER, _CARD, _INK, _MUTED, _ACCENT = (229, 232, 237), (255, 255, 255), (34, 38, 46), (98, 104, 116), (24, 108, 62)
-_MOST_LINES = 14  # of one prompt
+_MOST_LINES = 20  # of one prompt
 
 
 def contact_sheet(samples: Iterable[Mapping[str, Any] | Problem], columns: int = 3, width: int = 336) -> Image.Image:
@@ -22,7 +22,7 @@ def contact_sheet(samples: Iterable[Mapping[str, Any] | Problem], columns: int =
 
     Args:
         samples: Pairs, as rows of a dataset or as dicts, or problems; the first image of the vision_centric view is
-            shown, where there is one. A prompt longer than 14 lines is cut, which three dots tell.
+            shown, where there is one. A prompt longer than 20 lines is cut, which three dots tell.
         columns: Cards side by side.
         width: Of a card's picture in pixels: larger ones are shrunk, smaller ones keep their size.
 

@@ -1,4 +1,4 @@
-"""Pairs of any number from generators of problems: the same rows for the same arguments, whatever the number of workers."""
+"""Pairs of any number from generators of problems: the same rows whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -50,10 +50,13 @@ GENERATORS: dict[str, Generator] = {
     "pie": _Lazy("charts.chart", "pie", _EITHER),
     "scatter": _Lazy("charts.scatter", "scatter", _EITHER),
     "table": _Lazy("charts.chart", "table", _EITHER),
+    "plane_geometry": _Lazy("geometry.generate", "plane_geometry"),
 }
 
 
-def generate_problem(name: str, index: int, seed: int = 0, look: Look | None = None, source: str = "synthetic") -> Problem:
+def generate_problem(
+    name: str, index: int, seed: int = 0, look: Look | None = None, source: str = "synthetic"
+) -> Problem:
     """One problem of a generator.
 
     Args:
@@ -91,7 +94,7 @@ def generate_pairs(
 ) -> Dataset:
     """Pairs of problems that the generators make in turn: row i is problem i of generator i modulo their number.
 
-    The rows are written to the cache of `datasets` as they are made, a thousand or so at a time in memory, and found
+    The rows are written to the cache of `datasets` as they are made, a thousand or so in memory at a time, and found
     there again by the arguments and the code that made them. They do not depend on the number of workers.
 
     Args:
@@ -110,18 +113,14 @@ def generate_pairs(
         `level_prompts`, and with `vision_centric` at 1 `vision_centric_images`; pictures are PNG.
 
     Raises:
-        ValueError: no or unknown generators, a source that one of them has not, a count, a number of workers or a ratio
-            out of bounds.
+        ValueError: no or unknown generators, a source that one of them has not, or a count, a number of workers or a
+            ratio out of bounds.
         ImportError: "real" without `vega_datasets`.
     """
     from datasets import Dataset
 
-    if isinstance(generators, str) or not generators:
-        raise ValueError(f"`generators` must be names from {', '.join(GENERATORS)} in a list, got {generators!r}.")
-    for name, value in (("count", count), ("num_workers", num_workers)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
-    settings = {
+    _check_counts(generators, count, num_workers)
+    settings: dict[str, Any] = {
         "names": tuple(generators),
         "seed": seed,
         "look": look or Look(),
@@ -129,20 +128,25 @@ def generate_pairs(
         "vision_centric": vision_centric,
         "source": source,
     }
-    for index in range(len(settings["names"])):
+    for index in range(len(generators)):
         _row(index, **settings)  # a wrong argument is told here, not from within a worker
     shards = [(start, min(start + _ROWS_PER_SHARD, count)) for start in range(0, count, _ROWS_PER_SHARD)]
-    num_workers = min(num_workers, len(shards))
-    made = Dataset.from_generator(
+    return Dataset.from_generator(
         _rows,
         features=pair_features(with_own_images=_is_vision_only(vision_centric)),
         # A list is what `datasets` hands out to workers, in order
         gen_kwargs={"shards": shards, "made_by": _code_version(), **settings},
-        num_proc=num_workers if num_workers > 1 else None,
-        **({} if cache_dir is None else {"cache_dir": cache_dir}),
+        num_proc=min(num_workers, len(shards)) if num_workers > 1 else None,
+        cache_dir=cache_dir,  # pyright: ignore[reportArgumentType]  (None is its default)
     )
-    assert isinstance(made, Dataset)
-    return made
+
+
+def _check_counts(generators: Sequence[str], count: int, num_workers: int) -> None:
+    if isinstance(generators, str) or not generators:
+        raise ValueError(f"`generators` must be names from {', '.join(GENERATORS)} in a list, got {generators!r}.")
+    for name, value in (("count", count), ("num_workers", num_workers)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
 
 
 def pair_features(with_own_images: bool) -> Features:

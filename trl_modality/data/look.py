@@ -1,4 +1,4 @@
-"""How hard a generated picture is to read: its size, how much is in it, how small its labels are, how much it varies."""
+"""How hard a generated picture is to read: its size, how much is in it, how small its labels are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from dataclasses import dataclass
 
 
 # Fixed bounds, both ends included; `Look` adds those that depend on one another.
-_BOUNDS = {"image_size": (160, 2048), "marks": (4, 64), "label_size": (10, 96), "distractors": (0, 8), "styles": (1, 64)}
+_BOUNDS = {
+    "image_size": (192, 2048),
+    "marks": (4, 64),
+    "label_size": (10, 96),
+    "distractors": (0, 8),
+    "styles": (1, 64),
+}
 # A title and a question still fit if the picture is this many times as wide as a label is high.
-_LABELS_ACROSS = 14
+_LABELS_ACROSS = 16
 
 
 @dataclass(frozen=True)
@@ -16,11 +22,12 @@ class Look:
     """What a generated picture looks like; generators draw the rest at random from within these limits.
 
     Args:
-        image_size: Width and height in pixels, 160-2048.
+        image_size: Width and height in pixels, 192-2048.
         marks: Most marks (bars, points, slices, rows, labelled elements) in a picture, at least 4. Fewer are drawn
             where that many would not be legible together with all else, such as a long question in the picture.
         label_size: Height of the labels' font in pixels, 10 or more.
-        distractors: Facts or marks beside those that the question needs, 0-8; fewer where a kind of picture has fewer.
+        distractors: Facts or marks beside those that the question needs, 0-8; fewer where a kind of picture has
+            fewer, or no room for them.
         styles: How many of the styles (colours, orientation, where values stand ...) are drawn from, 1-64; with 1, all
             pictures of a generator look alike.
 
@@ -51,7 +58,7 @@ class Look:
         if self.marks > self.most_marks:
             raise ValueError(
                 f"`marks` of {self.marks} are more than are legible at an `image_size` of {self.image_size} with a "
-                f"`label_size` of {self.label_size}; use {self.most_marks} or fewer, smaller labels or a larger picture."
+                f"`label_size` of {self.label_size}; use {self.most_marks} or fewer, smaller labels or a larger one."
             )
 
     @property

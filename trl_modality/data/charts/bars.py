@@ -14,11 +14,12 @@ VARIANTS = ("columns", "rows")
 
 def draw_bars(scene: Scene, seen: Seen, style: Style, room: Box) -> None:
     """Bars of the values that are told, on a scale from 0; a value that is not told leaves its place empty."""
-    top = max([*seen.values.values(), *seen.ticks, *([] if seen.target is None else [seen.target])], default=Fraction(1))
+    targets = [] if seen.target is None else [seen.target]
+    top = float(max([Fraction(0), *seen.values.values(), *seen.ticks, *targets])) or 1.0
     if style.variant == "rows":
-        _draw_rows(scene, seen, style, room, float(top) or 1.0)
+        _draw_rows(scene, seen, style, room, top)
     else:
-        _draw_columns(scene, seen, style, room, float(top) or 1.0)
+        _draw_columns(scene, seen, style, room, top)
 
 
 def _draw_columns(scene: Scene, seen: Seen, style: Style, room: Box, scale_top: float) -> None:
@@ -105,4 +106,3 @@ def _draw_rows(scene: Scene, seen: Seen, style: Style, room: Box, scale_top: flo
             scene.tight.append(f"{label.text!r} lies on the target line")
     for c, name in enumerate(seen.categories or ()):
         scene.text(name, start - 5, top + (c + 0.5) * row, size, theme.ink, "rm")
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from ..problem import Fact, FactKind, Problem
 from . import bars, cells, lines, pies, questions, relations
 from .frame import Seen, Style, draw_frame, draw_style, new_scene, nice_ticks, target_label
 from .grid import PLACES, Grid, plain, rounded, synthetic_grid
-from .questions import Ask, Maker, Question, listed
+from .questions import Ask, Maker, Question
 from .real import real_grid
 from .scene import Box, Scene, paint
 from .theme import pick
@@ -169,11 +169,12 @@ def make_chart(
         if asked is None:
             continue
         extras, question = asked
-        chart = Chart(name, grid, style, **{**extras, **_distractors(name, rng, grid, look, extras, source)})
+        most = max(0, look.distractors - attempt // 12)
+        chart = Chart(name, grid, style, **{**extras, **_distractors(name, rng, grid, most, extras, source)})
         if ticks:
             told = [value for row in grid.values for value in row] + ([chart.target] if chart.target else [])
-            most = min(6, max(3, look.image_size // (4 * look.label_size)))
-            chart = replace(chart, ticks=nice_ticks(max(told), most, Fraction(0) if from_zero else min(told)))
+            n_ticks = min(6, max(3, look.image_size // (4 * look.label_size)))
+            chart = replace(chart, ticks=nice_ticks(max(told), n_ticks, Fraction(0) if from_zero else min(told)))
         everything = frozenset(range(len(chart.facts())))
         if not any(chart.scene(everything, words).faults() for words in (question.text, None)):
             return chart, question
@@ -242,11 +243,11 @@ def _draw_target(rng: np.random.Generator, grid: Grid) -> Fraction | None:
 
 
 def _distractors(
-    name: str, rng: np.random.Generator, grid: Grid, look: Look, used: dict[str, Any], source: str
+    name: str, rng: np.random.Generator, grid: Grid, most: int, used: dict[str, Any], source: str
 ) -> dict[str, Any]:
-    """Up to `look.distractors` things in the picture that the question does not need."""
+    """Up to `most` things in the picture that the question does not need."""
     free = [extra for extra in _extras(name, grid) if extra not in used]
-    chosen = [free[i] for i in rng.permutation(len(free))[: look.distractors].tolist()]
+    chosen = [free[i] for i in rng.permutation(len(free))[:most].tolist()]
     makers: dict[str, Callable[[], Any]] = {
         "highlighted": lambda: int(rng.integers(len(grid.categories))),
         "target": lambda: _draw_target(rng, grid),
@@ -273,7 +274,9 @@ def chart_problem(name: str, index: int, seed: int, look: Look, source: str) -> 
         raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {source!r}.")
     made = make_chart(name, np.random.default_rng([seed, index, _STREAMS[name]]), look, source)
     if made is None:
-        raise ValueError(f"No {name} fits {look}: use smaller `label_size`, a larger `image_size` or fewer `distractors`.")
+        raise ValueError(
+            f"No {name} fits {look}: use smaller `label_size`, a larger `image_size` or fewer `distractors`."
+        )
     chart, question = made
     grid = chart.grid
     return Problem(

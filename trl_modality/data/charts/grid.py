@@ -87,7 +87,9 @@ _CATEGORIES = {
     "year": _Names("year", "years", "in", tuple(map(str, range(2008, 2025))), True),
     "week": _Names("week", "weeks", "in", tuple(f"W{i}" for i in range(1, 21)), True),
     "lap": _Names("lap", "laps", "in", tuple(f"L{i}" for i in range(1, 16)), True),
-    "city": _Names("city", "cities", "in", _split("Oslo Rome Lima Cairo Paris Delhi Quito Tokyo Milan Seoul Bern Riga")),
+    "city": _Names(
+        "city", "cities", "in", _split("Oslo Rome Lima Cairo Paris Delhi Quito Tokyo Milan Seoul Bern Riga")
+    ),
     "person": _Names("person", "people", "of", _split("Ana Ben Carl Dora Emil Fay Gus Hana Ivan Jo Kim Leo Mia Noor")),
     "shop": _Names("shop", "shops", "in", _split("North South East West Port Park Mall Hill Lake Gate")),
     "fruit": _Names("fruit", "fruits", "for", _split("Apple Pear Plum Fig Lemon Grape Mango Kiwi Peach Melon Lime")),
@@ -155,9 +157,10 @@ def synthetic_grid(
     low, step = Fraction(topic.low), Fraction(topic.step)
     n_values = int((Fraction(topic.high) - low) / step) + 1
     # No value twice, unless there are too few for that; never twice in a series
-    shuffled = [rng.permutation(n_values).tolist() for _ in range(1 if n_values >= n_series * n_categories else n_series)]
+    n_draws = 1 if n_values >= n_series * n_categories else n_series
+    shuffled = [rng.permutation(n_values).tolist() for _ in range(n_draws)]
     drawn = [
-        shuffled[0][s * n_categories : (s + 1) * n_categories] if len(shuffled) == 1 else shuffled[s][:n_categories]
+        shuffled[0][s * n_categories : (s + 1) * n_categories] if n_draws == 1 else shuffled[s][:n_categories]
         for s in range(n_series)
     ]
     values = tuple(tuple(low + step * k for k in row) for row in drawn)

@@ -27,7 +27,8 @@ def draw_lines(scene: Scene, seen: Seen, style: Style, room: Box) -> None:
     if lower - upper < (1 + seen.n_series) * cap:
         scene.tight.append("lines have no room")
     told = [*seen.values.values(), *([] if seen.target is None else [seen.target])]
-    span = (seen.ticks[0], seen.ticks[-1]) if seen.ticks else (min(told, default=Fraction(0)), max(told, default=Fraction(1)))
+    ends = seen.ticks or tuple(told) or (Fraction(0), Fraction(1))
+    span = (min(ends), max(ends))
     if seen.highlighted is not None:
         edge = left + seen.highlighted * column
         scene.rectangle((edge, top, edge + column, bottom + 3), band_colour(style))
@@ -113,7 +114,7 @@ def _draw_values(scene: Scene, seen: Seen, style: Style, dots: dict, room: Box, 
         label = label or crossed
         if label is None:
             scene.tight.append(f"no place for {text!r}")
-            label = make_label(text, *dot, style.label_size, fill, "mb", plate)
+            label = make_label(text, dot[0], dot[1], style.label_size, fill, "mb", plate)
         placed.append(label)
     scene.labels += placed
 

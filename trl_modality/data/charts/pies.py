@@ -68,9 +68,10 @@ def _value_label(
     x, y, radius = circle
     half_width, half_height = width_of(text, style.label_size) / 2, cap_height(style.label_size) / 2
     label = None
-    for shift in (0.0, 0.008, -0.008, 0.016, -0.016):
+    # Further out only where labels of thin slices stand side by side
+    for shift, out in ((0.0, 0), (0.008, 0), (-0.008, 0), (0.016, 0), (-0.016, 0), (0.0, 1), (0.03, 0), (-0.03, 0)):
         dx, dy = _direction(middle + shift)
-        reach = radius + 4 + abs(dx) * half_width + abs(dy) * half_height
+        reach = radius + 4 + out * (2 * half_height + 3) + abs(dx) * half_width + abs(dy) * half_height
         label = make_label(text, x + reach * dx, y + reach * dy, style.label_size, style.theme.ink, "mm")
         if not any(overlap(label.box, other.box) for other in placed):
             return label
@@ -90,6 +91,8 @@ def _draw_names(scene: Scene, seen: Seen, style: Style, room: Box) -> float:
     start = right - max(width_of(name, size) for name in seen.series) - 1.5 * chip
     for i, name in enumerate(seen.series):
         y = (top + bottom) / 2 + (i + 0.5 - len(seen.series) / 2) * step
-        scene.rectangle((start, y - chip / 2, start + chip, y + chip / 2), style.colour(i), style.theme.rounding * size / 2)
+        scene.rectangle(
+            (start, y - chip / 2, start + chip, y + chip / 2), style.colour(i), style.theme.rounding * size / 2
+        )
         scene.text(name, start + 1.5 * chip, y, size, style.theme.ink)
     return start - style.margin

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 
 from .frame import Seen, Style, draw_frame
 from .grid import plain
-from .scene import Box, Label, Scene, cap_height, make_label, overlap, width_of
+from .scene import Box, Scene, cap_height, make_label, overlap, width_of
 
 
 VARIANTS = ("grid", "written")
@@ -60,26 +61,29 @@ def draw_points(scene: Scene, seen: SeenPoints, style: Style) -> None:
     y_ticks = seen.y_axis.ticks if seen.y_axis else ()
     x_ticks = seen.x_axis.ticks if seen.x_axis else ()
     left += max((width_of(plain(tick), size) for tick in y_ticks), default=-6) + 8
-    right -= size / 2
+    left = max(left, style.margin + (width_of(plain(x_ticks[0]), size) / 2 if x_ticks else 0))
+    edge = max((width_of(plain(tick), size) for tick in x_ticks), default=size) / 2
+    right -= edge
     top += cap / 2
-    bottom -= cap + 6 + style.line
+    drop = cap / 2 + 4  # the lowest number at the left ends half a letter below the plot
+    bottom -= cap + drop + style.line
     if bottom - top < 5 * cap or right - left < 5 * cap:
         scene.tight.append("points have no room")
     x_low, x_high = _range(x_ticks, [point.x for point in seen.points])
     y_low, y_high = _range(y_ticks, [point.y for point in seen.points])
 
     def across(value: Fraction) -> float:
-        return left + (right - left) * float((value - x_low) / (x_high - x_low))
+        return left + (right - left) * (float(value) - x_low) / (x_high - x_low)
 
     def up(value: Fraction) -> float:
-        return bottom - (bottom - top) * float((value - y_low) / (y_high - y_low))
+        return bottom - (bottom - top) * (float(value) - y_low) / (y_high - y_low)
 
     if seen.x_axis:
         for value in _lines(seen.x_axis, style):
             scene.line([(across(value), top), (across(value), bottom)], theme.grid)
         for tick in x_ticks:
-            scene.text(plain(tick), across(tick), bottom + 6, size, theme.muted, "mt")
-        scene.text(seen.x_axis.label, right + size / 2, bottom + cap + 11, size, theme.muted, "rt")
+            scene.text(plain(tick), across(tick), bottom + drop, size, theme.muted, "mt")
+        scene.text(seen.x_axis.label, right + edge, bottom + drop + cap + 5, size, theme.muted, "rt")
     if seen.y_axis:
         for value in _lines(seen.y_axis, style):
             scene.line([(left, up(value)), (right, up(value))], theme.grid)
@@ -91,15 +95,16 @@ def draw_points(scene: Scene, seen: SeenPoints, style: Style) -> None:
     dots = [(across(point.x), up(point.y)) for point in seen.points]
     for point, (x, y) in zip(seen.points, dots, strict=True):
         scene.disc(x, y, radius, style.colour(point.group))
-    _draw_labels(scene, seen, style, dots, radius, (left, top - cap / 2, right + size / 2, bottom - 1))
+    _draw_labels(scene, seen, style, dots, radius, (left, top - cap / 2, right + edge, bottom - 1))
 
 
-def _range(ticks: tuple[Fraction, ...], values: list[Fraction]) -> tuple[Fraction, Fraction]:
+def _range(ticks: tuple[Fraction, ...], values: list[Fraction]) -> tuple[float, float]:
     """Of an axis: of its ticks, where it has some, else of the points, which may all be one."""
     if ticks:
-        return ticks[0], ticks[-1]
-    low, high = min(values, default=Fraction(0)), max(values, default=Fraction(1))
-    return (low, high) if high > low else (low - 1, high + 1)
+        return float(ticks[0]), float(ticks[-1])
+    low, high = float(min(values, default=0)), float(max(values, default=1))
+    room = (high - low) / 8 or 1.0
+    return low - room, high + room
 
 
 def _lines(axis: Axis, style: Style) -> list[Fraction]:
@@ -115,22 +120,26 @@ def _draw_labels(scene: Scene, seen: SeenPoints, style: Style, dots: list, radiu
     boxes = [(x - radius, y - radius, x + radius, y + radius) for x, y in dots]
     if any(overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i]):
         scene.tight.append("points touch")
-    placed: list[Label] = []
+    taken = [label.box for label in scene.labels]
     for i, (point, dot) in enumerate(zip(seen.points, dots, strict=True)):
         text = point.label(style.variant == "written")
-        others = boxes[:i] + boxes[i + 1 :]
+        others = boxes[:i] + boxes[i + 1 :] + taken
+        near = list(_places(dot, radius))
+        places = chain(near, _distant_places(dot, radius, style.label_size))
         label = None
-        for x, y, anchor in _places(dot, radius):
+        for k, (x, y, anchor) in enumerate(places):
             label = make_label(text, x, y, style.label_size, style.theme.ink, anchor, style.theme.paper)
             box = label.box
             inside = room[0] <= box[0] and room[1] <= box[1] and box[2] <= room[2] and box[3] <= room[3]
-            if inside and not any(overlap(box, other, 2) for other in [*others, *(one.box for one in placed)]):
+            if inside and not any(overlap(box, other, 2) for other in others):
+                # Good enough for a part of the facts, but no picture begins like that
+                scene.tight += [f"{text!r} is far from its point"] if k >= len(near) else []
                 break
         else:
             scene.tight.append(f"no place for {text!r}")
         assert label is not None
-        placed.append(label)
-    scene.labels += placed
+        taken.append(label.box)
+        scene.labels.append(label)
 
 
 def _places(dot: tuple[float, float], radius: float) -> Iterator[tuple[float, float, str]]:
@@ -143,3 +152,17 @@ def _places(dot: tuple[float, float], radius: float) -> Iterator[tuple[float, fl
     for sideways, horizontal in ((near, "l"), (-near, "r")):
         for upright, vertical in ((-near, "b"), (near, "t")):
             yield x + sideways, y + upright, horizontal + vertical
+    # Along the edges of the plot, over or under the point
+    for upright, vertical in ((-far, "b"), (far, "t")):
+        for horizontal in "rl":
+            yield x + (far if horizontal == "r" else -far), y + upright, horizontal + vertical
+
+
+def _distant_places(dot: tuple[float, float], radius: float, size: int) -> Iterator[tuple[float, float, str]]:
+    x, y = dot
+    for k in range(1, 9):
+        reach = radius + 3 + k * size / 2
+        for dx in (0, 1, -1, 2, -2, 4, -4):
+            for dy in (1, -1):
+                yield x + dx * reach, y + dy * reach, "mb" if dy < 0 else "mt"
+            yield x + dx * reach, y, "mm"

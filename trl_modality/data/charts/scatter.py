@@ -150,6 +150,8 @@ def make_scatter(rng: np.random.Generator, look: Look, source: str) -> tuple[Sca
         style = draw_style(rng, look, VARIANTS)
         if source == "real":
             style = replace(style, variant="written")  # measured numbers do not lie on grid lines
+        elif attempt >= _ATTEMPTS // 4:
+            style = replace(style, variant="grid")  # large coordinates have no room
         marks = min(look.marks, _MOST_POINTS) - attempt // 4
         few = max(3, round(0.6 * marks))
         count = int(rng.integers(few, max(few, marks) + 1))

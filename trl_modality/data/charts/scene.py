@@ -91,8 +91,12 @@ class Scene:
         return label
 
     def faults(self) -> list[str]:
-        """Labels that leave the picture or touch another one, and what had no room: a scene without is legible."""
-        found = list(self.tight)
+        """What keeps the picture from being a good one: collisions, and what the layout found no room for."""
+        return self.collisions() + self.tight
+
+    def collisions(self) -> list[str]:
+        """Labels that leave the picture or touch another one."""
+        found = []
         boxes = [label.box for label in self.labels]
         for i, box in enumerate(boxes):
             if box[0] < 0 or box[1] < 0 or box[2] > self.size or box[3] > self.size:
