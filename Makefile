@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data check-data images bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,19 @@ bench-pairs: $(READY)  ## a training step on pairs by what can be composed witho
 
 bench-collator: $(READY)  ## pairs a second, ours and TRL's collator called twice
 	$(BIN)/python benchmarks/bench_collator.py
+
+bench-sampler: $(READY)  ## time to the first batch, memory and rows a second of the order, up to a billion rows
+	$(BIN)/python benchmarks/bench_sampler.py
+
+bench-data: $(READY)  ## generated pairs a second, one core
+	$(BIN)/python benchmarks/bench_generators.py
+
+check-data: $(READY)  ## 10,000 answers of each generator found again in the words of the problem (about ten minutes)
+	$(BIN)/python benchmarks/check_generators.py
+	$(BIN)/python benchmarks/check_geometry.py
+
+images: $(READY)  ## the contact sheets of docs/data.md
+	$(BIN)/python docs/make_images.py
 
 bench-gpu: $(READY)  ## the same at the sizes of a GPU, in bfloat16
 	$(BIN)/python benchmarks/bench_loss.py --preset gpu

@@ -33,7 +33,7 @@ def test_make_from_generators(tmp_path, capsys):
         for index in range(len(split)):
             validate_pair(PairRows(split)[index])
     assert len({name for split in read.values() for name in split["id"]}) == 9
-    assert read["train"][0]["images"][0].size == (208, 208)
+    assert read["train"][0]["images"][0].size == (224, 224)
     card = (out / "README.md").read_text()
     assert f"trl-modality data make {out} {' '.join(MAKE)}" in card
     assert "bar, table with seed 4 and Look(image_size=224" in card
@@ -54,7 +54,7 @@ def test_views_as_asked_for(tmp_path):
     assert main(["data", "make", str(tmp_path / "out"), *MAKE, *ratios]) == 0
     row = load_dataset(str(tmp_path / "out"), split="train")[0]
     assert row["vision_centric_prompt"][0]["content"] == "Answer the question in the image."
-    assert row["vision_centric_images"][0].size == (208, 208)
+    assert row["vision_centric_images"][0].size == (224, 224)
 
 
 def test_make_from_a_real_set(tmp_path, capsys):

@@ -12,8 +12,9 @@ from solve_in_words import solve
 
 from trl_modality.data.charts.grid import plain, rounded
 from trl_modality.data.charts.points import Axis
-from trl_modality.data.charts.scene import Scene, font, wrap
+from trl_modality.data.charts.scene import Scene
 from trl_modality.data.generate import GENERATORS, generate_problem
+from trl_modality.data.lettering import font, wrap
 from trl_modality.data.look import Look
 from trl_modality.data.problem import FactKind
 

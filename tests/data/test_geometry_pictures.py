@@ -8,7 +8,7 @@ import pytest
 from geometry_check import overlaps
 from PIL import Image
 
-from trl_modality.data.geometry import lettering
+from trl_modality.data import lettering
 from trl_modality.data.geometry.clauses import FORMS
 from trl_modality.data.geometry.figure import STYLES, Crowded, Figure
 from trl_modality.data.geometry.generate import plane_geometry

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ..views import PROMPT_COLUMN, View, load_images
-from .charts.scene import font, wrap
+from .lettering import wrap, write
 from .problem import Problem
 
 
@@ -69,10 +69,9 @@ def _card(row: Mapping[str, Any], width: int) -> Image.Image:
     frame = 2 * _CELL_PAD
     card = Image.new("RGB", (width + frame, picture.height + len(lines) * step + 3 * _CELL_PAD), _CARD)
     card.paste(picture, (_CELL_PAD + (width - picture.width) // 2, _CELL_PAD))
-    draw = ImageDraw.Draw(card)
     for i, (line, colour) in enumerate(lines):
-        place = (_CELL_PAD, picture.height + 2 * _CELL_PAD + i * step)
-        draw.text(place, line, colour, font(_TEXT_SIZE))
+        baseline = picture.height + 2 * _CELL_PAD + i * step + _TEXT_SIZE
+        write(card, (_CELL_PAD, baseline), line, _TEXT_SIZE, colour)
     return card
 
 

@@ -8,9 +8,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from ..lettering import wrap
 from ..look import Look
 from .grid import plain
-from .scene import Box, Colour, Scene, cap_height, fitting_size, mix_colours, width_of, wrap
+from .scene import Box, Colour, Scene, cap_height, fitting_size, mix_colours, width_of
 from .theme import THEMES, Theme, pick
 
 

@@ -7,21 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from ..lettering import font
 
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 SCALE = 2  # shapes are painted this much larger and shrunk, which smooths their edges; labels are not
-
-
-@lru_cache(maxsize=64)
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's bundled font; the basic layout, since the other one is not everywhere and places glyphs otherwise."""
-    bundled = ImageFont.load_default(size)
-    assert isinstance(bundled, ImageFont.FreeTypeFont)
-    return bundled.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -139,18 +133,6 @@ def mix_colours(a: Colour, b: Colour, share: float) -> Colour:
     """`share` of b, the rest of a."""
     red, green, blue = (round(x + share * (y - x)) for x, y in zip(a, b, strict=True))
     return red, green, blue
-
-
-def wrap(text: str, size: int, width: float) -> list[str]:
-    """Lines of whole words, each at most `width` pixels wide unless a single word is wider."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and width_of(longer, size) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
 
 
 def fitting_size(text: str, size: int, width: float) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from .. import lettering
 from ..look import Look
-from . import lettering
 from .clauses import Clause
 from .labels import Label, place
 from .plane import dot

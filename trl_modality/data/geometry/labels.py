@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .lettering import ink_box
+from ..lettering import ink_box
 from .plane import cross
 from .strokes import Strokes, Wanted
 

@@ -8,7 +8,6 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # Strokes of the signs that the font lacks, in a box of width and height 1 with y down; a circle is (x, y, radius)
 _SIGNS = {
     "∠": [((0.92, 0.02), (0.05, 0.92), (0.98, 0.92))],
@@ -21,9 +20,11 @@ _FINE = 4
 
 
 @lru_cache(maxsize=64)
-def font(size: int) -> Font:
-    """Pillow's bundled font, the same on every machine."""
-    return ImageFont.load_default(size)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's bundled font; the basic layout, since the other one is not everywhere and places glyphs otherwise."""
+    bundled = ImageFont.load_default(size)
+    assert isinstance(bundled, ImageFont.FreeTypeFont)
+    return bundled.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
 @lru_cache(maxsize=4096)
