@@ -25,7 +25,7 @@ demo: $(READY)  ## train a small LLaVA on pairs on the CPU; both views before an
 demo-sft: $(READY)  ## the same budget without the KL: what plain SFT gives
 	$(LAUNCH) examples/llava_kl.py --kl_weight 0 --curriculum none --output_dir outputs/llava_sft
 
-test: $(READY)  ## the whole suite (about ten minutes on two cores)
+test: $(READY)  ## the whole suite (about twelve minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)  ## the suite without the slow tests (about a minute)

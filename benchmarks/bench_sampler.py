@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from rows import Origin, append, origin_of_cpu_run
 
-from trl_modality.curriculum import Mix, Order, Plan, PlanSampler, Shares, StoredRows, size_of_epoch
+from trl_modality.curriculum import BatchCut, Mix, Order, Plan, PlanSampler, StoredRows, size_of_epoch
 from trl_modality.views import View
 
 
@@ -54,7 +54,7 @@ def ours(n_rows: int, steps_done: int = 0) -> PlanSampler:
         plan,
         StoredRows(Order(n_rows, 0)),
         StoredRows(Order(n_rows // 4, 1)),
-        Shares(MICRO_BATCH, BATCH // MICRO_BATCH // 2, ranks=2),
+        BatchCut(MICRO_BATCH, BATCH // MICRO_BATCH // 2, ranks=2),
         used=frozenset({View.TEXT_RICH, View.VISION_CENTRIC}),
         distils=False,
         steps_done=lambda: steps_done,
@@ -89,7 +89,7 @@ def seconds_to_resume() -> float:
     """To the first batch that is trained on after so many steps of an epoch; a trainer draws those that it skips."""
     started = time.perf_counter()
     sampler = ours(10**9, steps_done=RESUMED)
-    next(itertools.islice(sampler, RESUMED * sampler.shares.accumulation, None))
+    next(itertools.islice(sampler, RESUMED * sampler.cut.accumulation, None))
     return time.perf_counter() - started
 
 

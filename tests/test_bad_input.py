@@ -197,7 +197,7 @@ def test_unknown_columns_are_named_once(config):
         ("gradient_filter", -0.1, r"`gradient_filter` must be in \[0, 1\)"),
         ("curriculum", "three_stage", "`curriculum` must be one of none, text_rich, .* got 'three_stage'"),
         ("curriculum_period", 0.0, r"`curriculum_period` must be in \(0, 1\]"),
-        ("curriculum_window", 0, "`window` must be 1 step or more"),
+        ("curriculum_window", 0, "`window` must be 2 steps or more"),
         ("kl_schedule", "slow", "`kl_schedule` must be one of constant, warmup, until, from, got 'slow'"),
         ("kl_schedule_at", 1.5, r"`kl_schedule_at` must be in \[0, 1\]"),
         ("replay_ratio", 1.0, r"`replay_ratio` must be in \[0, 1\)"),

@@ -1,7 +1,5 @@
 """What a curriculum, replay and the order of the rows make of a run."""
 
-import json
-
 import pytest
 import torch
 from datasets import Dataset, Features
@@ -11,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from trl import SFTConfig, SFTTrainer
 
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
-from trl_modality.curriculum import Mix
+from trl_modality.curriculum import Mix, Slot
 from trl_modality.data.rows import at_level
 from trl_modality.forward import LossSettings, add_paired_loss
 from trl_modality.views import INDEX_COLUMN, SLOT_COLUMN, PairError, View
@@ -193,38 +191,6 @@ def test_levels_rise_in_the_course_of_a_run(config):
         at_level(pair_row(3), 0.5)
 
 
-def test_adaptive_follows_the_gap_and_resumes(config, tmp_path):
-    def make(name):
-        options = {"curriculum": "adaptive", "curriculum_window": 2, "curriculum_target_gap": 0.01, "max_steps": 10}
-        args = config(output_dir=str(tmp_path / name), save_strategy="steps", save_steps=3, kl_weight=0.5, **options)
-        return trainer_of(args, pair_dataset(24))
-
-    whole = make("whole")
-    whole.train()
-    logs = logs_of(whole)
-    shares = [log["vision_centric_share"] for log in logs]
-    assert shares[:4] == [0.5] * 4
-    for window in range(3):
-        of_window = logs[2 * window : 2 * window + 2]
-        tokens = [sum(log[f"{view}_tokens"] for log in of_window) for view in BOTH]
-        nll = [
-            sum(log[f"{view}_nll"] * log[f"{view}_tokens"] for log in of_window) / n
-            for view, n in zip(BOTH, tokens, strict=True)
-        ]
-        change = min(max(0.5 * (nll[1] - nll[0] - 0.01), -0.1), 0.1)
-        assert shares[2 * window + 4] == pytest.approx(shares[2 * window + 2] + change, abs=1e-6)
-    resumed = make("resumed")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
-    for a, b in zip(logs[6:], logs_of(resumed)[6:], strict=True):
-        assert (a["loss"], a["vision_centric_share"]) == (b["loss"], b["vision_centric_share"])
-
-
-def test_adaptive_must_know_before_workers_ask(config):
-    args = config(curriculum="adaptive", curriculum_window=4, dataloader_num_workers=2)
-    with pytest.raises(ValueError, match="2 data loader workers read 6 steps ahead. Set it to 6"):
-        trainer_of(args).get_train_dataloader()
-
-
 def test_a_schedule_of_ones_own(config):
     def schedule(progress):
         return Mix(kl=0.0, text_rich=1.0, vision_centric=float(progress >= 0.5))
@@ -249,44 +215,6 @@ def test_kl_and_replay_have_schedules_of_their_own(config):
     with pytest.raises(ValueError, match="set `max_steps`"):
         args = config(max_steps=-1, num_train_epochs=1, replay_ratio=0.5, replay_schedule="from")
         trainer_of(args, replay_dataset=Dataset.from_list(TEXT)).get_train_dataloader()
-
-
-def test_a_dataset_that_grew_is_noticed(config, tmp_path):
-    def make(count, **kwargs):
-        args = config(output_dir=str(tmp_path / "run"), max_steps=4, save_strategy="steps", save_steps=1, **kwargs)
-        return trainer_of(args, pair_dataset(count))
-
-    make(16).train()
-    checkpoint = str(tmp_path / "run" / "checkpoint-2")
-    with pytest.raises(ValueError, match="number of rows is 16, this run has 20: .*`ignore_data_skip=True`"):
-        make(20).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="a global batch .* of 4, this run has 8"):
-        make(16, gradient_accumulation_steps=2).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="the seed 42, this run has 7"):
-        make(16, seed=7).train(resume_from_checkpoint=checkpoint)
-    make(16, curriculum="mix").train()
-    with pytest.raises(ValueError, match="curriculum constant 0.5, 0.5, 1, this run has .* over 4 steps"):
-        make(16, curriculum="linear").train(resume_from_checkpoint=checkpoint)
-    trainer = make(20, ignore_data_skip=True)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    assert trainer.state.global_step == 4
-    state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
-    assert state["stateful_callbacks"]["trl_modality_plan"]["plan"]["rows"] == 20
-
-
-def test_a_checkpoint_that_was_cut_short_is_passed_over(config, tmp_path):
-    args = config(output_dir=str(tmp_path / "run"), max_steps=3, save_strategy="steps", save_steps=1)
-    trainer = trainer_of(args)
-    trainer.train()
-    for n, text in ((3, None), (2, '{"global_st')):
-        state = tmp_path / "run" / f"checkpoint-{n}" / "trainer_state.json"
-        state.unlink() if text is None else state.write_text(text)
-    again = trainer_of(args)
-    again.train(resume_from_checkpoint=True)
-    assert logs_of(again)[1:] == [
-        {**log, "num_tokens": mine["num_tokens"], "num_tokens_saved": mine["num_tokens_saved"]}
-        for log, mine in zip(logs_of(trainer)[1:], logs_of(again)[1:], strict=True)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -316,3 +244,66 @@ def test_rows_of_replay_are_checked_before_training(config):
     bad = Dataset.from_list([{"prompt": "1+1", "completion": "2"}, {"prompt": "1+2", "completion": None}])
     with pytest.raises(PairError, match="row 1: neither a pair nor a plain row"):
         trainer_of(config(replay_ratio=0.5), replay_dataset=bad)
+
+
+@pytest.mark.parametrize("curriculum", ["text_rich", "mix", "alternating"])
+def test_a_kl_without_a_cross_entropy_is_a_mean_over_its_tokens(config, curriculum):
+    """Rows that learn only in a view of weight 0 are there for the KL, and count."""
+    losses = []
+    for batch_size in (1, 8):
+        args = sequential(
+            config,
+            text_rich_weight=0.0,
+            vision_centric_weight=0.0,
+            learning_rate=0.0,
+            per_device_train_batch_size=batch_size,
+            max_steps=8 // batch_size,
+            curriculum=curriculum,
+        )
+        trainer = run(ModalityBalancedSFTTrainer, args, pair_dataset(8))[0]
+        losses.append([log["loss"] - log["kl"] for log in logs_of(trainer)])
+    assert sum(losses, []) == pytest.approx([0.0] * 9, abs=1e-6)
+
+
+def test_lengths_are_those_of_the_column_where_there_is_one(config):
+    rows = pair_dataset(24)
+    lengths = [(7 * i) % 24 for i in range(24)]
+    args = config(train_sampling_strategy="group_by_length", per_device_train_batch_size=4)
+    batches = plan_of(trainer_of(args, rows.add_column("length", lengths)))
+    for batch in batches:
+        own = sorted(lengths[row] for _, row, _ in batch)
+        assert own[-1] - own[0] == 3
+
+
+def test_what_cannot_be_asked_for(config):
+    with pytest.raises(ValueError, match="`dataloader_in_order=False` is not supported"):
+        trainer_of(config(dataloader_in_order=False, dataloader_num_workers=1))
+    with pytest.raises(ValueError, match="`schedule` is given beside `curriculum='mix'`"):
+        trainer_of(config(curriculum="mix"), schedule=lambda progress: Mix())
+    plain = Dataset.from_list(written_out([pair_row(0)]), features=PLAIN_FEATURES)
+    with pytest.raises(ValueError, match="`curriculum='mix'` is for datasets with pairs"):
+        trainer_of(config(curriculum="mix"), plain)
+    with pytest.raises(ValueError, match="less than a row of replay in an epoch of 8 rows"):
+        trainer_of(config(replay_ratio=0.01), replay_dataset=Dataset.from_list(TEXT)).get_train_dataloader()
+    features = Features({**PAIR_FEATURES, "level_prompts": [MESSAGES]})
+    rows = [{**pair_row(i), "level_prompts": [pair_row(i)["text_rich_prompt"]] if i else None} for i in range(4)]
+    with pytest.raises(PairError, match="row 0, id='pair-0': `level_prompts` is missing"):
+        trainer_of(config(curriculum="levels"), Dataset.from_list(rows, features=features))
+
+
+def test_every_batch_of_two_ranks_has_an_image(config):
+    """Also with rows without one, and where the one that had it is too long and dropped."""
+    rows = [pair_row(i) for i in range(4)]
+    plain = [{"images": [], "prompt": pair_row(9)["vision_centric_prompt"], **answer(i)} for i in range(4)]
+    features = Features({**PAIR_FEATURES, "prompt": MESSAGES})
+    mixed = [row for both in zip(plain, rows, strict=True) for row in both]
+    data = Dataset.from_list([{key: row.get(key) for key in features} for row in mixed], features=features)
+    collate = PairedCollator(tiny_llava()[1], max_length=24, overlong="drop")
+    filler = {**data[1], SLOT_COLUMN: Slot(1, False, (), (), None)}
+    n_dropped = 0
+    for i in range(8):
+        batch = collate([shown(data[i], *(BOTH if i % 2 else (View.PLAIN,))), filler])
+        n_dropped += batch["view_layout"].overlong["dropped"]
+        assert len(batch["pixel_values"]) == 1
+    trainer = trainer_of(sequential(config, per_device_train_batch_size=1), data)
+    assert trainer.get_train_dataloader().batch_sampler._rows.filler() == 1

@@ -78,11 +78,16 @@ def with_images_repeated(inputs: dict[str, Any], layout: ViewLayout) -> dict[str
 
 
 def labels_of(batch: dict[str, Any], views: set[View]) -> torch.Tensor:
-    """The labels of the batch with those ignored of other views, and of rows without a cross-entropy."""
+    """The labels whose number divides the loss: those with a cross-entropy, in one of `views` and of a row that has
+    one there. A pair without any is there for the divergence, and counts in the vision_centric view."""
     labels, layout = batch["labels"].clone(), batch["view_layout"]
+    counted = {view: [view in views and learns for learns in layout.learning(view)] for view in layout.rows}
+    for i in range(layout.pairs):
+        if not counted[View.TEXT_RICH][i]:
+            counted[View.VISION_CENTRIC][i] = True
     for view, span in layout.spans().items():
-        ignored = [view not in views or not learns for learns in layout.learning(view)]
-        labels[span] = labels[span].masked_fill(torch.tensor(ignored).unsqueeze(1).to(labels.device), -100)
+        ignored = ~torch.tensor(counted[view], dtype=torch.bool, device=labels.device)
+        labels[span] = labels[span].masked_fill(ignored.unsqueeze(1), -100)
     return labels
 
 

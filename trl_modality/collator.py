@@ -111,14 +111,16 @@ class PairedCollator:
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         """Collate rows into one batch."""
-        rows = without_fillers(rows)
+        rows, fillers = without_fillers(rows)
         # For this batch alone: it holds its images, and the processor may be changed at any time
         self._collate_pairs.processor = with_images_once(with_image_runs(self.processor))
         try:
-            batch = self._collate(rows, self._limit(self.overlong))
+            batch = self._collate(rows or fillers[:1], self._limit(self.overlong))
+            if fillers and batch is not None and batch.keys() <= {*TOKEN_FILL, "view_layout"}:
+                batch = self._collate([*rows, fillers[0]], self._limit(self.overlong))
             if batch is None:
                 # Every rank has its batch, with images, and learns nothing from this one
-                kept = next((row for row in rows if images_of(row, View.TEXT_RICH)), rows[0])
+                kept = next((row for row in (*rows, *fillers) if images_of(row, View.TEXT_RICH)), rows[0])
                 batch = self._collate([kept], self._limit(IMAGES_ONLY))
                 assert batch is not None
                 batch["view_layout"] = replace(batch["view_layout"], overlong={"dropped": len(rows), "cut": 0})

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .views import PROMPT_COLUMN, SLOT_COLUMN, View, images_of, is_pair, shows_same_images
+from .views import PROMPT_COLUMN, SLOT_COLUMN, View, is_pair, shows_same_images
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -51,12 +51,13 @@ def _kind(row: Mapping[str, Any]) -> tuple[tuple[View, ...], str, bool, bool]:
     return (view,), form, False, learns
 
 
-def without_fillers(rows: Rows) -> Rows:
-    """The rows without those that nothing is learnt from, unless the batch needs the images of one."""
-    learnt = [row for row in rows if row.get(SLOT_COLUMN) is None or row[SLOT_COLUMN].views]
-    if len(learnt) == len(rows) or any(images_of(row, View.TEXT_RICH) for row in learnt):
-        return learnt
-    return rows
+def without_fillers(rows: Rows) -> tuple[Rows, Rows]:
+    """The rows, and those that nothing is learnt from: there for their images, where the others have none."""
+    is_filler = [row.get(SLOT_COLUMN) is not None and not row[SLOT_COLUMN].views for row in rows]
+    learnt, fillers = (
+        [row for row, fills in zip(rows, is_filler, strict=True) if fills is kind] for kind in (False, True)
+    )
+    return learnt, fillers
 
 
 def learns_in(row: Mapping[str, Any], view: View) -> bool:

@@ -1,6 +1,7 @@
 """What a paired step is judged by: sums and counts over tokens, reduced across ranks and divided once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -70,7 +71,16 @@ class LossMetrics:
             values["aux_loss"], values["micro_batches"] = output.aux_loss.detach(), zero + 1
         # `.to`: with a model split over devices, the tokens were counted on another one than the losses
         sums = torch.stack([values.get(name, zero).to(zero) for name in SUMS])
-        self._sums = sums if self._sums is None else self._sums + sums
+        self._sums = sums if self._sums is None else self._sums.to(sums) + sums
+
+    def sums(self, device: torch.device) -> torch.Tensor:
+        """What was added up since the last report, on this rank, to be `load`ed by another run."""
+        nothing = torch.zeros(len(SUMS), dtype=sum_dtype(device), device=device)
+        return nothing if self._sums is None else self._sums.to(nothing)
+
+    def load(self, sums: Sequence[float]) -> None:
+        """Go on from the sums of another run."""
+        self._sums = torch.tensor(sums, dtype=torch.float64)
 
     def report(self, reduce: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> dict[str, float]:
         """Means over all ranks since the last report, and start anew; what has no token is left out.
@@ -83,8 +93,7 @@ class LossMetrics:
             overlong rows where there are any); `loss`; and over all rows, under the host's names, `entropy` and
             `mean_token_accuracy`.
         """
-        nothing = torch.zeros(len(SUMS), dtype=sum_dtype(device), device=device)
-        sums = nothing if self._sums is None else self._sums.to(nothing)
+        sums = self.sums(device)
         self._sums = None
         total = dict(zip(SUMS, reduce(sums).tolist(), strict=True))
         report = {}
@@ -121,3 +130,11 @@ def _add_view(values, view: View, nll, is_top1, entropy) -> None:
     for name, value in sums.items():
         # A view has tokens in pairs and by itself
         values[f"{view}_{name}"] = values.get(f"{view}_{name}", 0) + value
+
+
+def counts_of(inputs: Mapping[str, Any], settings: LossSettings) -> dict[str, Any]:
+    """What `LossMetrics` counts of a batch."""
+    layout = inputs["view_layout"]
+    overlong = {f"overlong_{what}": count for what, count in layout.overlong.items()}
+    saved = sum(layout.prefixes) if settings.share_prefix else 0
+    return {"input_tokens": inputs["attention_mask"].sum(), "saved_tokens": saved, **overlong}

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from .batch import ViewLayout
 from .collator import PairedCollator
 from .curriculum import Mix
-from .data.rows import PairRows
+from .data.rows import PairRows, at_level
 from .families import why_not_shared
 from .views import (
     IMAGE_COLUMNS,
@@ -82,7 +82,7 @@ def has_pairs(dataset: AnyDataset, name: str, text_field: str = "text") -> bool:
     columns = columns_of(dataset, name)
     if not any(column in columns for column in PAIR_PROMPTS):
         return False
-    known = {*PAIR_COLUMNS, *PLAIN_COLUMNS, text_field}
+    known = {*PAIR_COLUMNS, *PLAIN_COLUMNS, text_field, "length"}
     if ignored := sorted(set(columns) - known):
         logger.warning(f"`{name}` has columns that are not part of a pair and are ignored: {', '.join(ignored)}.")
     if not any(column in columns for column in IMAGE_COLUMNS[:2]):
@@ -123,13 +123,24 @@ def as_stored(dataset: AnyDataset) -> AnyDataset:
 
 def check_first_image(dataset: AnyDataset) -> None:
     """Decode the images of the first row: the host reads that row itself, and would fail without naming it."""
-    row = PairRows(dataset)[0] if isinstance(dataset, Dataset) else next(iter(dataset))
+    row = PairRows(dataset)[0] if isinstance(dataset, Dataset) else next(iter(dataset), None)
+    if row is None:
+        raise ValueError(
+            "`train_dataset` is empty: its stream ends before the first row. Check its split and filters."
+        )
     for view in (View.TEXT_RICH, View.VISION_CENTRIC) if is_pair(row) else (View.PLAIN,):
         load_images(row, view)
 
 
 def check_rows(
-    dataset: AnyDataset, collate: PairedCollator, count: int, *, name: str, rank: int = 0, world_size: int = 1
+    dataset: AnyDataset,
+    collate: PairedCollator,
+    count: int,
+    *,
+    name: str,
+    rank: int = 0,
+    world_size: int = 1,
+    levels: bool = False,
 ) -> list[str]:
     """Put rows through the collator one by one, so that a bad one is named before the first step.
 
@@ -139,6 +150,7 @@ def check_rows(
         count: How many rows, spread evenly over the dataset; −1 for all.
         name: What to call the dataset in messages.
         rank, world_size: Each rank checks its share.
+        levels: Whether the first and the last of the `level_prompts` of a pair are checked too.
 
     Returns:
         For each pair, why its views have no image in common in their prefix; '' where they have.
@@ -159,6 +171,9 @@ def check_rows(
     progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
     reasons, n_rows, n_dropped = [], 0, 0
     for row in progress:
+        if levels and is_pair(row):
+            collate([at_level(row, 0.0)])
+            collate([at_level(row, 1.0)])
         batch = collate([row])
         n_rows += 1
         is_dropped = bool(batch["view_layout"].overlong.get("dropped"))
@@ -258,6 +273,20 @@ def replay_of(
     return as_stored(replay)
 
 
+def check_schedule(schedule: Any, args: TrainingArguments | None, uses_views: bool) -> None:
+    """That a curriculum is asked for once, and of a run with pairs.
+
+    Raises:
+        ValueError: a `schedule` beside the `curriculum` of the config, or in a run without pairs.
+    """
+    named = getattr(args, "curriculum", "none")
+    if schedule is not None and named != "none":
+        raise ValueError(f"`schedule` is given beside `curriculum={named!r}`: leave one of them out.")
+    if not uses_views and (schedule is not None or named != "none"):
+        what = "`schedule`" if schedule is not None else f"`curriculum={named!r}`"
+        raise ValueError(f"{what} is for datasets with pairs, and none has any: there are no views to choose from.")
+
+
 def check_levels(mixes: Sequence[Mix], dataset: AnyDataset | None) -> None:
     """That a schedule which moves the level of the vision_centric view finds levels in the dataset."""
     if dataset is None or all(mix.vision_ratio is None for mix in mixes):
@@ -296,6 +325,7 @@ def reject_unsupported(given: Mapping[str, Any]) -> None:
     replaces_loss, two_rows = "it would replace the loss of the views", "a pair is two rows of logits, not one"
     by_length = "rows of a step would depend on the number of ranks; use 'group_by_length'"
     unsupported = {
+        "dataloader_in_order=False": (not args.dataloader_in_order, "a step would have the rows of another"),
         "train_sampling_strategy='batch_rebalance'": (args.train_sampling_strategy == "batch_rebalance", by_length),
         "loss_type='dft'": (args.loss_type == "dft", replaces_loss),
         "label_smoothing_factor": (args.label_smoothing_factor > 0, replaces_loss),

@@ -13,24 +13,28 @@ from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import seed_worker
+from transformers.utils import logging
 
 from .curriculum import (
     FACTORS,
     Adaptive,
+    BatchCut,
     Mix,
     Order,
     Plan,
     PlanSampler,
     Schedule,
-    Shares,
+    Size,
     StoredRows,
     get_schedule,
     size_of_epoch,
 )
 from .data.rows import PairRows, PlannedRows
-from .data.stream import StreamRows
-from .views import PAIR_PROMPTS, PROMPT_COLUMN, text_of
+from .data.stream import FILLER_ROWS, StreamRows
+from .views import PAIR_PROMPTS, PROMPT_COLUMN, View, images_of, text_of
 
+
+logger = logging.get_logger(__name__)
 
 AnyDataset = Dataset | IterableDataset
 
@@ -43,6 +47,7 @@ PLANNED = {
     "seed": "the seed",
     "order": "`train_sampling_strategy`",
     "replay_ratio": "`replay_ratio`",
+    "drop_last": "`dataloader_drop_last`",
     "curriculum": "curriculum",
 }
 
@@ -50,6 +55,7 @@ PLANNED = {
 class PlannedRun(NamedTuple):
     """What a run's data loader is made of."""
 
+    schedule: Schedule | Adaptive
     plan: Plan
     rows: PlannedRows
     sampler: PlanSampler
@@ -113,8 +119,9 @@ def plan_run(
     args: Any,
     train: AnyDataset,
     replay: AnyDataset | None,
+    lengths: np.ndarray | None,
     schedule: Schedule | Adaptive,
-    shares: Shares,
+    cut: BatchCut,
     steps_done: Callable[[], int],
     saved: Callable[[], Mapping[str, Any] | None],
 ) -> PlannedRun:
@@ -123,73 +130,125 @@ def plan_run(
     Args:
         args: The config.
         train, replay: The datasets, with the columns that are used.
+        lengths: Of the rows, where rows of like length are to share a step.
         schedule: Of the run.
-        shares: How a global batch is cut.
+        cut: How a global batch is cut.
         steps_done, saved: See `PlanSampler`.
 
     Raises:
         ValueError: replay that changes over a run of unknown length; a data loader that reads too far ahead.
     """
     replay_ratio = args.replay_ratio if replay is not None else 0.0
-    plan, max_steps = _plan(args, train, replay_ratio, schedule, shares)
+    plan, max_steps = _plan(args, train, replay_ratio, schedule, cut)
     seed = args.seed if args.data_seed is None else args.data_seed
+    stored, stored_replay = (PairRows(data) if isinstance(data, Dataset) else None for data in (train, replay))
+    rows, replayed = _in_order(args, (train, stored), (replay, stored_replay), seed, plan, lengths)
     sampler = PlanSampler(
         plan,
-        _rows(args, train, "train_dataset", seed, shares.batch),
-        None if replay is None else _rows(args, replay, "replay_dataset", seed + 1, shares.batch),
-        shares,
+        rows,
+        replayed,
+        cut,
         used=frozenset(view for view in PROMPT_COLUMN if getattr(args, f"{view}_weight")),
         distils=args.kl_weight > 0,
         steps_done=steps_done,
+        steps_per_epoch=plan.steps_per_epoch or max(max_steps, 1),
         skips=not args.ignore_data_skip,
         saved=saved,
     )
+    n_rows = "stream" if stored is None else len(stored)
+    n_replay_rows = None if replay is None else "stream" if stored_replay is None else len(stored_replay)
     described = {
-        "rows": len(train) if isinstance(train, Dataset) else None,
-        "replay_rows": len(replay) if isinstance(replay, Dataset) else None,
-        "batch": shares.batch,
-        "seed": seed,
-        "order": args.train_sampling_strategy,
+        "rows": n_rows,
+        "replay_rows": n_replay_rows,
+        "batch": cut.batch,
+        # A stream has an order of its own
+        "seed": None if stored is None or args.train_sampling_strategy == "sequential" else seed,
+        "order": None if stored is None else args.train_sampling_strategy,
         "replay_ratio": replay_ratio,
+        "drop_last": args.dataloader_drop_last,
         "curriculum": _described(args, schedule, max_steps),
     }
-    rows = PlannedRows(*(PairRows(data) if isinstance(data, Dataset) else None for data in (train, replay)))
-    return PlannedRun(plan, rows, sampler, described)
+    n_slots = None if plan.size is None else plan.size.slots
+    return PlannedRun(schedule, plan, PlannedRows(stored, stored_replay, n_slots), sampler, described)
+
+
+def _in_order(
+    args: Any,
+    train: tuple[AnyDataset, PairRows | None],
+    replay: tuple[AnyDataset | None, PairRows | None],
+    seed: int,
+    plan: Plan,
+    lengths: np.ndarray | None,
+) -> tuple[Any, Any]:
+    """The rows and the replay rows, each a stream or stored, in the order in which they are taken."""
+    (stream, stored), (replay_stream, stored_replay) = train, replay
+    shuffles = args.train_sampling_strategy != "sequential"
+    if stored is None:
+        rows = StreamRows(stream, "train_dataset")  # pyright: ignore[reportArgumentType]
+    else:
+        order = Order(len(stored), seed if shuffles else None, lengths=lengths, rows_before=plan.rows_before)
+        rows = StoredRows(order, _filler(stored))
+    if stored_replay is not None:
+        return rows, StoredRows(Order(len(stored_replay), seed + 1 if shuffles else None))
+    return rows, None if replay_stream is None else StreamRows(replay_stream, "replay_dataset")  # pyright: ignore
+
+
+def _filler(rows: PairRows) -> int | None:
+    """The first row with an image, among as many as are looked at in a stream."""
+    n_rows = min(len(rows), FILLER_ROWS)
+    return next((i for i in range(n_rows) if images_of(rows[i], View.TEXT_RICH)), None)
 
 
 def _plan(
-    args: Any, train: AnyDataset, replay_ratio: float, schedule: Schedule | Adaptive, shares: Shares
+    args: Any, train: AnyDataset, replay_ratio: float, schedule: Schedule | Adaptive, cut: BatchCut
 ) -> tuple[Plan, int]:
     """The plan, and over how many steps its schedule runs."""
     n_rows = len(train) if isinstance(train, Dataset) else None
     is_constant = all(mix.replay == 1.0 for _, mix in tried(args, schedule))
     size = None if n_rows is None or not is_constant else size_of_epoch(n_rows, replay_ratio)
+    if size is not None:
+        _check_share(size, replay_ratio)
     if size is not None and args.dataloader_drop_last:
-        slots = size.slots // shares.batch * shares.batch
-        size = size._replace(slots=slots, replay=round(slots * replay_ratio))
+        slots = size.slots // cut.batch * cut.batch
+        size = size._replace(slots=slots, replay=slots * size.replay // size.slots)
         if not slots:
             raise ValueError(
                 f"`dataloader_drop_last` leaves nothing: the dataset has {n_rows} rows, a global batch "
-                f"{shares.batch}. Set it to False, or lower the batch."
+                f"{cut.batch}. Set it to False, or lower the batch."
             )
     max_steps = args.max_steps
     if max_steps <= 0 and size is not None:
-        max_steps = math.ceil(args.num_train_epochs * -(-size.slots // shares.batch))
+        max_steps = math.ceil(args.num_train_epochs * -(-size.slots // cut.batch))
     if max_steps <= 0 and n_rows is not None:
         raise ValueError("With replay that changes in the course of a run, set `max_steps`: epochs have no length.")
     if isinstance(schedule, Adaptive):
         _check_reads_ahead(args, schedule)
     mix_at = _by_step(args, schedule, max(max_steps, 1))
-    return Plan(mix_at, batch=shares.batch, replay_ratio=replay_ratio, size=size), max_steps
+    return Plan(mix_at, batch=cut.batch, replay_ratio=replay_ratio, size=size), max_steps
+
+
+def _check_share(size: Size, replay_ratio: float) -> None:
+    """An epoch has whole rows of replay: in a small dataset that may be another share than the one asked for."""
+    if replay_ratio and not size.replay:
+        raise ValueError(
+            f"`replay_ratio`={replay_ratio:g} is less than a row of replay in an epoch of {size.rows} rows: raise it, "
+            "or leave it out."
+        )
+    share = size.replay / size.slots
+    if abs(share - replay_ratio) > 5e-4:
+        logger.warning(
+            f"`replay_ratio`={replay_ratio:g}: an epoch of {size.rows} rows has {size.replay} rows of replay, a share "
+            f"of {share:.4f}."
+        )
 
 
 def _described(args: Any, schedule: Schedule | Adaptive, max_steps: int) -> str:
     """The shares of a schedule over its course, as far as rows and views follow from them, in a few words."""
     if isinstance(schedule, Adaptive):
         return f"adaptive in windows of {schedule.window} steps"
-    shares = [(mix.text_rich, mix.vision_centric, mix.replay) for _, mix in tried(args, schedule)]
+    shares = [(mix.text_rich, mix.vision_centric, mix.replay, mix.vision_ratio) for _, mix in tried(args, schedule)]
     if len(set(shares)) == 1:
-        return "constant {:g}, {:g}, {:g}".format(*shares[0])
+        return "constant {:g}, {:g}, {:g}".format(*shares[0][:3])
     return f"{hashlib.sha256(repr(shares).encode()).hexdigest()[:8]} over {max_steps} steps"
 
 
@@ -239,14 +298,6 @@ def data_loader(args: Any, run: PlannedRun, collate: Any, accelerator: Accelerat
         put_on_device=accelerator.device_placement,
         non_blocking=accelerator.non_blocking,
     )
-
-
-def _rows(args: Any, dataset: AnyDataset, name: str, seed: int, batch: int) -> Any:
-    strategy = args.train_sampling_strategy
-    if isinstance(dataset, IterableDataset):
-        return StreamRows(dataset, name)
-    lengths = lengths_of(dataset, args.length_column_name) if strategy == "group_by_length" else None
-    return StoredRows(Order(len(dataset), None if strategy == "sequential" else seed, batch=batch, lengths=lengths))
 
 
 def lengths_of(dataset: Dataset, column: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from transformers import BitsAndBytesConfig, TrainerCallback
+from transformers import BitsAndBytesConfig
 from transformers.utils import logging
 from trl import SFTTrainer
 
@@ -19,11 +19,12 @@ from .attention import follows_segments, shared_prefix_attention
 from .batch import labels_of, with_images_repeated
 from .collator import PairedCollator
 from .config import paired_config
-from .curriculum import Mix, Schedule, Shares
+from .curriculum import BatchCut, Mix, Schedule
 from .data.rows import PairRows
 from .forward import LossSettings, PairedModelOutput, add_paired_loss
-from .metrics import LossMetrics
-from .run_plan import PLAN_STATE, RunPlan
+from .metrics import LossMetrics, counts_of
+from .run_plan import PLAN_STATE, RunPlan, Steps
+from .sampling import lengths_of
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
 
 
@@ -90,6 +91,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._uses_views = bool(with_pairs) or (padding_free and preflight.has_images(datasets))
         self.replay_dataset = preflight.replay_of(replay_dataset, given.get("args"), datasets, self._uses_views)
         self._run_plan: RunPlan | None = None
+        preflight.check_schedule(schedule, given.get("args"), self._uses_views)
         if self._uses_views:
             given["args"] = copy.copy(paired_config(given.get("args"), given.get("model")))
             given["args"].padding_free = False
@@ -139,8 +141,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._run_plan = RunPlan(args, schedule, self.replay_dataset)
         train_dataset: Any = self.train_dataset
         preflight.check_levels(self._run_plan.mixes, train_dataset)
-        self.add_callback(_EndOfStep(self))
-        self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics(), "window": LossMetrics()}
+        self.add_callback(Steps(self))
+        self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
         self._tokens_seen = {"num_tokens": 0.0, "num_tokens_saved": 0.0}
         if args.check_rows:
             self._check_rows()
@@ -173,6 +175,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
                 name=name,
                 rank=args.process_index,
                 world_size=args.world_size,
+                levels=self._run_plan is not None and any(m.vision_ratio is not None for m in self._run_plan.mixes),
             )
         if self._shares_prefix and self.is_world_process_zero():
             preflight.say_what_is_not_shared(not_shared)
@@ -192,11 +195,12 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     def get_train_dataloader(self) -> Any:
         if not self._uses_views or self.train_dataset is None:
             return super().get_train_dataloader()
-        dataset: Any = self.train_dataset
+        full: Any = self.train_dataset
+        dataset = full
         if isinstance(dataset, Dataset):
             dataset = super()._remove_unused_columns(dataset, description="training")
         tp_size = self.get_tp_size()
-        shares = Shares(
+        cut = BatchCut(
             # The whole batch of all ranks where accelerate is told to split it
             self._train_batch_size // (self.args.world_size if self.accelerator.split_batches else 1),
             self.args.gradient_accumulation_steps,
@@ -204,21 +208,34 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             rank=self.args.process_index // tp_size,
         )
         assert self._run_plan is not None
+        by_length = isinstance(dataset, Dataset) and self.args.train_sampling_strategy == "group_by_length"
+        lengths = lengths_of(full, self.args.length_column_name) if by_length else None
         return self._run_plan.data_loader(
-            dataset, shares, self.data_collator, self.accelerator, lambda: self.state if self.is_in_train else None
+            dataset,
+            lengths,
+            cut,
+            self.data_collator,
+            self.accelerator,
+            lambda: self.state if self.is_in_train else None,
         )
 
     def _save_checkpoint(self, model, trial):
-        if self._run_plan is not None and (kept := self._run_plan.kept(self.state.global_step)) is not None:
+        if self._run_plan is not None:
             states: Any = self.state.stateful_callbacks
-            states[PLAN_STATE] = kept
+            gather: Any = self.accelerator.gather
+            states[PLAN_STATE] = self._run_plan.kept(self.state.global_step, gather, self.accelerator.device)
         super()._save_checkpoint(model, trial)
 
+    def begin_training(self) -> None:
+        """Before the first step of a training: nothing is left of an earlier one."""
+        self._loss_metrics["train"] = LossMetrics()
+        if self._run_plan is not None:
+            self._run_plan.begin()
+
     def end_step(self) -> None:
-        """What follows every step: at the end of its window, an adaptive curriculum sees the gap."""
-        if self._run_plan is not None and self._run_plan.ends_window(self.state.global_step):
-            report = self._loss_metrics["window"].report(self._sum_over_ranks, self.accelerator.device)
-            self._run_plan.observe(report)
+        """After every step."""
+        if self._run_plan is not None:
+            self._run_plan.end_step(self.state.global_step, self._sum_over_ranks, self.accelerator.device)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         if self._uses_views:
@@ -246,7 +263,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     def _mix(self) -> Mix:
         """What the step trains on; of an evaluation, everything."""
-        in_training = self.model.training and self._run_plan is not None
+        in_training = self.is_in_train and self.model.training and self._run_plan is not None
         return self._run_plan.mix(self.state.global_step) if in_training else Mix()
 
     def _loss_settings(self) -> LossSettings:
@@ -285,10 +302,10 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             aux_loss: Any = output.aux_loss
             loss = loss + self.router_aux_loss_coef * aux_loss / steps
-        counts = _counts(inputs, settings)
+        counts = counts_of(inputs, settings)
         self._loss_metrics["train" if training else "eval"].add(output, settings, counts)
-        if training and self._run_plan is not None and self._run_plan.is_adaptive:
-            self._loss_metrics["window"].add(output, settings, counts)
+        if training and self._run_plan is not None:
+            self._run_plan.add(output, settings, counts)
         if return_outputs:
             logits_inputs = with_images_repeated(inputs, inputs["view_layout"])
             logits_inputs = {key: logits_inputs[key] for key in inputs.keys() - {"labels", "view_layout"}}
@@ -368,21 +385,3 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
         total: Any = self.accelerator.reduce(sums, "sum")
         return total / self.get_tp_size()  # ranks of one tensor-parallel group hold the same rows
-
-
-class _EndOfStep(TrainerCallback):
-    """Tells the trainer that a step is done."""
-
-    def __init__(self, trainer: ModalityBalancedSFTTrainer):
-        self._trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self._trainer.end_step()
-
-
-def _counts(inputs: dict[str, Any], settings: LossSettings) -> dict[str, Any]:
-    """What `LossMetrics` counts of a batch."""
-    layout = inputs["view_layout"]
-    overlong = {f"overlong_{what}": count for what, count in layout.overlong.items()}
-    saved = sum(layout.prefixes) if settings.share_prefix else 0
-    return {"input_tokens": inputs["attention_mask"].sum(), "saved_tokens": saved, **overlong}

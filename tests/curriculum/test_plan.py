@@ -23,22 +23,22 @@ def worst_window(marks, shares, window=1000):
     return np.abs(off[window:] - off[:-window]).max()
 
 
-STEPS, BATCH = 400, 24
 ONE = 1.0 + 1e-9  # the sums of shares are rounded
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("replay", ["none", "constant", "rising"])
-def test_any_window_of_1000_has_its_shares_to_within_a_row(name, replay):
+@pytest.mark.parametrize(("n_steps", "batch"), [(400, 24), (430, 7), (300, 16)])
+def test_any_window_of_1000_has_its_shares_to_within_a_row(name, replay, n_steps, batch):
     schedule = get_schedule(name)
     ratio = {"none": 0.0, "constant": 0.37, "rising": 0.5}[replay]
 
     def mix_at(step):
-        mix = schedule(step / STEPS)
-        return Mix(mix.text_rich, mix.vision_centric, replay=step / STEPS if replay == "rising" else 1.0)
+        mix = schedule(step / n_steps)
+        return Mix(mix.text_rich, mix.vision_centric, replay=step / n_steps if replay == "rising" else 1.0)
 
-    is_replay, text_rich, vision_centric = slots_of(Plan(mix_at, batch=BATCH, replay_ratio=ratio), STEPS)
-    mixes = [mix_at(step) for step in range(STEPS) for _ in range(BATCH)]
+    is_replay, text_rich, vision_centric = slots_of(Plan(mix_at, batch=batch, replay_ratio=ratio), n_steps)
+    mixes = [mix_at(step) for step in range(n_steps) for _ in range(batch)]
     assert worst_window(is_replay, np.array([ratio * mix.replay for mix in mixes])) < ONE
     rows = ~is_replay
     for marks, view in ((text_rich, "text_rich"), (vision_centric, "vision_centric")):

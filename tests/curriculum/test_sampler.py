@@ -3,24 +3,34 @@
 import numpy as np
 import pytest
 
-from trl_modality.curriculum import Mix, Order, Permutation, Plan, PlanSampler, Shares, StoredRows, size_of_epoch
+from trl_modality.curriculum import BatchCut, Mix, Order, Permutation, Plan, PlanSampler, StoredRows, size_of_epoch
 from trl_modality.views import View
 
 
 BOTH = frozenset({View.TEXT_RICH, View.VISION_CENTRIC})
 
 
-def sampler_of(shares, n_rows=37, *, ratio=0.3, mix=None, steps_done=0, skips=True, lengths=None, **kwargs):
+class Clock:
+    """The steps that are done, as a trainer counts them."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __call__(self):
+        return self.steps
+
+
+def sampler_of(cut, n_rows=37, *, ratio=0.3, mix=None, steps_done=0, skips=True, lengths=None, **kwargs):
     plan = Plan(
         mix or (lambda step: Mix(0.5, 0.5, kl=0.0)),
-        batch=shares.batch,
+        batch=cut.batch,
         replay_ratio=ratio,
         size=size_of_epoch(n_rows, ratio),
     )
-    rows = StoredRows(Order(n_rows, 5, batch=shares.batch, lengths=lengths))
+    rows = StoredRows(Order(n_rows, 5, lengths=lengths, rows_before=plan.rows_before))
     replay = StoredRows(Order(11, 6)) if ratio else None
     options = {"used": BOTH, "distils": True} | kwargs
-    return PlanSampler(plan, rows, replay, shares, steps_done=lambda: steps_done, skips=skips, **options)
+    return PlanSampler(plan, rows, replay, cut, steps_done=Clock(steps_done), skips=skips, **options)
 
 
 def steps_of(samplers, epochs=1):
@@ -29,19 +39,20 @@ def steps_of(samplers, epochs=1):
     for _ in range(epochs):
         batches = [list(sampler) for sampler in samplers]
         assert len({len(each) for each in batches}) == 1, "every rank makes the same calls"
-        shares = samplers[0].shares
-        rounds = [
-            [slot for batch in of_ranks for slot in batch if slot.views] for of_ranks in zip(*batches, strict=True)
-        ]
+        cut = samplers[0].cut
+        rounds = [[slot for batch in each for slot in batch if slot.views] for each in zip(*batches, strict=True)]
         steps += [
-            [slot for each in rounds[i : i + shares.accumulation] for slot in each]
-            for i in range(0, len(rounds), shares.accumulation)
+            [slot for each in rounds[i : i + cut.accumulation] for slot in each]
+            for i in range(0, len(rounds), cut.accumulation)
         ]
+        for sampler in samplers:
+            per_epoch = sampler.plan.steps_per_epoch
+            sampler._steps_done.steps = (sampler._steps_done.steps // per_epoch + 1) * per_epoch
     return steps
 
 
 def ranks(micro_batch, accumulation, count, **kwargs):
-    return [sampler_of(Shares(micro_batch, accumulation, count, rank), **kwargs) for rank in range(count)]
+    return [sampler_of(BatchCut(micro_batch, accumulation, count, rank), **kwargs) for rank in range(count)]
 
 
 CUTS = [(1, 12, 1), (12, 1, 1), (3, 2, 2), (2, 2, 3), (1, 1, 12), (4, 3, 1)]
@@ -76,14 +87,14 @@ def test_training_goes_on_from_any_step(cut):
 
 
 def test_the_epoch_after_a_resumed_one_is_the_next():
-    shares = Shares(4, 3)
-    whole = steps_of([sampler_of(shares)], epochs=3)
-    assert steps_of([sampler_of(shares, steps_done=2)], epochs=3)[2:] == whole[2:]
+    cut = BatchCut(4, 3)
+    whole = steps_of([sampler_of(cut)], epochs=3)
+    assert steps_of([sampler_of(cut, steps_done=2)], epochs=3)[2:] == whole[2:]
 
 
 def test_what_a_pair_is_shown_in():
     def kinds(mix, **kwargs):
-        slots = next(iter(sampler_of(Shares(8), ratio=0.0, mix=lambda step: mix, **kwargs)))
+        slots = next(iter(sampler_of(BatchCut(8), ratio=0.0, mix=lambda step: mix, **kwargs)))
         return {(slot.views, slot.learns) for slot in slots}
 
     text, vision, both = (View.TEXT_RICH,), (View.VISION_CENTRIC,), (View.TEXT_RICH, View.VISION_CENTRIC)
@@ -97,21 +108,29 @@ def test_what_a_pair_is_shown_in():
         kinds(Mix(0.5, 0.5, kl=0.0), used={View.TEXT_RICH})
 
 
-def test_a_rank_with_replay_alone_has_an_image_to_run():
-    samplers = ranks(1, 1, 2, ratio=0.5)
-    batches = [list(sampler) for sampler in samplers]
-    for of_rank in batches:
-        assert all(any(not slot.is_replay for slot in batch) for batch in of_rank)
-    assert any(len(batch) == 2 for of_rank in batches for batch in of_rank)
-    alone = list(sampler_of(Shares(1, 2), ratio=0.5))
-    assert all(len(batch) == 1 for batch in alone), "a process by itself needs none"
-    only_replay = [list(sampler_of(Shares(1), ratio=0.5)), *(list(sampler) for sampler in ranks(1, 1, 1, ratio=0.5))]
-    for batches in only_replay:
-        assert all(any(not slot.is_replay for slot in batch) for batch in batches), "but where a whole step is replay"
+def test_batches_of_several_ranks_and_steps_of_replay_alone_end_with_a_filler():
+    def fillers(sampler):
+        return [[slot.row for slot in batch if not slot.views] for batch in sampler]
+
+    for sampler in ranks(2, 2, 2):
+        assert fillers(sampler) == [[0]] * len(sampler), "the same row, whoever asks and whenever"
+    by_one = sampler_of(BatchCut(1), ratio=0.5)
+    for batch in by_one:
+        assert [slot.row for slot in batch if not slot.views] == [0] * batch[0].is_replay
+    assert not any(sum(fillers(sampler_of(BatchCut(1, 2), ratio=0.5)), []))
+
+
+def test_an_epoch_that_is_stopped_goes_on_where_it_was():
+    sampler = sampler_of(BatchCut(4, 3))
+    whole = steps_of([sampler_of(BatchCut(4, 3))], epochs=2)
+    batches = iter(sampler)
+    assert [slot for _ in range(6) for slot in next(batches)] == whole[0] + whole[1]
+    sampler._steps_done.steps = 2
+    assert steps_of([sampler]) == whole[2 : len(whole) // 2]
 
 
 def test_levels_are_those_of_the_mix():
-    slots = [slot for batch in sampler_of(Shares(6), mix=lambda step: Mix(vision_ratio=step / 20)) for slot in batch]
+    slots = [slot for batch in sampler_of(BatchCut(6), mix=lambda step: Mix(vision_ratio=step / 20)) for slot in batch]
     assert {slot.vision_ratio for slot in slots if slot.is_replay} == {None}
     rows = [slot.vision_ratio for slot in slots if not slot.is_replay]
     assert rows == sorted(rows)
@@ -131,7 +150,7 @@ def test_order_is_the_permutation_of_each_epoch_or_none():
 @pytest.mark.parametrize("n_rows", [1, 7, 3000, 3011])
 def test_rows_of_like_length_come_together_and_each_once(n_rows):
     lengths = np.random.default_rng(0).integers(1, 1000, n_rows)
-    order = Order(n_rows, 3, batch=8, lengths=lengths)
+    order = Order(n_rows, 3, lengths=lengths, rows_before=lambda step: 8 * step)
     first, second = order(0, n_rows), order(n_rows, n_rows)
     for rows in (first, second):
         assert sorted(rows.tolist()) == list(range(n_rows))
@@ -150,6 +169,8 @@ def test_length_groups_do_not_depend_on_the_cut_and_keep_the_mix():
     expected = steps_of(ranks(12, 1, 1, n_rows=300, lengths=lengths))
     assert steps_of(ranks(2, 2, 3, n_rows=300, lengths=lengths)) == expected
     pairs = [slot for step in expected for slot in step if not slot.is_replay]
+    spread = [np.ptp([lengths[slot.row] for slot in step if not slot.is_replay]) for step in expected]
+    assert np.mean(spread) < 150, "with replay, too"
     assert abs(sum(slot.views == (View.TEXT_RICH,) for slot in pairs) - 150) <= 1
 
 

@@ -66,6 +66,15 @@ def test_rows_are_numbered_within_their_epoch():
     assert [row[INDEX_COLUMN] for row in rows] == [*range(N), 0, 1, 2]
 
 
+def test_a_filler_is_the_first_row_with_an_image():
+    rows = [{"x": i, "image": "a.png" if i == 5 else None} for i in range(9)]
+    stream = StreamRows(Dataset.from_list(rows).to_iterable_dataset(), "train_dataset")
+    assert stream.filler()["x"] == 5
+    stream.start(2, None)
+    assert taken(stream, 3) == [2, 3, 4]
+    assert StreamRows(plain(), "train_dataset").filler() is None
+
+
 def test_a_stream_without_rows_is_an_error():
     with pytest.raises(ValueError, match="`train_dataset` is a stream without rows"):
         StreamRows(plain().filter(lambda row: False), "train_dataset").take(1)

@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
         peft_config=get_peft_config(model_args),
     )
     # As a word of the command line, a truth value stands for the last checkpoint
-    checkpoint = {"true": True, "false": None}.get(str(training_args.resume_from_checkpoint).lower())
-    trainer.train(checkpoint if checkpoint is not None else training_args.resume_from_checkpoint)
+    checkpoint = training_args.resume_from_checkpoint
+    trainer.train({"true": True, "false": None}.get(str(checkpoint).lower(), checkpoint))
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"wrote the model to {training_args.output_dir}")
     if training_args.push_to_hub:

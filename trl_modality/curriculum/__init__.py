@@ -3,8 +3,8 @@
 from .adaptive import Adaptive
 from .order import Order
 from .permutation import Permutation
-from .plan import Plan, size_of_epoch
-from .sampler import PlanSampler, Shares, Slot, StoredRows
+from .plan import Plan, Size, size_of_epoch
+from .sampler import BatchCut, PlanSampler, Slot, StoredRows
 from .schedule import FACTORS, SCHEDULES, Mix, Schedule, get_schedule
 
 
@@ -12,13 +12,14 @@ __all__ = [
     "FACTORS",
     "SCHEDULES",
     "Adaptive",
+    "BatchCut",
     "Mix",
     "Order",
     "Permutation",
     "Plan",
     "PlanSampler",
     "Schedule",
-    "Shares",
+    "Size",
     "Slot",
     "StoredRows",
     "get_schedule",

@@ -21,12 +21,12 @@ class Adaptive:
         window: Steps.
 
     Raises:
-        ValueError: a window below 1, or a target that is not finite.
+        ValueError: a window below 2, or a target that is not finite.
     """
 
     def __init__(self, target_gap: float = 0.0, window: int = 16):
-        if window < 1:
-            raise ValueError(f"`window` must be 1 step or more, got {window}.")
+        if window < 2:
+            raise ValueError(f"`window` must be 2 steps or more, got {window}: data loaders read ahead.")
         if not math.isfinite(target_gap):
             raise ValueError(f"`target_gap` must be finite, got {target_gap}.")
         self.target_gap, self.window = target_gap, window

@@ -16,10 +16,13 @@ from .schedule import Mix
 
 
 class Size(NamedTuple):
-    """Slots of an epoch, and how many of them are replay."""
+    """What an epoch is made of."""
 
     slots: int
     replay: int
+    """How many of the slots are replay."""
+    rows: int
+    """Rows of the dataset, of which the last may have no slot."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Plan:
     def __init__(
         self, mix_at: Callable[[int], Mix], *, batch: int, replay_ratio: float = 0.0, size: Size | None = None
     ):
-        self._mix_at, self._batch, self._replay_ratio, self._size = mix_at, batch, replay_ratio, size
+        self._mix_at, self._batch, self._replay_ratio = mix_at, batch, replay_ratio
+        self.size = size
         self._mixes: list[Mix] = []
         self._rows = [0]  # before each step
         # Sums of shares before each step, which a slot belongs to where their floor rises: replay of the slots, of
@@ -75,16 +79,14 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int | None:
         """Steps of an epoch; `None` where it has no length."""
-        return None if self._size is None else self._steps_of(self._size)
+        return None if self.size is None else self._steps_of(self.size)
 
     def _steps_of(self, size: Size) -> int:
         return -(-size.slots // self._batch)
 
     def step(self, step: int) -> StepPlan:
         """The slots of a step, counted from 0 over all epochs."""
-        while len(self._mixes) <= step:
-            self._append()
-        mix = self._mixes[step]
+        mix = self.mix(step)
         replayed = self._replayed(step)
         is_replay = np.diff(replayed) > 0
         text_rich, vision_centric = np.zeros_like(is_replay), np.zeros_like(is_replay)
@@ -96,6 +98,14 @@ class Plan:
         while len(self._mixes) <= step:
             self._append()
         return self._mixes[step]
+
+    def rows_before(self, step: int) -> int:
+        """Rows of an epoch that stand before its step; of one without a length, about as many."""
+        slots = step * self._batch
+        if self.size is None:
+            return round(slots * (1.0 - self._replay_ratio))
+        slots = min(slots, self.size.slots)
+        return slots - slots * self.size.replay // self.size.slots
 
     def _append(self) -> None:
         step = len(self._mixes)
@@ -110,38 +120,44 @@ class Plan:
         self._replay.append(self._replay[-1] + slots * self._replay_ratio * mix.replay)
         rows = slots - (self._replay_before(step + 1) - self._replay_before(step))
         self._rows.append(self._rows[-1] + rows)
+        if self.size is not None and (step + 1) % self._steps_of(self.size) == 0:
+            self._rows[-1] = (step + 1) // self._steps_of(self.size) * self.size.rows
         self._text_alone.append(self._text_alone[-1] + rows * (1.0 - mix.vision_centric))
         others = rows - (math.floor(self._text_alone[-1]) - math.floor(self._text_alone[-2]))
-        share = min((1.0 - mix.text_rich) / mix.vision_centric, 1.0) if mix.vision_centric else 0.0
+        if mix.text_rich + mix.vision_centric <= 1.0 + 1e-9:
+            share = 1.0  # a quotient would be a rounding below
+        else:
+            share = (1.0 - mix.text_rich) / mix.vision_centric
         self._vision_alone.append(self._vision_alone[-1] + others * share)
 
     def n_slots(self, step: int) -> int:
         """How many slots a step has."""
-        if self._size is None:
+        if self.size is None:
             return self._batch
-        done = step % self._steps_of(self._size) * self._batch
-        return min(self._batch, self._size.slots - done)
+        done = step % self._steps_of(self.size) * self._batch
+        return min(self._batch, self.size.slots - done)
 
     def _replay_before(self, step: int) -> int:
         """Replay rows before a step."""
-        if self._size is None:
+        if self.size is None:
             return math.floor(self._replay[step])
         # Whole numbers, however long the run: an epoch has its rows, not one more or less
-        epoch, place = divmod(step, self._steps_of(self._size))
-        return epoch * self._size.replay + place * self._batch * self._size.replay // self._size.slots
+        epoch, place = divmod(step, self._steps_of(self.size))
+        return epoch * self.size.replay + place * self._batch * self.size.replay // self.size.slots
 
     def _replayed(self, step: int) -> np.ndarray:
         """`[n + 1]`: replay rows before each slot of the step, and after its last."""
         slots = np.arange(self.n_slots(step) + 1)
-        if self._size is None:
+        if self.size is None:
             return _floors(self._replay[step], self._replay[step + 1], slots)
-        place = step % self._steps_of(self._size) * self._batch
-        rest = place * self._size.replay % self._size.slots
-        return self._replay_before(step) + (rest + slots * self._size.replay) // self._size.slots
+        place = step % self._steps_of(self.size) * self._batch
+        rest = place * self.size.replay % self.size.slots
+        return self._replay_before(step) + (rest + slots * self.size.replay) // self.size.slots
 
     def _views(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """`[rows]` each: whether a row has a cross-entropy in the text_rich view, and in the vision_centric view."""
-        rows = np.arange(self._rows[step + 1] - self._rows[step] + 1)
+        n_replay = self._replay_before(step + 1) - self._replay_before(step)
+        rows = np.arange(self.n_slots(step) - n_replay + 1)
         text_alone = np.diff(_floors(self._text_alone[step], self._text_alone[step + 1], rows)) > 0
         others = np.arange(int((~text_alone).sum()) + 1)
         vision_alone = np.zeros_like(text_alone)
@@ -161,4 +177,4 @@ def _floors(begin: float, end: float, places: np.ndarray) -> np.ndarray:
 def size_of_epoch(n_rows: int, replay_ratio: float) -> Size:
     """The slots of an epoch in which every row stands once and replay has its share, to the nearest row."""
     replay = round(n_rows * replay_ratio / (1.0 - replay_ratio))
-    return Size(n_rows + replay, replay)
+    return Size(n_rows + replay, replay, n_rows)

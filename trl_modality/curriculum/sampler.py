@@ -51,12 +51,21 @@ class Rows(Protocol):
         """What `start` needs to come back to this place quickly; `None` where it needs nothing."""
         ...
 
+    def filler(self) -> int | Mapping[str, Any] | None:
+        """A row with an image, always the same; `None` where none is found. Asked before `start`."""
+        ...
+
 
 class StoredRows:
-    """Rows of a dataset that can be asked for any row."""
+    """Rows of a dataset that can be asked for any row.
 
-    def __init__(self, order: Order):
-        self._order, self._place = order, 0
+    Args:
+        order: In which they are taken.
+        filler: Position of a row with an image.
+    """
+
+    def __init__(self, order: Order, filler: int | None = 0):
+        self._order, self._filler, self._place = order, filler, 0
 
     def take(self, count: int) -> Sequence[int]:
         rows = self._order(self._place, count).tolist()
@@ -69,9 +78,12 @@ class StoredRows:
     def state(self) -> Any:
         return None
 
+    def filler(self) -> int | None:
+        return self._filler
+
 
 @dataclass(frozen=True)
-class Shares:
+class BatchCut:
     """How a global batch is cut: `accumulation` rounds, in each of which every rank takes `micro_batch` slots."""
 
     micro_batch: int
@@ -88,19 +100,20 @@ class Shares:
 class PlanSampler:
     """The batches of one rank, as a `batch_sampler` of a data loader.
 
-    Every rank follows the same plan and takes its own slots of every round. A rank that has none in the last round of
-    an epoch, or replay alone, also gets a slot that nothing is learnt from: all ranks have an image to run, and make
-    the same calls. So does a step of replay alone, so that its gradients are 0 with any number of ranks, not missing.
-    Where training goes on
-    from a checkpoint, the batches that the trainer will skip are empty: no row of them is looked for.
+    Every rank follows the same plan and takes its own slots of every round. So that all ranks make the same calls, and
+    with an image, each batch of several ranks ends with a filler: a slot that nothing is learnt from, which the
+    collator uses where no other row has an image. So does a step of replay alone, so that its gradients are 0 with any
+    number of ranks, not missing. Where training goes on from a checkpoint, the batches that the trainer will skip are
+    empty: no row of them is looked for.
 
     Args:
         plan: Of all ranks.
         rows, replay: Where the rows come from.
-        shares: How its batches are cut.
+        cut: How its batches are cut.
         used: The views that a cross-entropy has a weight for.
         distils: Whether the divergence has a weight.
         steps_done: The step to begin with, asked when an iteration begins.
+        steps_per_epoch: Steps that the trainer counts as an epoch; by default those of the plan.
         skips: Whether the trainer skips the batches of the epoch that were trained on before `steps_done`; it goes on
             with the same rows either way.
         saved: What `state_after(steps_done)` was, when training goes on.
@@ -111,85 +124,80 @@ class PlanSampler:
         plan: Plan,
         rows: Rows,
         replay: Rows | None,
-        shares: Shares,
+        cut: BatchCut,
         *,
         used: frozenset[View],
         distils: bool,
         steps_done: Callable[[], int],
+        steps_per_epoch: int | None = None,
         skips: bool = True,
         saved: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ):
-        self.plan, self.shares = plan, shares
+        self.plan, self.cut = plan, cut
         self._rows, self._replay = rows, replay
         self._used, self._distils = used, distils
         self._steps_done, self._skips, self._saved = steps_done, skips, saved
-        self._next_step: int | None = None
+        self._steps_per_epoch = steps_per_epoch or plan.steps_per_epoch
+        self._goes_on = True  # the first iteration may be that of a run that was interrupted
         self._states: dict[int, dict[str, Any]] = {}
-        self._image: int | Mapping[str, Any] | None = None  # a row that is not replay, the last one taken
+        self._filler: int | Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         """Batches of an epoch; TypeError where that is not known."""
         steps = self.plan.steps_per_epoch
         if steps is None:
             raise TypeError("A stream has no length.")
-        return (steps - 1) * self.shares.accumulation + self._rounds(self.plan.n_slots(steps - 1))
+        return (steps - 1) * self.cut.accumulation + self._rounds(self.plan.n_slots(steps - 1))
 
     def __iter__(self) -> Iterator[list[Slot]]:
-        goes_on = self._next_step is None
-        steps = self.plan.steps_per_epoch
-        step = self._begin()
-        n_done = step if steps is None else step % steps
-        if goes_on and self._skips:
-            for _ in range(n_done * self.shares.accumulation):
+        step = self._steps_done()
+        state = (self._saved() if self._goes_on else None) or self._states.get(step, {})
+        skips, self._goes_on = self._goes_on and self._skips, False
+        n_done = step % self._steps_per_epoch if self._steps_per_epoch else 0
+        if skips:
+            for _ in range(n_done * self.cut.accumulation):
                 yield []
-        end = None if steps is None else step - n_done + steps
+        self._start(step, state)
+        end = None if self.plan.steps_per_epoch is None else step - n_done + self.plan.steps_per_epoch
         while end is None or step < end:
-            n_missing, batch = self.shares.accumulation, []
+            n_missing, batch = self.cut.accumulation, []
             for batch in self._batches(step):
                 n_missing -= 1
                 yield batch
-            if goes_on and n_done and not self._skips:
+            if n_done and not skips:
                 # The trainer counts its steps from the begin of the epoch and does not know which is the last, short
                 # one: it takes as many batches for it as for any other
                 for _ in range(n_missing):
                     yield [batch[0]._replace(views=(), learns=())]
             step += 1
-            self._next_step = step
 
     def state_after(self, step: int) -> dict[str, Any]:
         """Where the rows are once so many steps are done, for a later run to go on from."""
         return self._states.get(step, {})
 
-    def _begin(self) -> int:
-        """The step to begin with; the rows are there."""
-        if self._next_step is None:
-            step, state = self._steps_done(), self._saved() or {}
-        else:
-            steps = self.plan.steps_per_epoch
-            step = self._next_step if steps is None else -(-self._next_step // steps) * steps
-            state = self._states.get(step, {})
-        self._next_step = step
+    def _start(self, step: int, state: Mapping[str, Any]) -> None:
+        """Bring the rows to the begin of a step."""
         first = self.plan.step(step)
+        self._filler = self._rows.filler()
         self._rows.start(first.first_row, state.get("rows"))
         if self._replay is not None:
             self._replay.start(first.first_replay, state.get("replay"))
-        return step
 
     def _rounds(self, n_slots: int) -> int:
-        return -(-n_slots // (self.shares.micro_batch * self.shares.ranks))
+        return -(-n_slots // (self.cut.micro_batch * self.cut.ranks))
 
     def _batches(self, step: int) -> Iterator[list[Slot]]:
-        plan, shares = self.plan.step(step), self.shares
+        plan, cut = self.plan.step(step), self.cut
         kinds = self._kinds(plan, step)
         codes = np.where(plan.is_replay, REPLAY, plan.text_rich + 2 * plan.vision_centric)
-        needs_image = shares.ranks > 1 or plan.is_replay.all()
-        n_rounds, per_round = self._rounds(len(plan)), shares.micro_batch * shares.ranks
+        needs_filler = self._filler is not None and (cut.ranks > 1 or bool(plan.is_replay.all()))
+        n_rounds, per_round = self._rounds(len(plan)), cut.micro_batch * cut.ranks
         for i in range(n_rounds):
             own = self._own_slots(codes[i * per_round : (i + 1) * per_round], kinds, plan.mix.vision_ratio)
             if i == n_rounds - 1:
                 self._keep_state(step + 1)
-            if needs_image and all(slot.is_replay for slot in own) and self._image is not None:
-                own.append(Slot(self._image, False, (), (), None))
+            if self._filler is not None and needs_filler:
+                own.append(Slot(self._filler, False, (), (), None))
             yield own
 
     def _own_slots(self, codes: np.ndarray, kinds: list[Kind], ratio: float | None) -> list[Slot]:
@@ -198,16 +206,14 @@ class PlanSampler:
         n_replay = int(is_replay.sum())
         rows = self._rows.take(len(codes) - n_replay)
         replay = self._replay.take(n_replay) if self._replay is not None else ()
-        if rows:
-            self._image = rows[0]
-        first = self.shares.rank * self.shares.micro_batch
+        first = self.cut.rank * self.cut.micro_batch
         place = int(is_replay[:first].sum())
         own_rows, own_replay = iter(rows[first - place :]), iter(replay[place:])
         return [
             Slot(next(own_replay), True, kind.views, kind.learns, None)
             if code == REPLAY
             else Slot(next(own_rows), False, kind.views, kind.learns, ratio)
-            for code in codes[first : first + self.shares.micro_batch].tolist()
+            for code in codes[first : first + self.cut.micro_batch].tolist()
             for kind in (kinds[code],)
         ]
 

@@ -48,10 +48,16 @@ class PlannedRows:
 
     Args:
         rows, replay: The datasets; `None` where the slots bring the rows themselves, as those of a stream do.
+        n_slots: Of an epoch, if it has a length.
     """
 
-    def __init__(self, rows: PairRows | None, replay: PairRows | None):
-        self._rows, self._replay = rows, replay
+    def __init__(self, rows: PairRows | None, replay: PairRows | None, n_slots: int | None = None):
+        self._rows, self._replay, self._n_slots = rows, replay, n_slots
+
+    def __len__(self) -> int:
+        if self._n_slots is None:
+            raise TypeError("It has no length.")
+        return self._n_slots
 
     def __getitem__(self, slot: "Slot") -> dict[str, Any]:
         if isinstance(slot.row, Mapping):

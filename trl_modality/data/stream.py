@@ -5,11 +5,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._compat import has_shuffle_buffer
-from ..views import INDEX_COLUMN
+from ..views import INDEX_COLUMN, View, images_of
 
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
+
+
+FILLER_ROWS = 1000  # among which one with an image is looked for
 
 
 class StreamRows:
@@ -48,7 +51,8 @@ class StreamRows:
                 self._place += 1
             if len(rows) < count:
                 if self._place == 0:
-                    raise ValueError(f"`{self._name}` is a stream without rows.")
+                    again = "" if self._epoch == 0 else " when it is read again: give one that can be"
+                    raise ValueError(f"`{self._name}` is a stream without rows{again}.")
                 self._iterator, self._epoch, self._place = None, self._epoch + 1, 0
         return rows
 
@@ -63,6 +67,13 @@ class StreamRows:
             for _ in range(first // 1024):
                 self.take(1024)
             self.take(first % 1024)
+
+    def filler(self) -> Mapping[str, Any] | None:
+        """The first row with an image, of the first 1,000; reads the stream from its beginning."""
+        self._epoch = 0
+        self._open()
+        rows = islice(self._iterator or (), FILLER_ROWS)
+        return next((dict(row) for row in rows if images_of(row, View.TEXT_RICH)), None)
 
     def state(self) -> dict[str, Any] | None:
         """Where the stream is, to go on from without reading it again; `None` if only reading will do."""
