@@ -212,9 +212,10 @@ def test_kl_and_replay_have_schedules_of_their_own(config):
     assert [log["kl_weight"] for log in logs] == [0.0, 1.0, 2.0, 2.0]
     assert [log["replay_ratio"] for log in logs] == [0.0, 0.0, 0.5, 0.5]
     assert ["replay_nll" in log for log in logs] == [False, False, True, True]
+    args = config(max_steps=-1, num_train_epochs=1, replay_ratio=0.5, replay_schedule="from")
+    trainer = trainer_of(args, replay_dataset=Dataset.from_list(TEXT))
     with pytest.raises(ValueError, match="set `max_steps`"):
-        args = config(max_steps=-1, num_train_epochs=1, replay_ratio=0.5, replay_schedule="from")
-        trainer_of(args, replay_dataset=Dataset.from_list(TEXT)).get_train_dataloader()
+        trainer.get_train_dataloader()
 
 
 @pytest.mark.parametrize(

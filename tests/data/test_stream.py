@@ -5,6 +5,7 @@ import json
 import pytest
 from datasets import Dataset, IterableDataset
 
+from trl_modality._compat import HAS_EXACT_STREAM_STATES
 from trl_modality.data.stream import StreamRows
 from trl_modality.views import INDEX_COLUMN
 
@@ -37,7 +38,7 @@ def test_goes_on_from_any_place_by_its_state_or_by_reading(name):
         rows = StreamRows(STREAMS[name](), "train_dataset")
         assert taken(rows, place) == whole[:place]
         state = json.loads(json.dumps(rows.state()))
-        assert (state is None) == (name == "shuffled in a buffer")
+        assert (state is None) == (name == "shuffled in a buffer" or not HAS_EXACT_STREAM_STATES)
         for known in (state, None):
             later = StreamRows(STREAMS[name](), "train_dataset")
             later.start(place, known)
@@ -48,6 +49,7 @@ def test_goes_on_from_any_place_by_its_state_or_by_reading(name):
             assert taken(rows, 3) == whole[:3], "and from the beginning again"
 
 
+@pytest.mark.skipif(not HAS_EXACT_STREAM_STATES, reason="these `datasets` have none that could be trusted")
 def test_a_state_spares_reading():
     read = []
     shards = Dataset.from_dict({"x": list(range(4000))}).to_iterable_dataset(num_shards=8)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .._compat import has_shuffle_buffer
+from .._compat import HAS_EXACT_STREAM_STATES, has_shuffle_buffer
 from ..views import INDEX_COLUMN, View, images_of
 
 
@@ -32,7 +32,7 @@ class StreamRows:
     def __init__(self, stream: "IterableDataset", name: str):
         self._stream, self._name = stream, name
         # A buffer of rows to shuffle is not part of a stream's state: it has to be filled again by reading
-        self._keeps_state = not has_shuffle_buffer(stream)
+        self._keeps_state = HAS_EXACT_STREAM_STATES and not has_shuffle_buffer(stream)
         self._iterator: Iterator[Mapping[str, Any]] | None = None
         self._epoch, self._place = 0, 0
 
