@@ -94,7 +94,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
         > Parameters that control replay
 
         replay_ratio (`float`, *optional*, defaults to `0.0`):
-            Share of the rows that come from the `replay_dataset` of the trainer, exact to the row over any stretch.
+            Share of the rows that come from the `replay_dataset` of the trainer, exact to the row over any stretch. An
+            epoch of stored rows has whole rows of it, so in a small dataset the share is the nearest one.
         replay_schedule (`str`, *optional*, defaults to `"constant"`):
             Factor of `replay_ratio`, as `kl_schedule`. If not constant, `max_steps` has to be set.
         replay_schedule_at (`float`, *optional*, defaults to `0.5`):
@@ -231,7 +232,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
         default=0.0,
         metadata={
             "help": "Share of the rows that come from the `replay_dataset` of the trainer, exact to the row over any "
-            "stretch."
+            "stretch. An epoch of stored rows has whole rows of it, so in a small dataset the share is the nearest "
+            "one."
         },
     )
     replay_schedule: str = field(
