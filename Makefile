@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data check-data fuzz-grading images bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data check-data check-intervals fuzz-grading images bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ check-data: $(READY)  ## 10,000 answers of each generator found again in the wor
 fuzz-grading: $(READY)  ## 100,000 hostile strings through the grading of answers, and 10,000 formulas (about ten minutes)
 	$(BIN)/python -m pip install --quiet --editable '.[eval]'
 	$(BIN)/python benchmarks/fuzz_grading.py
+
+check-intervals: $(READY)  ## coverage of the intervals of evaluations, beside what was not chosen (a quarter of an hour)
+	$(BIN)/python benchmarks/check_intervals.py
 
 images: $(READY)  ## the contact sheets of docs/data.md
 	$(BIN)/python docs/make_images.py

@@ -1,0 +1,133 @@
+"""Items in batches, over the processes of a run, with results that are kept and continued."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from .records import Journal
+
+
+Item = TypeVar("Item")
+Record = dict[str, Any]
+
+
+def cut(groups: Sequence[str], batch_size: int) -> list[list[int]]:
+    """The positions of items in batches, each of one group: groups in the order of their first item."""
+    by_group: dict[str, list[int]] = {}
+    for position, group in enumerate(groups):
+        by_group.setdefault(group, []).append(position)
+    return [
+        positions[start : start + batch_size]
+        for positions in by_group.values()
+        for start in range(0, len(positions), batch_size)
+    ]
+
+
+def in_batches(
+    items: Sequence[Item],
+    keys: Sequence[str],
+    groups: Sequence[str],
+    work: Callable[[list[Item]], list[Record]],
+    *,
+    batch_size: int,
+    file: str | os.PathLike | None,
+    settings: Mapping[str, Any],
+    title: str,
+    show_progress: bool = True,
+    asks_together: bool = False,
+) -> list[Record]:
+    """What `work` makes of every item, batch by batch.
+
+    The batches depend on nothing but the items and `batch_size`: not on where a run was interrupted, nor on the number
+    of processes, since padding changes floating point. With several processes, each works on a batch of the same group
+    at the same time, all of them equally often (a sharded model needs every process for every call), and all get all
+    records. The first process reads and writes the file.
+
+    Args:
+        items: To be worked on.
+        keys: Of each item, unique; the records have it as `key`.
+        groups: Of each item; a batch is of one group.
+        work: Gives the records of a batch, in order.
+        batch_size: Items in a batch.
+        file: JSONL where the records go, batch by batch; an interrupted one is continued. `None`: nowhere.
+        settings: What the records depend on.
+        title: Of the progress bar.
+        show_progress: Draw it.
+        asks_together: The processes hold one model among them, and work on the same batch.
+
+    Returns:
+        The records in the order of the items.
+
+    Raises:
+        ValueError: no items, a key that stands for two, or a file of other settings.
+    """
+    from tqdm.auto import tqdm
+
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if not items:
+        raise ValueError("there is nothing to ask: not a single question.")
+    if len(set(keys)) < len(keys):
+        repeated = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise ValueError(f"two questions have the key {repeated!r}; each needs one of its own.")
+    processes = Processes()
+    journal = Journal(file, settings)
+    batches = cut(groups, batch_size)
+    done = processes.from_first(lambda: journal.resume([[keys[i] for i in batch] for batch in batches]))
+    records: list[Record] = [record for batch in done for record in batch]
+    with tqdm(
+        total=len(items), initial=len(records), desc=title, unit="row", disable=not show_progress or processes.rank > 0
+    ) as progress:
+        for step in _rounds(batches[len(done) :], groups, 1 if asks_together else processes.count):
+            own = step[min(processes.rank, len(step) - 1)]
+            for found in processes.gather(lambda own=own: work([items[i] for i in own]))[: len(step)]:
+                if processes.rank == 0:
+                    journal.add(found)
+                records += found
+                progress.update(len(found))
+    places = {position: place for place, position in enumerate(i for batch in batches for i in batch)}
+    return [records[places[i]] for i in range(len(items))]
+
+
+def _rounds(batches: Sequence[list[int]], groups: Sequence[str], count: int) -> Iterator[list[list[int]]]:
+    """Batches that are worked on at the same time: of one group, at most `count`."""
+    step: list[list[int]] = []
+    for batch in batches:
+        if step and (len(step) == count or groups[batch[0]] != groups[step[0][0]]):
+            yield step
+            step = []
+        step.append(batch)
+    if step:
+        yield step
+
+
+class Processes:
+    """The processes of a distributed run; a single one where there is none."""
+
+    def __init__(self):
+        import torch.distributed as dist
+
+        self._dist = dist if dist.is_available() and dist.is_initialized() else None
+        self.rank = self._dist.get_rank() if self._dist else 0
+        self.count = self._dist.get_world_size() if self._dist else 1
+
+    def gather(self, make: Callable[[], Any]) -> list[Any]:
+        """What each process makes, on all of them; an error of one is raised on all."""
+        if self._dist is None:
+            return [make()]
+        try:
+            own, error = make(), None
+        except Exception as caught:
+            own, error = None, caught
+        gathered: list[Any] = [None] * self.count
+        self._dist.all_gather_object(gathered, (own, error))
+        for _, error in gathered:
+            if error is not None:
+                raise error
+        return [made for made, _ in gathered]
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What the first process makes, on all of them."""
+        return self.gather(lambda: make() if self.rank == 0 else None)[0]

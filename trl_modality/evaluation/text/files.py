@@ -1,0 +1,90 @@
+"""Rows of a text task from a local file or the hub."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+Row = dict[str, Any]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether it is an id on the hub: `owner/name`, and neither a file, a folder nor the name of one."""
+    name, path = str(source), Path(source)
+    is_file_name = path.suffix in (".jsonl", ".gz", ".csv") or name.startswith(".")
+    return _HUB_ID.fullmatch(name) is not None and not is_file_name and not path.exists()
+
+
+def hub_rows(source: str, config: str | None, split: str) -> Iterator[tuple[str, Row]]:
+    """(where it stands, row) of a split on the hub."""
+    from datasets import load_dataset
+
+    dataset: Any = load_dataset(source, config, split=split)
+    for index, row in enumerate(dataset):
+        yield f"{source}, split {split!r}, row {index}", row
+
+
+def jsonl_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(where it stands, row) of a JSONL file, which may be compressed (`.gz`).
+
+    Raises:
+        ValueError: a line that is not a JSON object, by its number.
+    """
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{where} is not valid JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{where} is not a JSON object.")
+            yield where, row
+
+
+def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(where it stands, cells) of a CSV file without a header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, cells in enumerate(csv.reader(file), 1):
+            if cells:
+                yield f"{path}, row {number}", cells
+
+
+def local_file(source: str | Path, names: Iterable[str], what: str) -> Path:
+    """The file itself, or the first of these in the folder.
+
+    Raises:
+        FileNotFoundError: there is none; says what was looked for.
+    """
+    path = Path(source)
+    names = tuple(names)
+    candidates = [path / name for name in names] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked = f"none of {', '.join(names)} in {path}" if path.is_dir() else f"no file or folder {path}"
+    raise FileNotFoundError(f"{looked}; {what}.")
+
+
+def field(row: Row, name: str, where: str) -> Any:
+    """A field that a row must have."""
+    if row.get(name) is None:
+        raise ValueError(f"{where} has no `{name}`; it has {', '.join(row)}.")
+    return row[name]
+
+
+def text(row: Row, name: str, where: str) -> str:
+    """A field that must be text, and not empty."""
+    value = field(row, name, where)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: `{name}` must be text, got {value!r}.")
+    return value
