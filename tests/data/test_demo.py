@@ -3,13 +3,15 @@
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 
 
 pytest.importorskip("vega_datasets")
 
-from trl_modality.data.demo import make_demo_pairs
-from trl_modality.data.drawing import DRAWINGS
+from trl_modality.data.demo import draw_problems, make_demo_pairs, to_dataset
+from trl_modality.data.demo_problem import FURTHER_FACTS
+from trl_modality.data.drawing import DRAWINGS, SHIFTED_DRAWINGS
 from trl_modality.data.tables import load_records
 from trl_modality.views import validate_pair
 
@@ -74,6 +76,33 @@ def test_reproducible_and_seeded(splits):
     again, other = make_demo_pairs(30, 100, seed=3), make_demo_pairs(30, 100, seed=4)
     assert again[0]["id"] == make_demo_pairs(30, 100, seed=3)[0]["id"]
     assert again[0]["id"] != other[0]["id"]
+
+
+def test_questions_of_another_step():
+    _, test = make_demo_pairs(1, 40, seed=3, kinds=FURTHER_FACTS)
+    for row in test:
+        facts, question = _read(row)
+        if question == "spread?":
+            expected = max(facts.values()) - min(facts.values())
+        else:
+            expected = sum(facts[name] for name in question[:-1].split("+"))
+            assert question.count("+") == 2
+        assert row["answer"] == str(expected)
+    assert set(test["category"]) == {f"{form}, {kind}" for form in DRAWINGS for kind in FURTHER_FACTS}
+
+
+def test_shifted_tables_and_forms_are_others():
+    records = dict(enumerate(load_records(shifted=True)))
+    assert not {record.facts for record in records.values()} & {record.facts for record in load_records()}
+    problems = draw_problems(records, 60, np.random.default_rng(0), forms=tuple(SHIFTED_DRAWINGS))
+    for row, (problem, form) in zip(to_dataset(problems), problems, strict=True):
+        validate_pair(row)
+        own = row["images"][0].tobytes()
+        assert own == SHIFTED_DRAWINGS[form](problem.facts).tobytes()
+        assert own not in [draw(problem.facts).tobytes() for draw in DRAWINGS.values()]
+    # The first month of 2000 that all four companies have: IBM at 100.52 of 130.32 at most
+    stocks = {record.facts for record in records.values() if record.title == "Stock, tenth of max"}
+    assert any(facts[0] == ("ibm", 8) for facts in stocks)
 
 
 def test_too_many_pairs():

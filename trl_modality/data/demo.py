@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from io import BytesIO
 from itertools import combinations, zip_longest
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .demo_problem import NAMED_FACTS, DemoProblem
-from .drawing import DRAWINGS
+from .drawing import DRAWINGS, SHIFTED_DRAWINGS
 from .tables import Record, load_records
 
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 TEST_SHARE = 0.15  # of the records
 
 
-def make_demo_pairs(n_train: int, n_test: int, seed: int = 0) -> tuple[Dataset, Dataset]:
+def make_demo_pairs(
+    n_train: int, n_test: int, seed: int = 0, *, kinds: Mapping[str, int] = NAMED_FACTS
+) -> tuple[Dataset, Dataset]:
     """
     Pairs for training and for testing; no facts of a test problem occur in training.
 
@@ -30,10 +33,11 @@ def make_demo_pairs(n_train: int, n_test: int, seed: int = 0) -> tuple[Dataset, 
         n_train: number of training pairs.
         n_test: number of test pairs.
         seed: seed of the split and of the draw.
+        kinds: kinds of question, with the number of facts that each names.
 
     Returns:
-        (train, test) with the columns `id`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`,
-        `answer`; an `id` names the record, the form and the question.
+        (train, test) with the columns `id`, `category` ("chart, sum"), `images`, `text_rich_prompt`,
+        `vision_centric_prompt`, `completion`, `answer`; an `id` names the record, the form and the question.
 
     Raises:
         ValueError: if there are fewer distinct problems than asked for.
@@ -44,19 +48,31 @@ def make_demo_pairs(n_train: int, n_test: int, seed: int = 0) -> tuple[Dataset, 
     order = rng.permutation(len(records))
     n_held_out = round(TEST_SHARE * len(records))
     held_out, seen = order[:n_held_out], order[n_held_out:]
-    train = _draw(records, seen, n_train, rng)
-    test = _draw(records, held_out, n_test, rng)
-    return _to_dataset(train), _to_dataset(test)
+    drawn = []
+    for indices, count in ((seen, n_train), (held_out, n_test)):
+        drawn.append(draw_problems({i: records[i] for i in map(int, indices)}, count, rng, kinds=kinds))
+    return to_dataset(drawn[0]), to_dataset(drawn[1])
 
 
-def _draw(records: list[Record], indices: np.ndarray, count: int, rng: np.random.Generator) -> list[tuple]:
-    """`count` (problem, form) without repeats, shuffled."""
+def draw_problems(
+    records: Mapping[int, Record],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    kinds: Mapping[str, int] = NAMED_FACTS,
+    forms: Collection[str] = tuple(DRAWINGS),
+) -> list[tuple[DemoProblem, str]]:
+    """`count` (problem, form) about some records, without repeats, shuffled; ids name the record by its key.
+
+    Raises:
+        ValueError: if there are fewer distinct ones.
+    """
     queues = []
-    for kind, n_names in NAMED_FACTS.items():
+    for kind, n_names in kinds.items():
         options = [
             (index, form, kind, names)
-            for index in indices
-            for form in DRAWINGS
+            for index in records
+            for form in forms
             for names in combinations([name for name, _ in records[index].facts], n_names)
         ]
         queues.append([options[i] for i in rng.permutation(len(options))])
@@ -71,13 +87,15 @@ def _draw(records: list[Record], indices: np.ndarray, count: int, rng: np.random
     return chosen
 
 
-def _to_dataset(problems: list[tuple[DemoProblem, str]]) -> Dataset:
+def to_dataset(problems: Iterable[tuple[DemoProblem, str]]) -> Dataset:
+    """Pairs of (problem, form)."""
     from datasets import Dataset, Features, Image, List, Value
 
     messages = List({"role": Value("string"), "content": Value("string")})
     features = Features(
         {
             "id": Value("string"),
+            "category": Value("string"),
             "images": List(Image()),
             "text_rich_prompt": messages,
             "vision_centric_prompt": messages,
@@ -92,7 +110,8 @@ def _to_dataset(problems: list[tuple[DemoProblem, str]]) -> Dataset:
         key = (problem.facts, form)
         if key not in drawn:
             file = BytesIO()
-            DRAWINGS[form](problem.facts).save(file, "PNG")
+            (DRAWINGS | SHIFTED_DRAWINGS)[form](problem.facts).save(file, "PNG")
             drawn[key] = file.getvalue()
-        rows.append(problem.to_pair({"bytes": drawn[key], "path": None}))
+        pair = problem.to_pair({"bytes": drawn[key], "path": None})
+        rows.append({**pair, "category": f"{form}, {problem.kind}"})
     return Dataset.from_list(rows, features=features)

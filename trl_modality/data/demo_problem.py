@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 
-# How many facts a question names; "largest" and "smallest" are about all of them.
+# How many facts a question names; the others are about all of them.
 NAMED_FACTS = {"look_up": 1, "sum": 2, "difference": 2, "largest": 0, "smallest": 0}
+# Questions of another step, which the demo does not train on
+FURTHER_FACTS = {"sum_of_three": 3, "spread": 0}
 
-_WORDING = {"look_up": "{0}?", "sum": "{0}+{1}?", "difference": "{0} to {1}?"}
+_WORDING = {"look_up": "{0}?", "sum": "{0}+{1}?", "difference": "{0} to {1}?", "sum_of_three": "{0}+{1}+{2}?"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class DemoProblem:
         id: unique within a data set.
         title: what the facts are and in which unit; both views show it.
         facts: (name, value) records in the order in which they are shown.
-        kind: one of `NAMED_FACTS`; "difference" is the distance, never negative.
+        kind: one of `NAMED_FACTS` or `FURTHER_FACTS`; "difference" is the distance, never negative, "spread" that of
+            the largest and the smallest.
         names: the facts the question is about, as many as the kind needs.
 
     Raises:
@@ -37,10 +40,11 @@ class DemoProblem:
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in NAMED_FACTS:
-            raise ValueError(f"`kind` must be one of {sorted(NAMED_FACTS)}, got {self.kind!r}.")
-        if len(self.names) != NAMED_FACTS[self.kind]:
-            raise ValueError(f"{self.kind!r} needs {NAMED_FACTS[self.kind]} `names`, got {self.names}.")
+        counts = NAMED_FACTS | FURTHER_FACTS
+        if self.kind not in counts:
+            raise ValueError(f"`kind` must be one of {sorted(counts)}, got {self.kind!r}.")
+        if len(self.names) != counts[self.kind]:
+            raise ValueError(f"{self.kind!r} needs {counts[self.kind]} `names`, got {self.names}.")
         known = dict(self.facts)
         if not known or len(known) != len(self.facts):
             raise ValueError(f"`facts` must be non-empty and name each fact once, got {self.facts}.")
@@ -65,10 +69,9 @@ class DemoProblem:
     def answer(self) -> str:
         known = dict(self.facts)
         values = [known[name] for name in self.names] or list(known.values())
-        if self.kind == "difference":
-            return str(abs(values[0] - values[1]))
-        compute = {"look_up": sum, "sum": sum, "largest": max, "smallest": min}[self.kind]
-        return str(compute(values))
+        if self.kind in ("difference", "spread"):
+            return str(max(values) - min(values))
+        return str({"largest": max, "smallest": min}.get(self.kind, sum)(values))
 
     def to_pair(self, image: Any) -> dict[str, Any]:
         """

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 IMAGE_SIZE = 64  # pixels, width and height
 LARGEST_VALUE = 9
 _INK, _BAR, _LINE, _PAPER = (20, 20, 20), (40, 90, 180), (215, 215, 215), (255, 255, 255)
+_COLUMN = (200, 110, 30)
 
 Facts = Sequence[tuple[str, int]]
 
@@ -48,14 +49,48 @@ def draw_table(facts: Facts) -> Image.Image:
     return image
 
 
+def draw_columns(facts: Facts) -> Image.Image:
+    """
+    One column per fact above its name, left to right, in another colour than the bars of `draw_chart`; no lines.
+
+    Raises ValueError for a value outside 0-9.
+    """
+    image, draw = _blank(facts)
+    base, unit, width = IMAGE_SIZE - 14, 5, IMAGE_SIZE / len(facts)
+    draw.line([(0, base), (IMAGE_SIZE, base)], fill=_INK)
+    for column, (name, value) in enumerate(facts):
+        left = round(column * width)
+        draw.text((left + width / 2, base + 2), name, fill=_INK, font=_font(8), anchor="mt")
+        if value:
+            draw.rectangle([left + 4, base - unit * value, round(left + width) - 5, base], fill=_COLUMN)
+    return image
+
+
+def draw_dark_table(facts: Facts) -> Image.Image:
+    """
+    The table of `draw_table` in light ink on dark paper, with smaller digits and without frames.
+
+    Raises ValueError for a value outside 0-9.
+    """
+    image, draw = _blank(facts, paper=_INK)
+    row_height = IMAGE_SIZE / len(facts)
+    for row, (name, value) in enumerate(facts):
+        middle = row * row_height + row_height / 2
+        draw.text((4, middle), name, fill=_PAPER, font=_font(12), anchor="lm")
+        draw.text((IMAGE_SIZE - 12, middle), str(value), fill=_PAPER, font=_font(12), anchor="mm")
+    return image
+
+
 # The forms in which facts are shown.
 DRAWINGS: dict[str, Callable[[Facts], Image.Image]] = {"chart": draw_chart, "table": draw_table}
+# Forms that a model has not been trained on
+SHIFTED_DRAWINGS: dict[str, Callable[[Facts], Image.Image]] = {"columns": draw_columns, "dark_table": draw_dark_table}
 
 
-def _blank(facts: Facts) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def _blank(facts: Facts, paper: tuple[int, int, int] = _PAPER) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     if outside := [fact for fact in facts if not 0 <= fact[1] <= LARGEST_VALUE]:
         raise ValueError(f"Values to draw must lie in 0-{LARGEST_VALUE}, got {outside}; use a coarser unit.")
-    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), _PAPER)
+    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), paper)
     return image, ImageDraw.Draw(image)
 
 

@@ -8,6 +8,9 @@ them (`vega_datasets/dataset_info.json`):
   (https://www.weather.gov/disclaimer).
 - `cars`: consumption, power, weight and acceleration of cars, 1970-1982. Donoho, David and Ramos, Ernesto (1982),
   "PRIMDATA: Data Sets for Use With PRIM-H", made public at http://lib.stat.cmu.edu/datasets/.
+- `barley`: yields of barley in Minnesota, 1931-1932. F. R. Immer, H. K. Hayes and LeRoy Powers (1934), "Statistical
+  determination of barley varietal adaptation", Journal of the American Society of Agronomy 26 (5): 403-419.
+- `stocks`: month-end prices of five companies, 2000-2010.
 - `iris`: sepals and petals of 150 flowers. R. A. Fisher (1936), "The use of multiple measurements in taxonomic
   problems", Annals of Eugenics 7 (2): 179-188.
 
@@ -40,13 +43,16 @@ class Record:
     facts: tuple[tuple[str, int], ...]
 
 
-def load_records() -> list[Record]:
+def load_records(shifted: bool = False) -> list[Record]:
     """
     Distinct records of all tables, in a fixed order; no two have the same facts.
 
+    Args:
+        shifted: Those of other tables (stocks, barley), to test a model on that was trained on the first ones.
+
     Raises `ImportError`, naming the extra, when `vega_datasets` is not installed.
     """
-    candidates = [*_seattle_weeks(), *_cars(), *_irises()]
+    candidates = [*_stocks(), *_barley()] if shifted else [*_seattle_weeks(), *_cars(), *_irises()]
     distinct: dict[tuple, Record] = {}
     for title, values in candidates:
         facts = tuple((name, math.floor(value + 0.5)) for name, value in values)
@@ -68,6 +74,27 @@ def read_table(table: str) -> list[dict[str, Any]]:
     # Not the package's own data frames: reading the text ourselves keeps every value as written.
     text = getattr(local_data, table).raw().decode()
     return json.loads(text) if text.lstrip().startswith("[") else list(csv.DictReader(text.splitlines()))
+
+
+def _barley() -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Yields of one variety in one year at four places, in steps of 8 bushels per acre."""
+    places = {"dul": "Duluth", "crk": "Crookston", "mor": "Morris", "was": "Waseca"}
+    rows = read_table("barley")
+    yields = {(row["variety"], row["year"], row["site"]): row["yield"] for row in rows}
+    for variety, year in dict.fromkeys((row["variety"], row["year"]) for row in rows):
+        at = [yields[variety, year, site] for site in places.values()]
+        yield "Barley, 8 bushels", [(name, bushels / 8) for name, bushels in zip(places, at, strict=True)]
+
+
+def _stocks() -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Four prices of one month, each in tenths of the largest price of its company."""
+    symbols = ("IBM", "MSFT", "AMZN", "AAPL")
+    prices = {(row["symbol"], row["date"]): float(row["price"]) for row in read_table("stocks")}
+    largest = {symbol: max(price for (owner, _), price in prices.items() if owner == symbol) for symbol in symbols}
+    for month in dict.fromkeys(month for _, month in prices):
+        if all((symbol, month) in prices for symbol in symbols):
+            tenths = [10 * prices[symbol, month] / largest[symbol] for symbol in symbols]
+            yield "Stock, tenth of max", list(zip(map(str.lower, symbols), tenths, strict=True))
 
 
 def _seattle_weeks() -> Iterator[tuple[str, list[tuple[str, float]]]]:
