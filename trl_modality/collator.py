@@ -22,6 +22,7 @@ from .views import (
     images_of,
     load_images,
     validate_pair,
+    without_none,
 )
 
 
@@ -204,11 +205,11 @@ class PairedCollator:
     def _text(self, row: Mapping[str, Any], view: View, name: str) -> dict[str, Any]:
         if view in PROMPT_COLUMN:
             return {
-                "prompt": _without_none(row[PROMPT_COLUMN[view]]),
-                "completion": _without_none(row["completion"]),
+                "prompt": without_none(row[PROMPT_COLUMN[view]]),
+                "completion": without_none(row["completion"]),
             }
         fields = ("prompt", "completion", "messages", self.dataset_text_field)
-        text = {field: _without_none(row[field]) for field in fields if row.get(field) is not None}
+        text = {field: without_none(row[field]) for field in fields if row.get(field) is not None}
         if not {"messages", self.dataset_text_field} & set(text) and set(text) != {"prompt", "completion"}:
             raise PairError(
                 name,
@@ -294,15 +295,6 @@ class PairedCollator:
             lengths={view: tuple(torch.cat(each).tolist()) for view, each in lengths.items()},
         )
         return batch, layout
-
-
-def _without_none(value: Any) -> Any:
-    """Drop the `None` fields that Arrow adds to message blocks of different kinds; templates read them as content."""
-    if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value]
-    return value
 
 
 def _collate_naming_rows(host: Callable, rows: list[dict], names: list[str], view: View) -> Part:

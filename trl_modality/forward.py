@@ -2,6 +2,8 @@
 
 import functools
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +17,9 @@ from .backbone import run_backbone
 from .batch import ViewLayout, labels_of
 from .kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from .views import View
+
+
+_KNOWS_PAIRED_LOSS = "_knows_paired_loss"
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,24 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         return output
 
     model.forward = types.MethodType(paired_forward, model)
+    setattr(model, _KNOWS_PAIRED_LOSS, True)
+
+
+@contextmanager
+def paired_loss_added(model: PreTrainedModel) -> Iterator[None]:
+    """`add_paired_loss` while it lasts; a model that had it before keeps it, and what wraps its forward since."""
+    if hasattr(model, _KNOWS_PAIRED_LOSS):
+        yield
+        return
+    own = vars(model).get("forward")
+    add_paired_loss(model)
+    try:
+        yield
+    finally:
+        delattr(model, _KNOWS_PAIRED_LOSS)
+        del model.forward
+        if own is not None:
+            model.forward = own
 
 
 def _losses(hidden, places, labels, layout, settings, num_items, head, rules: HeadRules) -> PairedModelOutput:

@@ -96,7 +96,13 @@ def image_slots(prompt: str | Sequence[Mapping[str, Any]], image_token: str | No
     return sum(block.get("type") == "image" and block.get("image") is None for block in blocks)
 
 
-def validate_pair(row: Mapping[str, Any], name: str | None = None, image_token: str | None = None) -> None:
+def validate_pair(
+    row: Mapping[str, Any],
+    name: str | None = None,
+    image_token: str | None = None,
+    *,
+    needs_completion: bool = True,
+) -> None:
     """Check that a row is a pair that can be trained on, without decoding an image or tokenizing.
 
     Args:
@@ -104,19 +110,23 @@ def validate_pair(row: Mapping[str, Any], name: str | None = None, image_token: 
             strings or all message lists); optional `vision_centric_images`, `answer`, `id`. Other columns are ignored.
         name: What messages call the row; by default its `id` or how its prompt starts.
         image_token: The processor's image placeholder; given, the slots in string prompts are counted.
+        needs_completion: Otherwise the row is only asked, and its completion is not looked at.
 
     Raises:
         PairError: names the row, the field and the remedy.
     """
     name = name or describe_row(row)
-    fields: dict[str, Any] = {column: row.get(column) for column in (*PAIR_PROMPTS, "completion")}
+    columns = (*PAIR_PROMPTS, "completion") if needs_completion else PAIR_PROMPTS
+    fields: dict[str, Any] = {column: row.get(column) for column in columns}
     for column, value in fields.items():
         _check_text(name, column, value)
     kinds = {column: isinstance(value, str) for column, value in fields.items()}
     if len(set(kinds.values())) > 1:
         strings = ", ".join(f"`{column}`" for column, is_string in kinds.items() if is_string)
         raise PairError(
-            name, f"{strings} given as a string, the others as message lists.", "Use one form for all three."
+            name,
+            f"{strings} given as a string, the others as message lists.",
+            f"Use one form for {'all three' if needs_completion else 'both'}.",
         )
     if row.get("images") is not None and row.get("image") is not None:
         raise PairError(name, "both `images` and `image` are set.", "Keep one of the two columns.")
@@ -159,6 +169,15 @@ def text_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return text_of(value.get("content") or value.get("text") or "")
     return " ".join(filter(None, map(text_of, value)))
+
+
+def without_none(value: Any) -> Any:
+    """Drop the `None` fields that Arrow adds to message blocks of different kinds; templates read them as content."""
+    if isinstance(value, Mapping):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [without_none(item) for item in value]
+    return value
 
 
 def _check_text(name: str, column: str, value: Any) -> None:

@@ -33,7 +33,7 @@ def test_version_and_unknown_commands(capsys):
     assert capsys.readouterr().out == f"trl-modality {__version__}\n"
     assert main([]) == 2
     assert main(["tran"]) == 2
-    assert "no command 'tran'; there is train, data, check" in capsys.readouterr().err
+    assert "no command 'tran'; there is train, data, eval, check" in capsys.readouterr().err
 
 
 def test_errors_of_users_have_no_traceback_and_ours_do(capsys, monkeypatch):

@@ -20,6 +20,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "train on pairs, by a YAML recipe (`--config`) or options"),
     "data": Command("data", "make pairs, look at them, count what is in them"),
+    "eval": Command("eval", "measure the gap between the views of a model, and its text skill"),
     "check": Command("check", "put every row of a dataset through a model's processor, without training"),
 }
 USAGE = "usage: trl-modality [--help] [--version] COMMAND ..."

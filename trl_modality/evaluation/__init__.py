@@ -1,1 +1,1 @@
-"""What a trained model knows per view. Nothing heavy is imported until a module of this package is."""
+"""How well a model answers: the gap between the views, what is right, text skill. Nothing heavy is imported here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -61,34 +62,11 @@ def ask(
         ValueError: a file of other settings (the setting is named), or a request that cannot be asked (its key is).
     """
 
-    def answer(batch: list[Question]) -> list[dict[str, Any]]:
-        requests = [each.request if isinstance(each.request, Request) else each.request() for each in batch]
-        try:
-            generations = generator(requests)
-        except RequestError as error:
-            raise ValueError(f"{batch[error.position].key}: {error}") from error
-        records = []
-        for question, generation in zip(batch, generations, strict=True):
-            graded = grade(generation.text, question.expected, question.choices)
-            records.append(
-                {
-                    "key": question.key,
-                    **question.fields,
-                    "expected": question.expected,
-                    "text": generation.text,
-                    "answer": graded.answer,
-                    "is_correct": graded.is_correct,
-                    "how": graded.how,
-                    "is_complete": generation.is_complete,
-                }
-            )
-        return records
-
     return in_batches(
         questions,
         [question.key for question in questions],
         [question.group for question in questions],
-        answer,
+        functools.partial(_answered, generator, grade),
         batch_size=batch_size,
         file=file,
         settings={
@@ -102,6 +80,33 @@ def ask(
         show_progress=show_progress,
         asks_together=getattr(generator, "asks_together", False),
     )
+
+
+def _answered(
+    generator: Generator, grade: Callable[[str, str, Sequence[str] | None], Any], batch: list[Question]
+) -> list[dict[str, Any]]:
+    """The records of a batch."""
+    requests = [each.request if isinstance(each.request, Request) else each.request() for each in batch]
+    try:
+        generations = generator(requests)
+    except RequestError as error:
+        raise ValueError(f"{batch[error.position].key}: {error}") from error
+    records = []
+    for question, generation in zip(batch, generations, strict=True):
+        graded = grade(generation.text, question.expected, question.choices)
+        records.append(
+            {
+                "key": question.key,
+                **question.fields,
+                "expected": question.expected,
+                "text": generation.text,
+                "answer": graded.answer,
+                "is_correct": graded.is_correct,
+                "how": graded.how,
+                "is_complete": generation.is_complete,
+            }
+        )
+    return records
 
 
 def _digest(questions: Sequence[Question]) -> str:

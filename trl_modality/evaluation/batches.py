@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -65,13 +66,7 @@ def in_batches(
     """
     from tqdm.auto import tqdm
 
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    if not items:
-        raise ValueError("there is nothing to ask: not a single question.")
-    if len(set(keys)) < len(keys):
-        repeated = next(key for place, key in enumerate(keys) if key in keys[:place])
-        raise ValueError(f"two questions have the key {repeated!r}; each needs one of its own.")
+    _check(keys, batch_size)
     processes = Processes()
     journal = Journal(file, settings)
     batches = cut(groups, batch_size)
@@ -91,6 +86,16 @@ def in_batches(
     return [records[places[i]] for i in range(len(items))]
 
 
+def _check(keys: Sequence[str], batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if not keys:
+        raise ValueError("there is nothing to ask: not a single question.")
+    if len(set(keys)) < len(keys):
+        repeated = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise ValueError(f"two questions have the key {repeated!r}; each needs one of its own.")
+
+
 def _rounds(batches: Sequence[list[int]], groups: Sequence[str], count: int) -> Iterator[list[list[int]]]:
     """Batches that are worked on at the same time: of one group, at most `count`."""
     step: list[list[int]] = []
@@ -107,9 +112,9 @@ class Processes:
     """The processes of a distributed run; a single one where there is none."""
 
     def __init__(self):
-        import torch.distributed as dist
-
-        self._dist = dist if dist.is_available() and dist.is_initialized() else None
+        # There is a process group only where this module is loaded; it takes seconds, and a server needs none of it
+        dist: Any = sys.modules.get("torch.distributed")
+        self._dist = dist if dist is not None and dist.is_available() and dist.is_initialized() else None
         self.rank = self._dist.get_rank() if self._dist else 0
         self.count = self._dist.get_world_size() if self._dist else 1
 

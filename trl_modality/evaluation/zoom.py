@@ -151,6 +151,18 @@ class ZoomGenerator:
         self.name = f"{generator.name} (zoom)"
         self.fallbacks = self.total = 0
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the answers depend on: what those of the back end do, and how the part is cut out."""
+        zoom = {"instruction": self.instruction, "scale": self.scale}
+        zoom |= {"padding": self.padding, "min_side": self.min_side, "choose": getattr(self.choose, "__name__", None)}
+        return {**getattr(self.generator, "settings", {}), "zoom": zoom}
+
+    @property
+    def asks_together(self) -> bool:
+        """As the back end does."""
+        return getattr(self.generator, "asks_together", False)
+
     def __call__(self, requests: Sequence[Request]) -> list[Generation]:
         for position, request in enumerate(requests):
             _check(request, position)

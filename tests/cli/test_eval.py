@@ -1,0 +1,135 @@
+"""`trl-modality eval`: what it prints and writes, from models, adapters, datasets and options on the command line."""
+
+import json
+import re
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from tiny import PAIR_FEATURES, pair_row, tiny_llava
+
+from trl_modality.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "llava"
+    model, processor = tiny_llava()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def adapter(llava, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "adapter"
+    model, processor = tiny_llava()
+    model.config._name_or_path = llava
+    model = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.peft_config["default"].base_model_name_or_path = llava
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    from datasets import Dataset, DatasetDict, Value
+
+    features = PAIR_FEATURES.copy()
+    features["answer"], features["category"] = Value("string"), Value("string")
+    rows = [{**pair_row(i), "answer": str(i), "category": "ab"[i % 2]} for i in range(12)]
+    folder = tmp_path_factory.mktemp("data") / "pairs"
+    splits = {"train": rows[:2], "test": rows[2:]}
+    DatasetDict({name: Dataset.from_list(own, features=features) for name, own in splits.items()}).save_to_disk(folder)
+    return str(folder)
+
+
+def run(capsys, *words):
+    code = main(["eval", *words, "--device", "cpu", "--max-new-tokens", "3"])
+    return code, capsys.readouterr()
+
+
+def test_prints_and_writes(llava, pairs, tmp_path, capsys):
+    folder = tmp_path / "evals" / "base"
+    words = [llava, pairs, "--split", "test", "--output", str(folder), "--nats"]
+    code, printed = run(capsys, *words, "--batch-size", "4")
+    assert code == 0
+    content = json.loads((folder / "gap.json").read_text())
+    assert (content["name"], content["model"], content["rows"]) == ("base", llava, 10)
+    assert content["dataset"] == f"{pairs}, test"
+    assert content["settings"]["max_new_tokens"] == 3
+    assert content["settings"]["batch_size"] == 4
+    assert list(content["conditions"]) == ["text_rich", "vision_centric", "blind", "shuffled", "text_only"]
+    assert content["nats"]["gap"]["total"] == 10
+    assert list(content["groups"]["category"]) == ["a", "b"]
+    assert content["examples"] == []
+    names = [line.split("  ")[0] for line in printed.out.splitlines()]
+    for name in (*content["conditions"], "gap, points", "gap, nats", "category"):
+        assert name in names
+    assert printed.out.endswith(f"wrote {folder}\n")
+    assert run(capsys, *words, "--batch-size", "4")[1].out == printed.out
+    code, again = run(capsys, *words, "--batch-size", "4", "--tolerance", "0.01")
+    assert (code, again.out) == (2, "")
+    assert "`tolerance` was 0.0 and is 0.01" in again.err
+
+
+def test_rows_conditions_and_no_generation(llava, pairs, tmp_path, capsys):
+    options = ["--split", "test", "--rows", "5", "--conditions", "blind", "vision_centric"]
+    code, _ = run(capsys, llava, pairs, *options, "--output", str(tmp_path / "a"))
+    lines = [json.loads(line) for line in (tmp_path / "a" / "answers.jsonl").read_text().splitlines()[1:]]
+    assert code == 0
+    assert [line["id"] for line in lines[:5]] == [f"pair-{i}" for i in (2, 4, 6, 8, 10)]
+    assert {line["condition"] for line in lines} == {"blind", "vision_centric"}
+    code, printed = run(capsys, llava, pairs, *options, "--no-generation", "--output", str(tmp_path / "b"))
+    content = json.loads((tmp_path / "b" / "gap.json").read_text())
+    assert list(content["nats"]) == ["blind", "vision_centric", "vision_gain"]
+    assert not (tmp_path / "b" / "answers.jsonl").exists()
+    assert "accuracy" not in printed.out
+
+
+def test_adapters_and_baseline(llava, adapter, pairs, tmp_path, capsys):
+    options = ["--rows", "2", "--conditions", "text_rich", "vision_centric"]
+    answers = {}
+    for name, words in {
+        "base": [llava],
+        "folder": [adapter],
+        "option": [llava, "--adapter", adapter],
+    }.items():
+        baseline = [] if name == "base" else ["--baseline", str(tmp_path / "base")]
+        code, printed = run(capsys, words[0], pairs, *words[1:], *options, *baseline, "--output", str(tmp_path / name))
+        assert code == 0, printed.err
+        lines = (tmp_path / name / "answers.jsonl").read_text().splitlines()
+        answers[name] = [json.loads(line)["text"] for line in lines[1:]]
+    assert answers["folder"] == answers["option"]
+    assert answers["folder"] != answers["base"]
+    content = json.loads((tmp_path / "folder" / "gap.json").read_text())
+    assert content["model"] == adapter
+    assert content["baseline"]["name"] == "base"
+    assert set(content["baseline"]["conditions"]) == {"text_rich", "vision_centric"}
+    assert "since base" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["MODEL"], "name a DATASET of pairs, or text tasks"),
+        (["MODEL", "--text", "gsm8k", "--levels"], "`--levels` is about pairs"),
+        (["MODEL", "DATA", "--rows", "0"], "`--rows` must be at least 1"),
+        (["MODEL", "DATA", "--no-generation", "--zoom"], "`--no-generation` grades nothing"),
+        (["MODEL", "DATA", "--server", "http://localhost:1", "--nats"], "`--nats` needs the model itself"),
+    ],
+)
+def test_what_does_not_go_together(words, message, capsys):
+    assert main(["eval", *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_server_that_is_not_there(pairs, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert main(["eval", "tiny", pairs, "--split", "train", "--server", "http://127.0.0.1:9"]) == 2
+    assert "127.0.0.1:9/v1/chat/completions cannot be reached" in capsys.readouterr().err

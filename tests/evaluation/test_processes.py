@@ -1,0 +1,105 @@
+"""Two processes share an evaluation: both get the result of one, and the first one writes it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = """
+import json, sys
+from pathlib import Path
+
+import torch
+from answering import FakeGenerator, quiz_row
+from tiny import pair_row, tiny_llava
+from trl_modality.evaluation.asking import Question, ask
+from trl_modality.evaluation.gap import ModalityGapEvaluator
+from trl_modality.evaluation.generation import TransformersGenerator
+from trl_modality.evaluation.requests import Request, RequestError
+
+folder, processes, kind = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+rank = 0
+if processes > 1:
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+
+model, processor = tiny_llava()
+if kind == "fsdp2" and processes > 1:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.language_model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+if kind == "ddp" and processes > 1:
+    model = torch.nn.parallel.DistributedDataParallel(model)
+
+class Counted(TransformersGenerator):
+    settings = {"max_new_tokens": 4}  # a hash of the weights is of the shards
+    calls = []
+    def __call__(self, requests):
+        self.calls.append([bool(request.images) for request in requests])
+        return super().__call__(requests)
+
+# 7 rows in batches of 2: neither the batches of a condition nor the rows of a batch can be shared evenly
+rows = [{**pair_row(i), "answer": "1"} for i in range(7)]
+generator = Counted(model, processor, max_new_tokens=4, name="tiny")
+evaluate = ModalityGapEvaluator(rows, batch_size=2, nats=kind == "ddp", show_progress=False)
+result = evaluate(generator, folder / "base")
+(folder / f"{rank}.json").write_text(json.dumps(result.to_dict()))
+assert len(generator.calls) == 5 * (2 if processes == 2 else 4), generator.calls
+assert all(len(set(call)) == 1 for call in generator.calls)
+
+if processes > 1:
+    def refuse(requests):
+        if rank == 1:
+            raise RequestError(0, "not this one")
+        return FakeGenerator(lambda request: "1")(requests)
+    refuse.name = "refusing"
+    try:
+        questions = [Question(f"q{i}", Request("a"), "1") for i in range(2)]
+        ask(refuse, questions, evaluate.grader, batch_size=1, show_progress=False)
+    except ValueError as error:
+        (folder / f"error-{rank}").write_text(str(error))
+    torch.distributed.destroy_process_group()
+"""
+
+
+def launch(folder, processes, kind):
+    folder.mkdir(exist_ok=True)
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support", ROOT / "examples"))),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(folder), str(processes), kind]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "base"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_are_one(tmp_path, kind):
+    one, two = launch(tmp_path / "one", 1, kind), launch(tmp_path / "two", 2, kind)
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
+    assert names[:2] == ["answers.jsonl", "gap.json"]
+    for name in names:
+        assert (two / name).read_bytes() == (one / name).read_bytes(), name
+    first, second = ((two.parent / f"{rank}.json").read_text() for rank in (0, 1))
+    assert first == second
+    assert [(two.parent / f"error-{rank}").read_text() for rank in (0, 1)] == ["q1: not this one"] * 2

@@ -1,0 +1,258 @@
+"""The modality gap of a model: the same questions in words, in pictures, and with something taken away."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..views import INDEX_COLUMN, PairError, describe_row
+from .asking import Question, ask
+from .baseline import compare
+from .batches import Processes
+from .conditions import (
+    DEFAULT_CONDITIONS,
+    LEVEL_CONDITIONS,
+    Condition,
+    level_row,
+    make_request,
+    rows_with_other_images,
+)
+from .examples import pick_examples
+from .grading import Grader
+from .nats import measure_nats
+from .records import write_json
+from .requests import Generator
+from .results import GapResult, summarize, summarize_groups
+from .rows import CheckedRows, check_rows
+
+
+ANSWERS, ZOOM_ANSWERS, NATS, RESULT = "answers.jsonl", "zoom.jsonl", "nats.jsonl", "gap.json"
+
+
+class ModalityGapEvaluator:
+    """Asks a model every pair in each condition, and compares what is right on the same rows.
+
+    Example:
+
+    ```python
+    from trl_modality.evaluation.gap import ModalityGapEvaluator
+    from trl_modality.evaluation.generation import TransformersGenerator
+
+    evaluate = ModalityGapEvaluator(pairs)
+    result = evaluate(TransformersGenerator(model, processor, max_new_tokens=64), folder="evals/base")
+    print(result.table())
+    ```
+
+    Args:
+        pairs: A dataset (or any iterable) of pairs with an `answer`; `id`, `category`, `level` and `choices` are used
+            where there are any.
+        conditions: Which ones to ask, of `Condition`.
+        grader: Judges an answer: called with its text, the right answer and the choices.
+        batch_size: Rows in a batch. Part of the result: padding changes floating point.
+        confidence: Of all intervals, between 0 and 1.
+        seed: Of the resamples of the intervals in nats.
+        show_progress: Draw progress bars.
+        dataset_name: For reports.
+        levels: Also ask the rows with `level_prompts` at each level, as further conditions.
+        generate: Ask and grade; otherwise only nats are measured.
+        nats: Also measure the nats per token of the completions, without generating; needs a `TransformersGenerator`.
+
+    Raises:
+        PairError: a row that cannot be asked, or has no `answer`: before anything is asked.
+        ValueError: no rows, an unknown condition, or nothing to measure.
+    """
+
+    def __init__(
+        self,
+        pairs: Any,
+        *,
+        conditions: Sequence[str] = DEFAULT_CONDITIONS,
+        grader: Callable[[str, str, Sequence[str] | None], Any] | None = None,
+        batch_size: int = 16,
+        confidence: float = 0.95,
+        seed: int = 0,
+        show_progress: bool = True,
+        dataset_name: str | None = None,
+        levels: bool = False,
+        generate: bool = True,
+        nats: bool = False,
+    ):
+        known = [str(condition) for condition in Condition]
+        for condition in conditions:
+            if condition not in known:
+                raise ValueError(f"no condition {condition!r}; there is {', '.join(known)}.")
+        if not conditions or len(set(conditions)) < len(conditions) or not (generate or nats):
+            raise ValueError(f"nothing to measure, or something twice: conditions {list(map(str, conditions))}.")
+        if not 0 < confidence < 1:
+            raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}; 0.95 is usual.")
+        self.conditions = [str(condition) for condition in conditions]
+        self.grader = Grader() if grader is None else grader
+        self.batch_size = batch_size
+        self.confidence = confidence
+        self.seed = seed
+        self.show_progress = show_progress
+        self.dataset_name = dataset_name or ""
+        self.generate, self.nats = generate, nats
+        self._checked: CheckedRows = check_rows(
+            pairs, needs_completion=nats, show_progress=show_progress and Processes().rank == 0
+        )
+        self._check_answers()
+        self._others: list[int] = []
+        if Condition.SHUFFLED in self.conditions:
+            self._others = rows_with_other_images(self._checked.shown)
+        self._level_rows = list(self._rows_with_levels()) if levels else []
+
+    def __call__(
+        self,
+        generator: Generator,
+        folder: str | os.PathLike | None = None,
+        name: str | None = None,
+        baseline: str | os.PathLike | None = None,
+    ) -> GapResult:
+        """Evaluate a model.
+
+        In a distributed run every process calls it, and gets the same result.
+
+        Args:
+            generator: The model: a `TransformersGenerator`, a `ServerGenerator`, or anything that answers requests.
+            folder: Where `answers.jsonl`, `gap.json` and the pictures of the examples go. An interrupted evaluation is
+                continued there, to the same `gap.json`, byte by byte.
+            name: Of the result; by default that of the folder, or of the model.
+            baseline: Folder of another evaluation of the same rows, to compare with.
+
+        Raises:
+            ValueError: the folder has results of other settings or weights (they are named), the baseline is of other
+                rows, or nats are asked of what has no weights.
+        """
+        place = None if folder is None else Path(folder)
+        answers = self._ask(generator, place) if self.generate else []
+        comparison = None
+        if baseline is not None:
+            comparison = compare(answers, Path(baseline) / ANSWERS, self._checked.digest, self.confidence)
+        result = GapResult(
+            name=name or (place.resolve().name if place else generator.name),
+            model=generator.name,
+            dataset=self.dataset_name,
+            rows=len(self._checked),
+            confidence=self.confidence,
+            settings=self._settings(generator),
+            summary=summarize(answers, self.confidence),
+            groups=summarize_groups(answers, self.confidence),
+            nats=self._measure_nats(generator, place) if self.nats else None,
+            examples=pick_examples(answers, self._checked.rows, place),
+            baseline=comparison,
+            versions=_versions(),
+            answers=answers,
+        )
+        if place is not None and Processes().rank == 0:
+            write_json(place / RESULT, result.to_dict())
+        return result
+
+    def _ask(self, generator: Generator, folder: Path | None) -> list[dict[str, Any]]:
+        settings = {
+            "conditions": [condition for condition in self.conditions if condition != Condition.ZOOM],
+            **getattr(self.grader, "settings", {}),
+            "rows": self._checked.digest,
+        }
+        questions = [
+            self._question(row, condition) for condition in settings["conditions"] for row in range(len(self._checked))
+        ]
+        questions += [self._question(row, level) for level in LEVEL_CONDITIONS for row in self._level_rows]
+        options: Any = {"batch_size": self.batch_size, "show_progress": self.show_progress, "settings": settings}
+        answers = []
+        if questions:
+            answers += ask(generator, questions, self.grader, folder and folder / ANSWERS, **options)
+        if Condition.ZOOM in self.conditions:
+            from .zoom import ZoomGenerator
+
+            # A file of its own, so that zoom can be added to what was asked before
+            questions = [self._question(row, Condition.ZOOM) for row in range(len(self._checked))]
+            options["settings"] = {**settings, "conditions": [str(Condition.ZOOM)]}
+            zoomed = ZoomGenerator(generator)
+            answers += ask(zoomed, questions, self.grader, folder and folder / ZOOM_ANSWERS, **options)
+        return answers
+
+    def _question(self, row: int, condition: str) -> Question:
+        return Question(
+            key=f"{row}/{condition}",
+            request=functools.partial(self._request, row, condition),
+            expected=self._checked.expected[row],
+            choices=self._checked.choices[row],
+            fields={
+                "row": row,
+                "id": self._checked.facts[row]["id"],
+                "condition": str(condition),
+                "category": self._checked.facts[row]["category"],
+                "level": self._checked.facts[row]["level"],
+            },
+            group=str(condition),
+        )
+
+    def _request(self, row: int, condition: str) -> Any:
+        rows = self._checked.rows
+        other = rows[self._others[row]] if condition == Condition.SHUFFLED else None
+        return make_request(rows[row], condition, other)
+
+    def _check_answers(self) -> None:
+        """Let the grader see every right answer, so that one it cannot grade by is found before anything is asked."""
+        for row, (expected, choices) in enumerate(zip(self._checked.expected, self._checked.choices, strict=True)):
+            try:
+                self.grader("", expected, choices)
+            except ValueError as error:
+                name = describe_row({**self._checked.facts[row], INDEX_COLUMN: row})
+                raise PairError(
+                    name, f"its answer cannot be graded: {error}", "Mend `answer` or `choices`."
+                ) from error
+
+    def _rows_with_levels(self) -> Iterator[int]:
+        found = False
+        for row in range(len(self._checked)):
+            stored = self._checked.rows[row]
+            if stored.get("level_prompts"):
+                level_row(stored, LEVEL_CONDITIONS[0])  # raises where it does not have all of them
+                found = True
+                yield row
+        if not found:
+            raise PairError(
+                describe_row(self._checked.rows[0]),
+                "`level_prompts` is missing here and in all rows, from which `levels` are asked.",
+                f"Give a list of {len(LEVEL_CONDITIONS)} prompts, or leave the levels out.",
+            )
+
+    def _measure_nats(self, generator: Any, folder: Path | None) -> Any:
+        if not (hasattr(generator, "model") and hasattr(generator, "processor")):
+            raise ValueError(
+                f"nats need the model itself, and a {type(generator).__name__} only has its answers. Load it with a "
+                "`TransformersGenerator`, or measure without nats."
+            )
+        return measure_nats(
+            generator,
+            self._checked,
+            [condition for condition in self.conditions if condition != Condition.ZOOM],
+            batch_size=self.batch_size,
+            confidence=self.confidence,
+            seed=self.seed,
+            file=folder and folder / NATS,
+            show_progress=self.show_progress,
+        )
+
+    def _settings(self, generator: Generator) -> dict[str, Any]:
+        return {
+            "conditions": [*self.conditions, *(LEVEL_CONDITIONS if self._level_rows else ())],
+            **getattr(self.grader, "settings", {}),
+            **getattr(generator, "settings", {}),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "rows": self._checked.digest,
+        }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    from trl_modality import __version__
+
+    return {"trl_modality": __version__, **{name: version(name) for name in ("transformers", "torch", "trl")}}

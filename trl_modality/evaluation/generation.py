@@ -1,0 +1,214 @@
+"""Greedy answers of a transformers model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+from transformers import GenerationConfig
+from trl import prepare_multimodal_messages
+
+from .requests import Generation, Request, RequestError
+from .slots import without_image_slots
+
+
+WEIGHT_SAMPLES = 256
+"""Values of each parameter that tell weights apart."""
+
+
+class TransformersGenerator:
+    """Answers requests with a transformers image-text-to-text model, greedily.
+
+    Of the generation config of the checkpoint only the ids of the special tokens are used: no temperature, penalty or
+    number of beams in it changes an answer. The model is in evaluation mode while it answers, and then what it was.
+    On several processes each one answers what it is asked; a sharded model (FSDP, ZeRO-3) must be asked equally often,
+    with images or without, on all of them, as `ask` does.
+
+    Args:
+        model: Any image-text-to-text model, also around an adapter (PEFT), or in training.
+        processor: Its processor.
+        max_new_tokens: Longest answer, in tokens.
+        name: What reports call it; by default the name or path that it was loaded from.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = 256, name: str | None = None):
+        if max_new_tokens < 1:
+            raise ValueError(f"`max_new_tokens` must be at least 1, got {max_new_tokens}.")
+        self.model = model if hasattr(model, "generate") else model.module
+        self.processor = processor
+        self.max_new_tokens = max_new_tokens
+        self.name = name or self.model.config._name_or_path or type(self.model).__name__
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the answers depend on: the weights by a hash of samples of them."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "weights": weights_digest(self.model),
+        }
+
+    @property
+    def asks_together(self) -> bool:
+        """Whether the processes hold one model among them (tensor parallelism), and each must ask everything."""
+        return (getattr(base_of(self.model), "_tp_size", None) or 1) > 1
+
+    @torch.no_grad()
+    def __call__(self, requests: Sequence[Request]) -> list[Generation]:
+        """The answers, in order. Requests with images and those without go through the model apart.
+
+        Raises:
+            RequestError: a request that the processor refuses, or that is too long for the model.
+        """
+        generations: dict[int, Generation] = {}
+        with evaluation_mode(self.model), self._own_config() as config, _whole_root(self.model):
+            for has_images in (True, False):
+                positions = [i for i, request in enumerate(requests) if bool(request.images) is has_images]
+                if positions:
+                    batch = {i: requests[i] for i in positions}
+                    generations |= zip(positions, self._generate(batch, config), strict=True)
+        return [generations[i] for i in range(len(requests))]
+
+    def _generate(self, requests: dict[int, Request], config: GenerationConfig) -> list[Generation]:
+        prompts = {i: self._render(i, request) for i, request in requests.items()}
+        inputs = self._inputs(prompts, requests)
+        self._check_lengths(inputs["attention_mask"].sum(1).tolist(), prompts)
+        inputs = inputs.to(self.model.device, self.model.dtype)
+        output = self.model.generate(**inputs, generation_config=config)
+        ends = torch.tensor(config.eos_token_id)
+        answers = []
+        for ids in output[:, inputs["input_ids"].shape[1] :].cpu():
+            found = torch.isin(ids, ends).nonzero()
+            ids = ids[: int(found[0])] if len(found) else ids
+            text = self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            answers.append(Generation(text, bool(len(found))))
+        return answers
+
+    def _render(self, position: int, request: Request) -> str:
+        prompt, images = request.prompt, list(request.images)
+        try:
+            if isinstance(prompt, str):
+                return prompt if images else without_image_slots(prompt, self.processor)
+            messages = prepare_multimodal_messages(prompt, images=images)
+            return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except ValueError as error:
+            raise RequestError(position, str(error)) from error
+
+    def _inputs(self, prompts: dict[int, str], requests: dict[int, Request]) -> Any:
+        images = [list(requests[i].images) for i in prompts]
+        try:
+            return self._process(list(prompts.values()), images)
+        except Exception as error:
+            for (i, prompt), shown in zip(prompts.items(), images, strict=True):
+                try:
+                    self._process([prompt], [shown])
+                except Exception as own:
+                    what = f"with {len(shown)} image(s)" if shown else "without an image"
+                    raise RequestError(
+                        i,
+                        f"{type(self.processor).__name__} cannot read the prompt starting {prompt[:60]!r} {what} "
+                        f"({type(own).__name__}: {own}).",
+                    ) from own
+            raise error  # each alone is fine: it is their combination
+
+    def _process(self, prompts: list[str], images: list[list[Any]]) -> Any:
+        return self.processor(
+            # Processors want no images at all rather than empty lists
+            images=images if any(images) else None,
+            text=prompts,
+            padding=True,
+            # A continuation starts where the prompt ends
+            padding_side="left",
+            return_tensors="pt",
+            # The template has placed the special tokens already
+            add_special_tokens=False,
+        )
+
+    def _check_lengths(self, lengths: list[int], prompts: dict[int, str]) -> None:
+        places = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for length, (i, prompt) in zip(lengths, prompts.items(), strict=True):
+            if places and length + self.max_new_tokens > places:
+                raise RequestError(
+                    i,
+                    f"the prompt starting {prompt[:60]!r} has {length} tokens, and with `max_new_tokens`="
+                    f"{self.max_new_tokens} goes beyond the {places} positions of {self.name}. Shorten it, or set "
+                    "`max_new_tokens` lower.",
+                )
+
+    @contextmanager
+    def _own_config(self) -> Iterator[GenerationConfig]:
+        """Greedy decoding; what the checkpoint says is set aside meanwhile, since `generate` fills in from it."""
+        model, tokenizer = base_of(self.model), self.processor.tokenizer
+        given = model.generation_config
+        ends = given.eos_token_id
+        ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+        if not ends:
+            raise ValueError(f"{self.name} has no end token, neither in its generation config nor in its tokenizer.")
+        pad = tokenizer.pad_token_id
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=sorted(ends),
+            pad_token_id=min(ends) if pad is None else pad,
+            bos_token_id=given.bos_token_id,
+            use_cache=True,
+        )
+        model.generation_config = config
+        try:
+            yield config
+        finally:
+            model.generation_config = given
+
+
+def base_of(model: Any) -> Any:
+    """The model inside an adapter, or the model itself."""
+    return model.get_base_model() if is_peft_model(model) else model
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """While it lasts, every module evaluates; then each is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def weights_digest(model: Any) -> str:
+    """A hash of samples of every parameter, of this process's shards where it is sharded."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        value = getattr(parameter, "ds_tensor", parameter)  # DeepSpeed ZeRO-3
+        value = value.to_local() if isinstance(value, DTensor) else value
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        if value.device.type != "meta" and value.numel():
+            flat = value.detach().reshape(-1)
+            samples = flat[:: max(1, flat.numel() // WEIGHT_SAMPLES)]
+            digest.update(samples.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _whole_root(model: Any) -> Iterator[None]:
+    """While it lasts, FSDP's outermost parameters are not sharded: `generate` encodes images before its first forward,
+    so outside of the hooks that would gather them."""
+    if isinstance(model, FullyShardedDataParallel):
+        with FullyShardedDataParallel.summon_full_params(model, recurse=False, writeback=False):
+            yield
+    elif isinstance(model, FSDPModule):
+        model.unshard()
+        try:
+            yield
+        finally:
+            model.reshard()
+    else:
+        yield

@@ -1,0 +1,95 @@
+"""The rows of an evaluation, checked before anything is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..views import INDEX_COLUMN, PAIR_PROMPTS, PairError, View, describe_row, load_images, validate_pair
+from .conditions import image_digests
+
+
+FACTS = ("id", "category", "level")
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Pairs that can be asked."""
+
+    rows: Sequence[Mapping[str, Any]]
+    """As stored: their images are not decoded."""
+    facts: list[dict[str, Any]]
+    """Of each row its position (`row`), `id`, `category` and `level`."""
+    expected: list[str]
+    """The right answers."""
+    choices: list[list[str] | None]
+    shown: list[tuple[str, ...]]
+    """Digests of the images of the vision_centric view."""
+    digest: str
+    """Of all that the rows say and show."""
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+
+def check_rows(pairs: Any, *, needs_completion: bool = False, show_progress: bool = True) -> CheckedRows:
+    """Read every row once, with its images.
+
+    Args:
+        pairs: A dataset, or any iterable of rows. A row is a pair with an `answer`; `id`, `category`, `level` and
+            `choices` are optional.
+        needs_completion: Whether each row needs its `completion`.
+        show_progress: Draw a progress bar.
+
+    Raises:
+        PairError: a row that is no pair, has no `answer`, or has an image that cannot be read.
+        ValueError: no rows.
+    """
+    from tqdm.auto import tqdm
+
+    rows = _stored(pairs)
+    if not len(rows):
+        raise ValueError("there is no pair to evaluate: the dataset is empty. Check its split and its filters.")
+    facts, expected, choices, shown = [], [], [], []
+    digest = hashlib.sha256()
+    for position in tqdm(range(len(rows)), desc="reading rows", unit="row", disable=not show_progress, leave=False):
+        row = rows[position]
+        name = describe_row(row)
+        validate_pair(row, name=name, needs_completion=needs_completion)
+        facts.append({"row": position, **{name: row.get(name) for name in FACTS}})
+        expected.append(_answer(row, name))
+        choices.append(row.get("choices"))
+        text_images, vision_images = (
+            image_digests(load_images(row, view, name)) for view in (View.TEXT_RICH, View.VISION_CENTRIC)
+        )
+        shown.append(vision_images)
+        told = [row.get(column) for column in (*PAIR_PROMPTS, "completion", "level_prompts")]
+        told += [facts[-1], expected[-1], choices[-1], text_images, vision_images]
+        digest.update(json.dumps(told, default=str).encode())
+    return CheckedRows(rows, facts, expected, choices, shown, digest.hexdigest()[:16])
+
+
+def _stored(pairs: Any) -> Sequence[Mapping[str, Any]]:
+    from datasets import Dataset
+
+    from ..data.rows import PairRows
+
+    if isinstance(pairs, Dataset):
+        rows: Any = PairRows(pairs)
+        return rows
+    if isinstance(pairs, Mapping):
+        raise ValueError(f"`pairs` has the splits {', '.join(map(str, pairs))}; give one of them.")
+    return [{**row, INDEX_COLUMN: position} for position, row in enumerate(pairs)]
+
+
+def _answer(row: Mapping[str, Any], name: str) -> str:
+    answer = row.get("answer")
+    if isinstance(answer, str) and answer.strip():
+        return answer
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        return str(answer)
+    problem = "`answer` is missing" if answer is None else f"`answer` is {answer!r}, which is no answer"
+    raise PairError(name, f"{problem}.", "Give the right answer, by which the model's are graded.")
