@@ -33,6 +33,9 @@ LAYERS = {
     "forward": 2,
     "metrics": 2,
     "evaluation": 2,
+    "gap_metrics": 2,
+    "run_record": 2,
+    "callbacks": 3,
     "config": 3,
     "preflight": 2,
     "trainer": 3,
@@ -157,6 +160,7 @@ def test_public_names():
 
     assert trl_modality.__all__ == sorted(trl_modality.__all__)
     assert set(trl_modality.__all__) == {
+        "GapCallback",
         "ModalityBalancedSFTConfig",
         "ModalityBalancedSFTTrainer",
         "PairError",

@@ -14,7 +14,7 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = ModalityBalancedSFTConfig.__doc__
-    assert len(OURS) == 22
+    assert len(OURS) == 25
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -37,6 +37,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "curriculum_period: 0.25\ncurriculum_target_gap: 0.1\ncurriculum_window: 8\n"
         "kl_schedule: until\nkl_schedule_at: 0.6\n"
         "replay_ratio: 0.3\nreplay_schedule: from\nreplay_schedule_at: 0.7\n"
+        "gap_eval_rows: 64\ngap_eval_max_new_tokens: 32\ngap_eval_tolerance: 0.01\n"
     )
     flags = [
         "--kl_weight",
@@ -80,6 +81,9 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "replay_schedule": "from",
         "replay_schedule_at": 0.7,
         "check_rows": -1,
+        "gap_eval_rows": 64,
+        "gap_eval_max_new_tokens": 32,
+        "gap_eval_tolerance": 0.01,
     }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
+    "GapCallback": "callbacks",
     "ModalityBalancedSFTConfig": "config",
     "ModalityBalancedSFTTrainer": "trainer",
     "PairError": "views",
@@ -19,6 +20,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "GapCallback",
     "ModalityBalancedSFTConfig",
     "ModalityBalancedSFTTrainer",
     "PairError",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .callbacks import GapCallback
     from .collator import PairedCollator
     from .config import ModalityBalancedSFTConfig
     from .trainer import ModalityBalancedSFTTrainer

@@ -299,3 +299,15 @@ def shared_prefix_attention(decoder: PreTrainedModel) -> Iterator[None]:
     finally:
         if not had_it:
             give_back(decoder)
+
+
+@contextmanager
+def own_attention(decoder: PreTrainedModel) -> Iterator[None]:
+    """The attention that a decoder had, while it lasts: to generate, where there are no segments."""
+    had_it = follows_segments(decoder)
+    give_back(decoder)
+    try:
+        yield
+    finally:
+        if had_it:
+            use_shared_prefix(decoder)

@@ -91,6 +91,14 @@ def labels_of(batch: dict[str, Any], views: set[View]) -> torch.Tensor:
     return labels
 
 
+def without_examples_from(inputs: dict[str, Any], first: int) -> dict[str, Any]:
+    """The batch with nothing to learn of the examples at position `first` and after it."""
+    layout = inputs["view_layout"]
+    examples = torch.tensor([example for view in layout.rows for example in layout.examples[view]])
+    labels = inputs["labels"].masked_fill((examples >= first).unsqueeze(1).to(inputs["labels"].device), -100)
+    return {**inputs, "labels": labels}
+
+
 def shared_prefix(first: torch.Tensor, second: torch.Tensor) -> int:
     """How many tokens two rows have in common from the start; one at least is left to each."""
     n = max(0, min(len(first), len(second)) - 1)

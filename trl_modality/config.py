@@ -17,6 +17,9 @@ from .sampling import schedule_of
 
 logger = logging.get_logger(__name__)
 
+# How the metrics end of which less is better; the host knows `loss` alone
+LESS_IS_BETTER = ("accuracy_gap", "gap_nats", "_nll", "_kl")
+
 
 @dataclass
 class ModalityBalancedSFTConfig(SFTConfig):
@@ -107,6 +110,21 @@ class ModalityBalancedSFTConfig(SFTConfig):
             Number of rows, spread evenly over each dataset, that are put through the collator before the first step,
             so that bad input fails there. −1 checks every row, 0 none; of a stream, the first 16 at most. Other bad
             rows fail when they are reached.
+
+        > Parameters that control how the gap is measured
+
+        gap_eval_rows (`int`, *optional*, defaults to `0`):
+            Number of pairs of each evaluation dataset, spread evenly over it, that the model answers in both views at
+            every evaluation; its answers are graded by the `answer` of the pair. −1 asks every pair, 0 none; of a
+            stream, the first ones are asked. The metrics are `eval_text_rich_accuracy`,
+            `eval_vision_centric_accuracy` and `eval_accuracy_gap`.
+        gap_eval_max_new_tokens (`int`, *optional*, defaults to `256`):
+            Tokens that an answer may have.
+        gap_eval_tolerance (`float`, *optional*, defaults to `0.0`):
+            Relative error that a number in an answer may have; 0.01 is the protocol of arXiv 2510.22836.
+
+        `greater_is_better` of [`~transformers.TrainingArguments`] is False by default where `metric_for_best_model` is
+        a gap, a divergence or a loss of a view.
     """
 
     # Parameters that control the loss
@@ -257,6 +275,24 @@ class ModalityBalancedSFTConfig(SFTConfig):
         },
     )
 
+    # Parameters that control how the gap is measured
+    gap_eval_rows: int = field(
+        default=0,
+        metadata={
+            "help": "Number of pairs of each evaluation dataset, spread evenly over it, that the model answers in "
+            "both views at every evaluation; its answers are graded by the `answer` of the pair. -1 asks every pair, "
+            "0 none; of a stream, the first ones are asked. The metrics are `eval_text_rich_accuracy`, "
+            "`eval_vision_centric_accuracy` and `eval_accuracy_gap`."
+        },
+    )
+    gap_eval_max_new_tokens: int = field(default=256, metadata={"help": "Tokens that an answer may have."})
+    gap_eval_tolerance: float = field(
+        default=0.0,
+        metadata={
+            "help": "Relative error that a number in an answer may have; 0.01 is the protocol of arXiv 2510.22836."
+        },
+    )
+
     def __post_init__(self):
         for name in ("text_rich_weight", "vision_centric_weight", "kl_weight"):
             weight = getattr(self, name)
@@ -290,7 +326,21 @@ class ModalityBalancedSFTConfig(SFTConfig):
         self._check_curriculum()
         if self.check_rows < -1:
             raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
+        self._check_gap_eval()
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(LESS_IS_BETTER):
+            self.greater_is_better = False
         super().__post_init__()
+
+    def _check_gap_eval(self) -> None:
+        if self.gap_eval_rows < -1:
+            raise ValueError(f"`gap_eval_rows` must be ≥ -1, got {self.gap_eval_rows}; -1 asks every pair, 0 none.")
+        if self.gap_eval_max_new_tokens < 1:
+            raise ValueError(f"`gap_eval_max_new_tokens` must be at least 1, got {self.gap_eval_max_new_tokens}.")
+        if not 0.0 <= self.gap_eval_tolerance < 1.0:
+            raise ValueError(
+                f"`gap_eval_tolerance` must be in [0, 1), got {self.gap_eval_tolerance}; it is a relative error, and "
+                "0 accepts only the number itself."
+            )
 
     def _check_curriculum(self) -> None:
         if self.curriculum not in (*SCHEDULES, "adaptive"):

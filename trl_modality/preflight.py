@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
@@ -351,4 +352,20 @@ def keep_ranks_apart(args: TrainingArguments, datasets: Mapping[str, AnyDataset]
         logger.warning(
             "A streamed `eval_dataset` on several ranks repeats rows to fill the last batch, and its metrics count "
             "them. Give a map-style dataset for exact figures."
+        )
+
+
+def reject_parallelism(accelerator: Accelerator, loss_backend: str) -> None:
+    """Ways to spread a model over devices that pairs, or this back end of their loss, cannot go."""
+    parallelism = accelerator.parallelism_config
+    if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+        raise ValueError(
+            "Context and sequence parallelism are not supported on datasets with pairs: they cut the rows, and "
+            "the two views of a pair with them. Set `cp_size` and `sp_size` to 1."
+        )
+    deepspeed = accelerator.state.deepspeed_plugin
+    if deepspeed is not None and deepspeed.zero_stage == 3 and loss_backend == "reference":
+        raise ValueError(
+            "`loss_backend='reference'` needs the whole head in its backward, where DeepSpeed ZeRO-3 has sharded "
+            "it again. Leave it at 'auto'."
         )

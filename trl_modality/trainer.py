@@ -3,7 +3,7 @@
 import copy
 import inspect
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import is_peft_model
@@ -16,17 +16,22 @@ from . import preflight
 from ._compat import keep_4bit_trainable, last_complete_checkpoint, load_renamed_checkpoint
 from ._extras import require
 from .attention import follows_segments, shared_prefix_attention
-from .batch import labels_of, with_images_repeated
+from .batch import labels_of, with_images_repeated, without_examples_from
 from .collator import PairedCollator
 from .config import paired_config
 from .curriculum import BatchCut, Mix, Schedule
 from .data.rows import PairRows
 from .forward import LossSettings, PairedModelOutput, add_paired_loss
+from .gap_metrics import EvaluationGap
 from .metrics import LossMetrics, counts_of
 from .run_plan import PLAN_STATE, RunPlan, Steps
+from .run_record import count_parameters, write_run_record
 from .sampling import lengths_of
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
 
+
+if TYPE_CHECKING:
+    from .evaluation.gap import ModalityGapEvaluator
 
 logger = logging.get_logger(__name__)
 
@@ -62,6 +67,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             skill stays. A `Dataset` or an `IterableDataset` of `messages`, `prompt` and `completion`, or `text`.
         schedule: In place of the `curriculum` of the config: a function from progress in [0, 1] to a
             [`~curriculum.Mix`].
+        gap_evaluator: Asked at every evaluation, in place of rows of the `eval_dataset` (`gap_eval_rows`): a
+            [`~evaluation.gap.ModalityGapEvaluator`] of pairs, conditions and grading of your own.
         *args, **kwargs: As for `SFTTrainer`. `args` may be a [`ModalityBalancedSFTConfig`] or any config that the host
             takes; the settings of pairs then have their defaults. `compute_metrics` and what goes with it is refused
             on datasets with pairs: a pair is two rows of logits.
@@ -77,7 +84,14 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         "id": "2510.22836",
     }
 
-    def __init__(self, *args, replay_dataset: Any = None, schedule: Schedule | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        replay_dataset: Any = None,
+        schedule: Schedule | None = None,
+        gap_evaluator: "ModalityGapEvaluator | None" = None,
+        **kwargs,
+    ):
         given = inspect.signature(SFTTrainer.__init__).bind_partial(self, *args, **kwargs).arguments
         given.pop("self")
         if isinstance(given.get("quantization_config"), BitsAndBytesConfig):
@@ -91,6 +105,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._uses_views = bool(with_pairs) or (padding_free and preflight.has_images(datasets))
         self.replay_dataset = preflight.replay_of(replay_dataset, given.get("args"), datasets, self._uses_views)
         self._run_plan: RunPlan | None = None
+        self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
         preflight.check_schedule(schedule, given.get("args"), self._uses_views)
         if self._uses_views:
             given["args"] = copy.copy(paired_config(given.get("args"), given.get("model")))
@@ -107,22 +122,12 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         if self._uses_views:
             self.args.padding_free = padding_free
             self._set_up_pairs(schedule, own_collator=given.get("data_collator") is None)
+        self._gap = EvaluationGap(self, gap_evaluator)
 
     def _set_up_pairs(self, schedule: Schedule | None, own_collator: bool) -> None:
         """Everything that only a run with pairs has; the host is complete by now."""
         args: Any = self.args
-        parallelism = self.accelerator.parallelism_config
-        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            raise ValueError(
-                "Context and sequence parallelism are not supported on datasets with pairs: they cut the rows, and "
-                "the two views of a pair with them. Set `cp_size` and `sp_size` to 1."
-            )
-        is_zero3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
-        if is_zero3 and args.loss_backend == "reference":
-            raise ValueError(
-                "`loss_backend='reference'` needs the whole head in its backward, where DeepSpeed ZeRO-3 has sharded "
-                "it again. Leave it at 'auto'."
-            )
+        preflight.reject_parallelism(self.accelerator, args.loss_backend)
         model: Any = self.model
         base_model = model.get_base_model() if is_peft_model(model) else model
         processor: Any = self.processing_class
@@ -139,10 +144,11 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         )
         self._set_up_collator(own_collator)
         self._run_plan = RunPlan(args, schedule, self.replay_dataset)
+        self._schedule = schedule
+        self.parameter_counts = count_parameters(model)  # (trainable, all), before FSDP shards them
         train_dataset: Any = self.train_dataset
         preflight.check_levels(self._run_plan.mixes, train_dataset)
         self.add_callback(Steps(self))
-        self._loss_metrics = {"train": LossMetrics(), "eval": LossMetrics()}
         self._tokens_seen = {"num_tokens": 0.0, "num_tokens_saved": 0.0}
         if args.check_rows:
             self._check_rows()
@@ -231,6 +237,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._loss_metrics["train"] = LossMetrics()
         if self._run_plan is not None:
             self._run_plan.begin()
+        write_run_record(self, self._schedule)
 
     def end_step(self) -> None:
         """After every step."""
@@ -251,7 +258,10 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
         with self._attention():
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self._uses_views:
+            self.save_state()  # the curves, for whoever has no checkpoint
+        return output
 
     def _attention(self) -> AbstractContextManager[None]:
         """While it lasts, the decoder takes rows in one sequence, if the run has any; then it is what it was."""
@@ -320,35 +330,33 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
                     f"`{name}` has pairs, but the trainer was set up without. Give it a dataset with pairs at the "
                     "start (as `train_dataset` or `eval_dataset`)."
                 )
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with self._gap.of(eval_dataset):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
-        if not self._uses_views:
-            return super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
         self._loss_metrics["eval"] = LossMetrics()  # not those of an evaluation that failed half-way
         # Losses only: a pair is two rows, so the host's logits would not line up with its examples
+        losses_only = True if self._uses_views else prediction_loss_only
         with self._attention():
-            output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        report = self._loss_metrics["eval"].report(self._sum_over_ranks, self.accelerator.device)
-        report = {key: value for key, value in report.items() if key not in ("input_tokens", "saved_tokens")}
+            output = super().evaluation_loop(dataloader, description, losses_only, ignore_keys, metric_key_prefix)
         metrics: Any = output.metrics
-        metrics.update({f"{metric_key_prefix}_{key}": value for key, value in (report | self._tokens_seen).items()})
+        if self._uses_views:
+            report = self._loss_metrics["eval"].report(self._sum_over_ranks, self.accelerator.device)
+            report = {key: value for key, value in report.items() if key not in ("input_tokens", "saved_tokens")}
+            report |= self._tokens_seen
+            metrics.update({f"{metric_key_prefix}_{key}": value for key, value in report.items()})
+        metrics.update(self._gap.measure(metric_key_prefix))
         return output
 
     def _without_duplicates(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Ignore the rows that a sampler repeats to fill the last batch of all ranks, so that each row counts once."""
-        state, layout = self.accelerator.gradient_state, inputs["view_layout"]
+        state = self.accelerator.gradient_state
         if not (state.end_of_dataloader and state.remainder > 0):
             return inputs
         per_process = self.args.eval_batch_size // (self.args.world_size if self.accelerator.split_batches else 1)
-        own = state.remainder - self.args.process_index * per_process
-        examples = torch.tensor([example for view in layout.rows for example in layout.examples[view]])
-        labels = inputs["labels"].masked_fill((examples >= own).unsqueeze(1).to(inputs["labels"].device), -100)
-        return {**inputs, "labels": labels}
+        return without_examples_from(inputs, state.remainder - self.args.process_index * per_process)
 
     # Checkpoints
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset
-from tiny import pair_dataset, tiny_llava
+from tiny import answered_dataset, pair_dataset, tiny_llava
 
 from trl_modality.cli import main
 
@@ -91,6 +91,25 @@ def test_recipes_are_the_papers(recipe):
     assert (settings["kl_weight"] > 0) == recipe.startswith("kl")
     if settings["curriculum"] == "two_stage":
         assert settings["curriculum_switch"] * settings["max_steps"] == 200
+
+
+def test_the_gap_is_measured_at_every_evaluation(train, folders, tmp_path):
+    pairs = tmp_path / "answered"
+    for split, count in (("train", 16), ("test", 5)):
+        answered_dataset(count).to_parquet(pairs / f"{split}.parquet")
+    recipe = tmp_path / "gap.yaml"
+    settings = yaml.safe_load((RECIPES / "kl.yaml").read_text())
+    measured = {"gap_eval_rows": 2, "gap_eval_max_new_tokens": 4, "eval_strategy": "steps", "eval_steps": 2}
+    recipe.write_text(yaml.safe_dump({**settings, **measured}))
+    train(recipe.with_suffix(""), "--dataset_name", str(pairs))
+    out = tmp_path / "out"
+    state = json.loads((out / "trainer_state.json").read_text())
+    logged = [log for log in state["log_history"] if "eval_accuracy_gap" in log]
+    assert [log["step"] for log in logged] == [2, 4]
+    assert json.loads((out / "evals" / "step-4" / "gap.json").read_text())["rows"] == 2
+    record = json.loads((out / "run.json").read_text())
+    assert record["model"] == str(folders / "model")
+    assert record["config"]["gap_eval_rows"] == 2
 
 
 def test_replay_has_a_loss_of_its_own(train, folders):

@@ -48,6 +48,12 @@ def pair_dataset(count: int, first: int = 0) -> Dataset:
     return Dataset.from_list([pair_row(first + i) for i in range(count)], features=PAIR_FEATURES)
 
 
+def answered_dataset(count: int, first: int = 0, answer: str = "1") -> Dataset:
+    """Pairs with an answer, which is the same for all."""
+    rows = [{**pair_row(first + i), "answer": answer} for i in range(count)]
+    return Dataset.from_list(rows, features=Features({**PAIR_FEATURES, "answer": Value("string")}))
+
+
 def written_out(rows: list[dict]) -> list[dict]:
     """The rows as a user of SFTTrainer would write them: each view a row of its own, `prompt` and `completion`."""
     return [
