@@ -39,6 +39,7 @@ LAYERS = {
     "config": 3,
     "preflight": 2,
     "trainer": 3,
+    "report": 3,
     "cli": 4,
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_KERNEL_LINES = 400, 60, 120

@@ -22,6 +22,7 @@ COMMANDS = {
     "data": Command("data", "make pairs, look at them, count what is in them"),
     "eval": Command("eval", "measure the gap between the views of a model, and its text skill"),
     "check": Command("check", "put every row of a dataset through a model's processor, without training"),
+    "report": Command("report", "write a page about runs and evaluations, with figures and a table for a model card"),
 }
 USAGE = "usage: trl-modality [--help] [--version] COMMAND ..."
 

@@ -1,0 +1,8 @@
+"""Reports on runs and evaluations: a page for people, pictures and Markdown for a model card."""
+
+from .markdown import card_section
+from .runs import read_run
+from .write import ReportFiles, write_report
+
+
+__all__ = ["ReportFiles", "card_section", "read_run", "write_report"]

@@ -1,0 +1,164 @@
+"""The tables of a report, for HTML and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .bars import decimal
+from .runs import Estimate, Evaluation, Run
+from .text import html_text, markdown_text
+from .wording import between, ordered, percent
+
+
+class Cell(NamedTuple):
+    """A figure, and its interval or another remark."""
+
+    text: str
+    note: str = ""
+
+
+class Table(NamedTuple):
+    """A table; the first cell of each row names it."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def to_html(self) -> str:
+        """A `table` in a box of its own that scrolls sideways."""
+        head = "".join(f'<th scope="col">{html_text(name)}</th>' for name in self.head)
+        rows = "".join(f"<tr>{_html_cells(row)}</tr>" for row in self.rows)
+        caption = html_text(self.caption)
+        return (
+            f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0"><table>'
+            f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        )
+
+    def to_markdown(self) -> str:
+        rows = [[_markdown_cell(cell) for cell in row] for row in self.rows]
+        lines = [[markdown_text(name) for name in self.head], ["---", *["---:"] * (len(self.head) - 1)], *rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _html_cells(row: Sequence[Cell]) -> str:
+    first, *others = (
+        html_text(cell.text) + (f"<small>{html_text(cell.note)}</small>" * bool(cell.note)) for cell in row
+    )
+    return f'<th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = markdown_text(cell.text)
+    return f"{text} ({markdown_text(cell.note)})" if cell.note else text
+
+
+NOTHING = Cell("\u2013")
+
+
+def share_cell(estimate: Estimate | None) -> Cell:
+    return NOTHING if estimate is None else Cell(percent(estimate.value), between(estimate))
+
+
+def points_cell(estimate: Estimate | None) -> Cell:
+    return NOTHING if estimate is None else Cell(decimal(100 * estimate.value), between(estimate))
+
+
+def nats_cell(estimate: Estimate | None) -> Cell:
+    return NOTHING if estimate is None else Cell(decimal(estimate.value, 3), between(estimate, 1.0, 3))
+
+
+def run_table(run: Run) -> Table:
+    """All that was measured of a run: a row for each quantity, a column for each evaluation, the first to the last."""
+    evaluations = list(run.evaluations)
+    rows: list[list[Cell]] = []
+    for name in ordered({name: 1 for evaluation in evaluations for name in evaluation.conditions}):
+        rows.append([Cell(f"{name} accuracy"), *(share_cell(e.conditions.get(name)) for e in evaluations)])
+    if any(e.gap for e in evaluations):
+        rows.append([Cell("gap, points"), *(points_cell(e.gap) for e in evaluations)])
+    if any(e.vision_gain for e in evaluations):
+        rows.append([Cell("vision gain, points"), *(points_cell(e.vision_gain) for e in evaluations)])
+    for name in ordered({name: 1 for evaluation in evaluations for name in evaluation.nats}):
+        values = (Cell(decimal(e.nats[name], 3)) if name in e.nats else NOTHING for e in evaluations)
+        rows.append([Cell(f"{name} loss, nats per token"), *values])
+    if any(e.nats_gap for e in evaluations):
+        rows.append([Cell("gap, nats per token"), *(nats_cell(e.nats_gap) for e in evaluations)])
+    for task in _tasks(evaluations):
+        found = (e.text.tasks.get(task) if e.text else None for e in evaluations)
+        rows.append([Cell(f"{task} accuracy"), *map(share_cell, found)])
+    for task in _tasks(evaluations):
+        regrets = [e.text.regret.get(task) if e.text else None for e in evaluations]
+        if any(regrets):
+            rows.append([Cell(f"{task} regret, points"), *map(points_cell, regrets)])
+    return Table(f"All that was measured: {run.name}", ["", *(e.name for e in evaluations)], rows)
+
+
+def _tasks(evaluations: Sequence[Evaluation]) -> list[str]:
+    return list(dict.fromkeys(task for e in evaluations if e.text for task in e.text.tasks))
+
+
+def text_table(run: Run) -> Table | None:
+    """Text skill by task: the baseline, the trained model, and the regret; `None` where it was not measured."""
+    last = run.last
+    if last is None or last.text is None:
+        return None
+    first = run.before.text.tasks if run.before is not None and run.before.text else {}
+    rows = [
+        [
+            Cell(task, f"{estimate.total:,} questions" if estimate.total else ""),
+            share_cell(first.get(task)),
+            share_cell(estimate),
+            points_cell(last.text.regret.get(task)),
+        ]
+        for task, estimate in last.text.tasks.items()
+    ]
+    return Table(f"Text skill: {run.name}", ["task", "before", last.name, "regret, points"], rows)
+
+
+def group_table(run: Run, by: str) -> Table | None:
+    """Accuracies and gap of each category or level, before and last; `None` where there are none."""
+    last = run.last
+    if last is None or not last.groups.get(by):
+        return None
+    before = run.before.groups.get(by, {}) if run.before is not None else {}
+    states = [("before", before), (last.name, last.groups[by])] if before else [(last.name, last.groups[by])]
+    head = [by, "pairs", *(f"{quantity}, {name}" for quantity in _QUANTITIES for name, _ in states)]
+    names = dict.fromkeys([*last.groups[by], *before])
+    rows = []
+    for name in names:
+        groups = [groups.get(name) for _, groups in states]
+        totals = [e.total for g in groups if g for e in g.conditions.values() if e.total is not None]
+        cells = (cell_of(group) for cell_of in _QUANTITIES.values() for group in groups)
+        rows.append([Cell(name), Cell(f"{totals[-1]:,}") if totals else NOTHING, *cells])
+    return Table(f"By {by}: {run.name}", head, rows)
+
+
+_QUANTITIES = {
+    "text_rich": lambda group: share_cell(group.conditions.get("text_rich") if group else None),
+    "vision_centric": lambda group: share_cell(group.conditions.get("vision_centric") if group else None),
+    "gap": lambda group: points_cell(group.gap if group else None),
+}
+
+
+def compared_table(runs: Sequence[Run]) -> Table | None:
+    """Several runs side by side: gap before and last, accuracies and regrets last; `None` of one run."""
+    lasts = [run.last for run in runs]
+    if len(runs) < 2 or not any(lasts):
+        return None
+    tasks = list(dict.fromkeys(task for last in lasts if last and last.text for task in last.text.regret))
+    rows = []
+    for run, last in zip(runs, lasts, strict=True):
+        shares = last.conditions if last else {}
+        regrets = last.text.regret if last and last.text else {}
+        rows.append(
+            [
+                Cell(run.name, last.name if last else ""),
+                points_cell(run.before.gap if run.before else None),
+                points_cell(last.gap if last else None),
+                share_cell(shares.get("text_rich")),
+                share_cell(shares.get("vision_centric")),
+                *(points_cell(regrets.get(task)) for task in tasks),
+            ]
+        )
+    head = ["", "gap before, points", "gap, points", "text_rich accuracy", "vision_centric accuracy"]
+    return Table("The runs side by side", [*head, *(f"{task} regret, points" for task in tasks)], rows)
