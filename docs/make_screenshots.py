@@ -1,7 +1,7 @@
 """Screenshots of a report in headless Chromium: desktop and phone widths, light and dark.
 
     python docs/make_screenshots.py outputs/llava_kl/report.html docs/images
-    python docs/make_screenshots.py --height 0 outputs/llava_kl/report.html /tmp/whole_pages
+    python docs/make_screenshots.py --height 0 outputs/llava_kl/report.html whole_pages
 
 Writes `report-desktop-light.png`, `report-desktop-dark.png`, `report-phone-light.png`, `report-phone-dark.png`, and
 fails where a page is wider than its window. Needs `chromium` (or CHROMIUM=path) and Pillow.

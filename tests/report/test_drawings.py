@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from report_runs import history, rich_run, write_state
+from report_runs import BEFORE, MadeEvaluation, history, rich_run, write_state
 
 from trl_modality.report.bars import Bar, BarGroup, Caption, bar_chart, decimal, figures_of
 from trl_modality.report.curves import Band, Curve, curve_chart, thinned
 from trl_modality.report.drawing import WIDTH, Box, Label, Line
-from trl_modality.report.figures import curriculum_bands, training_figures
+from trl_modality.report.figures import curriculum_bands, group_figures, training_figures
 from trl_modality.report.logs import Log
 from trl_modality.report.palette import GROUND, INK
 from trl_modality.report.png import to_png
@@ -118,6 +118,33 @@ def test_stages_are_named_in_words(tmp_path):
     loss = training_figures(read_run(tmp_path), "", "")[0][0]
     words = [mark.text for mark in loss.marks if isinstance(mark, Label)]
     assert {"text_rich", "vision_centric", "Loss of each view"} <= set(words)
+
+
+def test_several_sets_in_training_have_a_figure_each():
+    series = {
+        f"eval_{name}_{view}_accuracy": {10: 0.5, 20: 0.6, 30: 0.7}
+        for name in ("charts", "tables")
+        for view in ("text_rich", "vision_centric")
+    }
+    series["eval_charts_text_rich_token_accuracy"] = {10: 0.9}
+    main, _ = training_figures(Run("run", log=Log(series, 30, "trainer_state.json")), "", "")
+    assert [drawing.title for drawing in main] == ["Accuracy in training, charts", "Accuracy in training, tables"]
+    assert len({drawing.name for drawing in main}) == 2
+
+
+def test_a_bar_without_an_interval():
+    drawing = bar_chart(CAPTION, [BarGroup("", [Bar("a", Estimate(0.5), "gap")])])
+    assert "0.5  (no interval)" in [mark.text for mark in drawing.marks if isinstance(mark, Label)]
+    ElementTree.fromstring(to_svg(drawing))
+
+
+def test_of_many_groups_the_largest_are_drawn(tmp_path):
+    names = tuple(f"group-{number:02}" for number in range(30))
+    MadeEvaluation(tmp_path, BEFORE, rows=40, categories=names).write()  # the first ten have two rows, others one
+    for drawing in group_figures(read_run(tmp_path), "category", "", ""):
+        drawn = [mark.text for mark in drawing.marks if isinstance(mark, Label) and mark.text.startswith("group-")]
+        assert drawn == list(names[:12])
+        assert "12 largest of 30 groups" in " ".join(mark.text for mark in drawing.marks if isinstance(mark, Label))
 
 
 def test_one_logged_point_is_drawn():

@@ -12,7 +12,7 @@ from trl_modality.report.runs import read_run, read_runs
 
 def test_a_rich_run_is_read_whole(tmp_path):
     run = read_run(rich_run(tmp_path / "kl", "KL", "two_stage", True, 1, examples=2))
-    assert (run.name, run.seed, run.train_rows, run.model) == ("KL", 1, 8000, "tiny-llava")
+    assert (run.name, run.record["seed"], run.train_rows, run.model) == ("KL", 1, 8000, "tiny-llava")
     assert [e.name for e in run.evaluations] == ["before", "step-250", "after"]
     assert run.before.conditions["vision_centric"].total == 200
     assert list(run.last.groups["category"]) == ["bar", "grouped_bar", "line", "pie", "scatter", "table"]
@@ -23,12 +23,27 @@ def test_a_rich_run_is_read_whole(tmp_path):
     assert run.log.steps == 500
 
 
+def test_what_evaluations_may_leave_out_or_add(tmp_path):
+    folder = MadeEvaluation(tmp_path / "evals/after", AFTER, rows=30, nats=(0.1, 0.2)).write()
+    change(folder / "gap.json", "nats", "gap", {"estimate": 0.1, "total": 3})
+    changes = {"blind": {"estimate": 0.1, "low": -0.1, "high": 0.3, "total": 30}}
+    gap = {"estimate": -1.2, "low": -1.5, "high": -0.9, "total": 30}
+    change(folder / "gap.json", "baseline", {"name": "before", "conditions": changes, "gap": gap})
+    last = read_run(tmp_path).last
+    assert set(last.nats) == {"text_rich", "vision_centric"}
+    assert not last.nats_gap.has_interval
+    assert last.nats_gap.overlaps(last.gap)  # with no interval it is not distinguishable from anything
+    assert (last.comparison.baseline, last.comparison.gap.value) == ("before", -1.2)
+    assert last.comparison.conditions["blind"].high == 0.3
+
+
 def test_evaluations_stand_in_the_order_of_training(tmp_path):
-    for name in ("after", "step-1000", "best", "before", "step-200"):
+    for name in ("after", "step-1000", "best", "before", "step-200-charts", "step-200"):
         MadeEvaluation(tmp_path / "evals" / name, BEFORE, rows=20).write()
     run = read_run(tmp_path)
-    assert [e.name for e in run.evaluations] == ["before", "step-200", "step-1000", "best", "after"]
-    assert [e.step for e in run.evaluations] == [None, 200, 1000, None, None]
+    assert [e.name for e in run.evaluations] == ["before", "step-200", "step-200-charts", "step-1000", "best", "after"]
+    assert [e.step for e in run.evaluations] == [None, 200, 200, 1000, None, None]
+    assert run.evaluations[2].set_name == "charts"
 
 
 def test_an_evaluation_by_itself(tmp_path):

@@ -52,6 +52,7 @@ def test_markdown_is_one_line_without_markup(text):
 def test_markdown_blocks():
     assert markdown_text("# a <b>c</b> | d") == "\\# a &lt;b&gt;c&lt;/b&gt; \\| d"
     assert markdown_text("1. a\n- b") == "1\\. a - b"
+    assert markdown_text("8.3 (1.0 to 9.0)") == "8.3 (1.0 to 9.0)"
     assert markdown_text("kl_weight (1.0)") == "kl\\_weight (1.0)"
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from trl_modality.report.logs import Log
-from trl_modality.report.runs import Estimate, Evaluation, Run, TextSkill
+from trl_modality.report.runs import Comparison, Estimate, Evaluation, Run, TextSkill
 from trl_modality.report.wording import differences, headline, trained, vision_gain
 
 
@@ -35,6 +35,34 @@ def test_overlapping_intervals_are_no_difference(second):
     said = headline(run_of(evaluation("before", Estimate(0.41, 0.352, 0.468)), evaluation("after", second)))
     assert said[0].endswith("the intervals overlap, so the two are not distinguishable.")
     assert "went" not in said[0]
+
+
+@pytest.mark.parametrize(
+    ("paired", "ending"),
+    [
+        (Estimate(-0.06, -0.1, -0.02), "; change \u22126.0, \u221210.0 to \u22122.0)."),
+        (
+            Estimate(-0.06, -0.13, 0.01),
+            "the change of \u22126.0, \u221213.0 to 1.0, is not distinguishable from none.",
+        ),
+    ],
+)
+def test_a_change_on_the_same_rows_decides(paired, ending):
+    """It is sharper than two intervals, which overlap here."""
+    first, second = evaluation("before", Estimate(0.41, 0.36, 0.46)), Estimate(0.35, 0.3, 0.4)
+    said = headline(run_of(first, evaluation("after", second, comparison=Comparison("before", {}, paired))))[0]
+    assert said.endswith(ending)
+    assert ("went from" in said) == (paired.high < 0)
+    other = headline(run_of(first, evaluation("after", second, comparison=Comparison("another", {}, paired))))[0]
+    assert other.endswith("the intervals overlap, so the two are not distinguishable.")
+
+
+def test_without_intervals_nothing_is_told_apart():
+    before, after = (Evaluation(n, nats_gap=Estimate(gap)) for n, gap in (("before", 0.9), ("after", 0.1)))
+    said = headline(run_of(before, after))[0]
+    assert said.endswith(
+        "(95\u00a0% intervals no interval and no interval): without two intervals, they are not distinguishable."
+    )
 
 
 def test_what_is_left_of_the_gap():
@@ -124,6 +152,8 @@ def test_evaluations_that_cannot_be_compared():
         "b", dataset="charts", rows=200, settings={"tolerance": 0.0, "batch_size": 8, "conditions": ["x"]}
     )
     assert differences(first, same) == []
+    rows, weights = {"rows": "abc", "weights": "1"}, {"rows": "def", "weights": "2"}
+    assert differences(Evaluation("a", settings=rows), Evaluation("b", settings=weights)) == ["other rows"]
     other = Evaluation("b", dataset="tables", rows=100, confidence=0.9, settings={"tolerance": 0.01})
     assert differences(first, other) == [
         "dataset 'charts' and 'tables'",

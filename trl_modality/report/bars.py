@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,8 @@ def bar_chart(
         digits: Decimals of the figures.
     """
     bars = [bar for group in groups for bar in group.bars]
-    values = [end for bar in bars for end in (bar.estimate.low, bar.estimate.high, bar.estimate.value)]
+    estimates = [bar.estimate for bar in bars]
+    values = [part for e in estimates for part in (e.value, e.low, e.high) if math.isfinite(part)]
     ticks = nice_ticks(min(0.0, *values, *(bounds or ())), max(*values, *(bounds or (0.0,))), most=7)
     labels = min(max((text_width(bar.label, TEXT_SIZE) for bar in bars), default=0.0), _MOST_LABEL)
     figures = [figures_of(bar.estimate, digits) for bar in bars]
@@ -103,8 +105,14 @@ def heading(caption: Caption) -> tuple[list[Mark], float]:
 
 def figures_of(estimate: Estimate, digits: int) -> str:
     """`41.0  (35.2 to 46.8)`."""
-    value, low, high = (decimal(part, digits) for part in (estimate.value, estimate.low, estimate.high))
-    return f"{value}  ({low} to {high})"
+    return f"{decimal(estimate.value, digits)}  ({interval_text(estimate, digits)})"
+
+
+def interval_text(estimate: Estimate, digits: int = 1) -> str:
+    """`35.2 to 46.8`; where there is none, that."""
+    if not estimate.has_interval:
+        return "no interval"
+    return f"{decimal(estimate.low, digits)} to {decimal(estimate.high, digits)}"
 
 
 def decimal(value: float, digits: int = 1) -> str:
@@ -124,7 +132,7 @@ def _group_heading(group: BarGroup, y: float) -> list[Mark]:
 
 
 def _bar(bar: Bar, y: float, scale: Scale, labels: float, digits: int) -> list[Mark]:
-    low, value, high = (scale(part) for part in (bar.estimate.low, bar.estimate.value, bar.estimate.high))
+    value = scale(bar.estimate.value)
     zero, middle, top = scale(0.0), y + _ROW / 2, y + (_ROW - _BAR) / 2
     figures = figures_of(bar.estimate, digits)
     left, width = min(zero, value), max(abs(value - zero), 0.75)
@@ -134,10 +142,14 @@ def _bar(bar: Bar, y: float, scale: Scale, labels: float, digits: int) -> list[M
             Box(left, top, width, _BAR, "card", bar.role, tip=f"{bar.label}: {figures}"),
             Box(left, top, width, _BAR, bar.role, opacity=0.2),
         ]
+    whisker: list[Mark] = []
+    if bar.estimate.has_interval:
+        low, high = scale(bar.estimate.low), scale(bar.estimate.high)
+        whisker = _whisker(low, high, (left, left + width) if bar.is_solid else None, middle)
     return [
         Label(PAD, middle + 4, shorten(bar.label, TEXT_SIZE, labels), TEXT_SIZE, "muted", tip=bar.label),
         *body,
-        *_whisker(low, high, (left, left + width) if bar.is_solid else None, middle),
+        *whisker,
         Label(WIDTH - PAD, middle + 4, figures, TEXT_SIZE, anchor="end"),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .figures import VIEWS
 from .pictures import MOST_BYTES, data_uri
 from .runs import Answer, Evaluation, Example, Run
 from .text import cut, html_text
@@ -57,7 +58,11 @@ def _card(example: Example) -> tuple[str, list[str]]:
         else:
             pictures.append(f'<img src="{uri}" width="{width}" height="{height}" alt="Image of {_name(example)}">')
     category = f' <span class="tag">{html_text(cut(example.category, _MOST_NAME))}</span>' if example.category else ""
-    answers = "".join(_answer(view, answer) for view, answer in example.answers.items())
+    views, others = (
+        "".join(_answer(name, answer) for name, answer in example.answers.items() if (name in VIEWS) == is_view)
+        for is_view in (True, False)
+    )
+    controls = f'<details><summary>Other conditions</summary><div class="answers">{others}</div></details>'
     facts = _block(example.prompts["text_rich"]) if "text_rich" in example.prompts else ""
     more = f"<details><summary>text_rich prompt</summary>{facts}</details>" if facts else ""
     expected = html_text(cut(example.expected, _MOST_TEXT))
@@ -66,7 +71,7 @@ def _card(example: Example) -> tuple[str, list[str]]:
         f'<div class="pictures">{"".join(pictures)}</div>'
         f'<div class="asked">{_block(_question(example))}{more}'
         f'<p class="expected">Expected: <strong><bdi>{expected}</bdi></strong></p></div>'
-        f'<div class="answers">{answers}</div></article>',
+        f'<div class="answers">{views}</div>{controls if others else ""}</article>',
         notes,
     )
 

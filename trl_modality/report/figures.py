@@ -11,12 +11,14 @@ from .curves import LOW_PLOT_HEIGHT, Band, Curve, curve_chart
 from .drawing import Drawing
 from .logs import Log
 from .runs import Estimate, Evaluation, Run
-from .wording import CONDITIONS, ordered
+from .wording import CONDITIONS, CONTROLS, ordered
 
 
-_IN_TRAINING = re.compile(r"(?:eval_)?(?:gap[/_])?(text_rich_accuracy|vision_centric_accuracy|accuracy_gap)")
+# Of the one set that is evaluated, or of one of several by its name
+_IN_TRAINING = re.compile(r"eval_(?:(.+)_)?(text_rich|vision_centric)_accuracy")
 VIEWS = ("text_rich", "vision_centric")
 _LEAST_POINTS = (0.0, 5.0)  # an axis of differences goes so far: none of a tenth of a point looks large
+_MOST_GROUPS = 12  # in a figure; the table has them all
 _HOW = "whiskers are intervals"
 _GAP_UNIT = "nats per token, vision_centric minus text_rich"
 # Of runs side by side; not the colours of the views
@@ -48,7 +50,7 @@ def accuracy_figure(run: Run, slug: str, of: str) -> Drawing | None:
     groups = []
     for name in ordered({name: 1 for evaluation in states for name in evaluation.conditions}):
         found = [(e, e.conditions[name]) for e in states if name in e.conditions]
-        role = {"zoom": "vision_centric"}.get(name, name if name in VIEWS else "control")
+        role = name if name in VIEWS else "control" if name in CONTROLS else "vision_centric"
         bars = [Bar(e.name, share.scaled(100), role, e is not run.before) for e, share in found]
         groups.append(BarGroup(name, bars, CONDITIONS.get(name, "")))
     return _shares(f"accuracy{slug}", "Answered right", "pairs", groups, of)
@@ -57,7 +59,7 @@ def accuracy_figure(run: Run, slug: str, of: str) -> Drawing | None:
 def group_figures(run: Run, by: str, slug: str, of: str) -> list[Drawing]:
     """By category or level: the last accuracies of both views, and the gap before training and last."""
     states = [e for e in _first_and_last(run) if e.groups.get(by)]
-    names = dict.fromkeys(name for evaluation in reversed(states) for name in evaluation.groups[by])
+    names, some = _largest(states, by)
     accuracies, gaps = [], []
     for name in names:
         found = [(e, e.groups[by][name]) for e in states if name in e.groups[by]]
@@ -69,13 +71,24 @@ def group_figures(run: Run, by: str, slug: str, of: str) -> list[Drawing]:
     drawings = []
     if accuracies:
         title = f"Answered right by {by}, {states[-1].name}"
-        drawings += [_shares(f"accuracy_by_{by}{slug}", title, "pairs", accuracies, of)]
+        drawings += [_shares(f"accuracy_by_{by}{slug}", title, f"pairs{some}", accuracies, of)]
     if gaps:
-        caption = Caption(
-            f"gap_by_{by}{slug}", f"Gap by {by}", f"percentage points; {_HOW}", _said(gaps, "points"), of
-        )
+        subtitle = f"percentage points{some}; {_HOW}"
+        caption = Caption(f"gap_by_{by}{slug}", f"Gap by {by}", subtitle, _said(gaps, "points"), of)
         drawings.append(bar_chart(caption, gaps, _LEAST_POINTS))
     return [drawing for drawing in drawings if drawing is not None]
+
+
+def _largest(states: Sequence[Evaluation], by: str) -> tuple[list[str], str]:
+    """The groups with most pairs, in their order, and how many of how many they are, where some are left out."""
+    totals: dict[str, int] = {}
+    for evaluation in reversed(states):
+        for name, group in evaluation.groups[by].items():
+            totals.setdefault(name, max((share.total or 0 for share in group.conditions.values()), default=0))
+    if len(totals) <= _MOST_GROUPS:
+        return list(totals), ""
+    largest = sorted(totals, key=lambda name: -totals[name])[:_MOST_GROUPS]
+    return [name for name in totals if name in largest], f", {_MOST_GROUPS} largest of {len(totals)} groups"
 
 
 def text_figures(runs: Sequence[Run]) -> list[Drawing]:
@@ -129,13 +142,13 @@ def training_figures(run: Run, slug: str, of: str) -> tuple[list[Drawing], list[
     for name, title, unit, curves, may_be_log in (
         ("loss", "Loss of each view", "nats per token", _loss_curves(log), True),
         ("gap_in_training", "Gap in training", _GAP_UNIT, _curves(log, [("gap", "gap_nats", "gap")]), False),
-        ("accuracy_in_training", "Accuracy in training", "% of the pairs", _accuracy_curves(run), False),
         ("kl", "KL of the views", "nats per token", _curves(log, [("KL", "kl", "kl")]), True),
         ("replay", "Loss on replayed text", replayed, _curves(log, [("replay", "replay_nll", "replay")]), True),
     ):
         if curves:
             caption = Caption(f"{name}{slug}", title, unit, _said_curves(curves), of)
             main.append(curve_chart(caption, curves, bands, last_step, may_be_log))
+    main[2:2] = _accuracy_figures(run, slug, of, bands)
     for name, title, unit, curves in (
         ("replay_ratio", "Share of replay", "% of the rows", _varying(log, "replay_ratio", 100.0, "replay")),
         ("kl_weight", "Weight of the KL", "", _varying(log, "kl_weight", 1.0, "kl")),
@@ -197,16 +210,19 @@ def _said_curves(curves: Sequence[Curve]) -> str:
 
 
 def _curves(log: Log, wanted: Sequence[tuple[str, str, str]]) -> list[Curve]:
-    """Curves of (label, name in the log, role), with the evaluations in training as marks."""
+    """Curves of (label, name in the log, role), with the evaluations in training, of one set or several, as marks."""
     curves = []
     for index, (label, name, role) in enumerate(wanted):
-        points, evaluated = log.points(name), log.points(f"eval_{name}")
-        marked = [(step, Estimate(value, value, value)) for step, value in evaluated if math.isfinite(value)]
+        points = log.points(name)
+        evaluated = [key for key in sorted(log.series) if key.startswith("eval_") and key.endswith(f"_{name}")]
+        evaluated = [key for key in evaluated if _is_finite(log.points(key))]
         dash, shape = ((), "circle") if index == 0 else ((6, 3), "square")
         if _is_finite(points):
-            curves.append(Curve(f"{label}, training" if marked else label, role, points, dash=dash))
-        if marked:
-            curves.append(Curve(f"{label}, held out", role, marked=marked, shape=shape))
+            curves.append(Curve(f"{label}, training" if evaluated else label, role, points, dash=dash))
+        for key in evaluated:
+            held_out = key.removeprefix("eval_").removesuffix(name).rstrip("_") or "held out"
+            marked = [(step, Estimate(value, value, value)) for step, value in log.points(key) if math.isfinite(value)]
+            curves.append(Curve(f"{label}, {held_out}", role, marked=marked, shape=shape))
     return curves
 
 
@@ -226,21 +242,32 @@ def _is_finite(points: Sequence[tuple[float, float]]) -> bool:
     return any(math.isfinite(value) for _, value in points)
 
 
-def _accuracy_curves(run: Run) -> list[Curve]:
-    """Accuracies by step: those logged in training, and in their place evaluations of which there is a file."""
+def _accuracy_figures(run: Run, slug: str, of: str, bands: Sequence[Band]) -> list[Drawing]:
+    """Accuracies by step, of each set that is evaluated in training."""
     log = run.log
     assert log is not None
+    logged = {match[1] or "" for name in log.series if (match := _IN_TRAINING.fullmatch(name))}
+    sets = sorted(logged | {e.set_name for e in run.evaluations if e.step is not None})
+    drawings = []
+    for number, set_name in enumerate(sets):
+        curves = _accuracy_curves(run, log, set_name)
+        if curves:
+            name = f"accuracy_in_training{f'_{number + 1}' if len(sets) > 1 else ''}{slug}"
+            title = "Accuracy in training" + (f", {set_name}" if set_name else "")
+            caption = Caption(name, title, "% of the pairs", _said_curves(curves), of)
+            drawings.append(curve_chart(caption, curves, bands, float(log.steps)))
+    return drawings
+
+
+def _accuracy_curves(run: Run, log: Log, set_name: str) -> list[Curve]:
+    """Accuracies logged in training, and in their place evaluations of which there is a file."""
     curves = []
     for view, shape in zip(VIEWS, ("circle", "square"), strict=True):
-        found: dict[int, Estimate] = {}
-        for name in log.series:
-            match = _IN_TRAINING.fullmatch(name)
-            if match and match[1] == f"{view}_accuracy":
-                points = ((step, 100 * value) for step, value in log.points(name) if math.isfinite(value))
-                found |= {step: Estimate(value, value, value) for step, value in points}
+        points = log.points(f"eval_{set_name}_{view}_accuracy" if set_name else f"eval_{view}_accuracy")
+        found = {s: Estimate(100 * v, 100 * v, 100 * v) for s, v in points if math.isfinite(v)}
         for evaluation in run.evaluations:
             step = {"before": 0, "after": log.steps}.get(evaluation.name, evaluation.step)
-            if step is not None and view in evaluation.conditions:
+            if step is not None and evaluation.set_name == set_name and view in evaluation.conditions:
                 found[step] = evaluation.conditions[view].scaled(100)
         marked = sorted(found.items())
         if len(marked) > 2:  # before and after alone are in other figures

@@ -27,7 +27,7 @@ def intervals_note(run: Run) -> str:
     """How the intervals of a run were made, and what gap and regret are."""
     level = confidence_text(run.evaluations)
     return (
-        f"In parentheses: {level} intervals (accuracies: Wilson; differences: bootstrap over the same questions). "
+        f"In parentheses: {level} intervals (accuracies: Wilson; differences: bootstrap, paired by question). "
         "Gap: text_rich minus vision_centric accuracy, or vision_centric minus text_rich loss; positive is bad. "
         "Regret: baseline minus this model; positive is a loss."
     )

@@ -56,8 +56,9 @@ def page(title: str, runs: Sequence[Run]) -> tuple[str, list[Drawing]]:
         f"{summary(runs, [*comparison_notes(runs), *notes, *missing])}\n{body}</main>\n"
         "<footer>Made by <code>trl-modality report</code>. "
         "Gap: text_rich minus vision_centric accuracy, or vision_centric minus text_rich loss. "
-        "Two numbers are called different only where their intervals are apart; each interval is for one comparison, "
-        "of one seed.</footer></div></body></html>\n"
+        "Two numbers are called different where the interval of their change on the same rows leaves 0 out, or, "
+        "where that was not measured, where their intervals are apart. Each interval is for one comparison, one seed."
+        "</footer></div></body></html>\n"
     )
     return html, [figure for section in sections for figure in section.figures]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,20 +15,27 @@ from .logs import Log, read_log
 
 
 GAP_FILE, TEXT_FILE, RUN_FILE, EVALS = "gap.json", "text.json", "run.json", "evals"
-_STEP = re.compile(r"step-(\d+)")
+_STEP = re.compile(r"step-(\d+)(?:-(.+))?")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval: a share (0 to 1), a difference of shares (-1 to 1), or nats per token."""
+    """A number with its interval: a share (0 to 1), a difference of shares (-1 to 1), or nats per token.
+
+    Where there is no interval it is infinite: the number is then not distinguishable from any other.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float = -math.inf
+    high: float = math.inf
     total: int | None = None
 
     def overlaps(self, other: Estimate) -> bool:
         return self.low <= other.high and other.low <= self.high
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
     def scaled(self, factor: float) -> Estimate:
         return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
@@ -70,6 +78,15 @@ class TextSkill:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """An evaluation minus a baseline, on the same rows: by condition, and of the gap (negative where it closed)."""
+
+    baseline: str
+    conditions: Mapping[str, Estimate]
+    gap: Estimate | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One evaluation of one model."""
 
@@ -88,12 +105,19 @@ class Evaluation:
     examples: Sequence[Example] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     text: TextSkill | None = None
+    comparison: Comparison | None = None
 
     @property
     def step(self) -> int | None:
-        """The step of an evaluation in training, by its name."""
+        """The step of an evaluation in training, by its name (`step-200`, or `step-200-charts`)."""
         found = _STEP.fullmatch(self.name)
         return int(found[1]) if found else None
+
+    @property
+    def set_name(self) -> str:
+        """Which of several sets it asked in training; empty where there is one."""
+        found = _STEP.fullmatch(self.name)
+        return (found[2] or "") if found else ""
 
 
 @dataclass(frozen=True)
@@ -104,10 +128,10 @@ class Run:
     evaluations: Sequence[Evaluation] = ()
     log: Log | None = None
     model: str = ""
-    seed: int | None = None
-    world_size: int | None = None
     train_rows: int | None = None
     command: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """All else that `run.json` says: seed, sizes, adapter."""
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -181,8 +205,11 @@ def read_run(folder: str | Path) -> Run:
 def _order(evaluation: Evaluation) -> tuple[int, int, str]:
     """`before`, those of steps, all others by name, `after`."""
     if evaluation.step is not None:
-        return 1, evaluation.step, ""
+        return 1, evaluation.step, evaluation.set_name
     return {"before": 0, "after": 3}.get(evaluation.name, 2), 0, evaluation.name
+
+
+_OWN_PLACE = ("format", "kind", "name", "model", "command", "config", "versions")
 
 
 def _read_record(path: Path, own_name: str) -> Run:
@@ -190,10 +217,9 @@ def _read_record(path: Path, own_name: str) -> Run:
     return Run(
         name=record.text("name", "") or own_name,
         model=record.text("model", ""),
-        seed=record.integer("seed") if record.has("seed") else None,
-        world_size=record.integer("world_size") if record.has("world_size") else None,
         train_rows=record.integer("train_rows") if record.has("train_rows") else None,
         command=record.text("command", ""),
+        record={name: value for name, value in record.data.items() if name not in _OWN_PLACE and record.has(name)},
         config=record.inner("config").data,
         versions=record.inner("versions").data,
     )
@@ -228,11 +254,25 @@ def _gap_of(file: Fields, own_name: str, folder: Path) -> Evaluation:
         conditions=_accuracies(file, "conditions"),
         gap=_difference(file, "gap"),
         vision_gain=_difference(file, "vision_gain"),
-        nats={name: entry.number("mean") for name, entry in nats.items() if name != "gap"},
+        nats={name: entry.number("mean") for name, entry in nats.items() if entry.has("mean")},
         nats_gap=_difference(file.inner("nats"), "gap", of_shares=False),
         groups={by: _groups(file.inner("groups"), by) for by, _ in file.objects("groups")},
         examples=[_example(file, index, folder) for index in range(len(file.items("examples")))],
         versions=file.inner("versions").data,
+        comparison=_comparison(file.inner("baseline")),
+    )
+
+
+def _comparison(fields: Fields) -> Comparison | None:
+    if not fields.data:
+        return None
+    changes = fields.inner("conditions")
+    found = ((name, _difference(changes, name)) for name in changes.data)
+    # A change of the gap, which is from -1 to 1, is from -2 to 2
+    return Comparison(
+        fields.text("name", ""),
+        {name: change for name, change in found if change is not None},
+        _difference(fields, "gap", of_shares=False),
     )
 
 
@@ -252,7 +292,8 @@ def _difference(fields: Fields, key: str, of_shares: bool = True) -> Estimate | 
     entry = fields.inner(key)
     if not entry.data:
         return None
-    parts = ("estimate", "low", "high")
+    # Of too few rows, or rows too much alike, there may be no interval
+    parts = ("estimate", "low", "high") if entry.has("low") or entry.has("high") else ("estimate",)
     return Estimate(
         *(entry.share(part, -1.0) if of_shares else entry.number(part) for part in parts),
         total=entry.integer("total") if entry.has("total") else None,

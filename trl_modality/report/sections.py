@@ -24,15 +24,19 @@ from .svg import to_svg
 from .tables import compared_table, group_table, run_table, text_table
 from .text import html_text
 from .wording import (
-    CONDITIONS,
+    CONTROLS,
     against_zero,
     between,
     change,
     differences,
     headline,
+    paired_change,
     trained,
     vision_gain,
 )
+
+
+_MOST_ROWS = 15  # of a table of groups that is not folded
 
 
 class Section(NamedTuple):
@@ -144,7 +148,10 @@ def group_section(runs: Sequence[Run], by: str, title: str) -> Section | None:
         '<p class="lead">Of few pairs the intervals are wide; among many groups, one or the other is far off by '
         "chance.</p>"
     )
-    return Section(f"by-{by}", title, lead + figures_html(figures) + "".join(tables), figures)
+    shown = "".join(tables)
+    if max(len(run.last.groups.get(by, ())) for run in runs if run.last) > _MOST_ROWS:
+        shown = f"<details><summary>All groups</summary>{shown}</details>"
+    return Section(f"by-{by}", title, lead + figures_html(figures) + shown, figures)
 
 
 def text_section(runs: Sequence[Run]) -> Section | None:
@@ -168,9 +175,7 @@ def setup_section(runs: Sequence[Run]) -> Section:
         log = run.log
         facts = {
             "model": run.model or (run.last.model if run.last else ""),
-            "seed": run.seed,
-            "processes": run.world_size,
-            "training rows": run.train_rows,
+            **run.record,
             "steps": log.steps if log else None,
             "tokens": _last_value(run, "num_tokens"),
             "tokens spared by shared prefixes": _last_value(run, "num_tokens_saved"),
@@ -226,11 +231,7 @@ def _vision_gains(runs: Sequence[Run]) -> str:
 
 
 def _has_controls(run: Run) -> bool:
-    return any(
-        name in CONDITIONS and name not in ("text_rich", "vision_centric")
-        for e in run.evaluations
-        for name in e.conditions
-    )
+    return any(name in CONTROLS for evaluation in run.evaluations for name in evaluation.conditions)
 
 
 def _tiles(run: Run) -> str:
@@ -239,18 +240,24 @@ def _tiles(run: Run) -> str:
     if last is None:
         return ""
     tiles = [
-        _tile("Gap, points", before and before.gap, last.gap),
+        _tile("Gap, points", before and before.gap, last.gap, before and paired_change(before, last, "gap")),
         *(
-            _tile(f"{view} accuracy, %", before and before.conditions.get(view), last.conditions.get(view))
+            _tile(
+                f"{view} accuracy, %",
+                before and before.conditions.get(view),
+                last.conditions.get(view),
+                before and paired_change(before, last, view),
+            )
             for view in VIEWS
         ),
     ]
     regrets = last.text.regret if last.text else {}
-    tiles += [_tile(f"{task} regret, points", None, regret, True) for task, regret in list(regrets.items())[:3]]
+    tiles += [_tile(f"{task} regret, points", None, regret) for task, regret in list(regrets.items())[:3]]
     return f'<dl class="tiles">{"".join(tiles)}</dl>' if any(tiles) else ""
 
 
-def _tile(name: str, before: Estimate | None, last: Estimate | None, is_regret: bool = False) -> str:
+def _tile(name: str, before: Estimate | None, last: Estimate | None, paired: Estimate | None = None) -> str:
+    """A figure with its verdict: against the one before, or of a regret against none."""
     if last is None:
         return ""
     value, interval, verdict = decimal(100 * last.value), between(last), ""
@@ -258,8 +265,8 @@ def _tile(name: str, before: Estimate | None, last: Estimate | None, is_regret: 
         value = f'<span class="was">{decimal(100 * before.value)}</span> \u2192 {value}'
         interval = f"{between(before)} \u2192 {interval}"
         what = {"lower": "\u25bc lower", "higher": "\u25b2 higher", "same": "\u2248 not distinguishable"}
-        verdict = what[change(before, last)]
-    elif is_regret:
+        verdict = what[change(before, last, paired)]
+    elif name.endswith("regret, points"):
         what = {
             "above": "\u25bc worse than its baseline",
             "below": "\u25b2 better",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from .bars import decimal
+from ..data.problem import LEVELS
+from .bars import decimal, interval_text
 from .runs import Estimate, Evaluation, Run
 
 
@@ -16,6 +17,11 @@ CONDITIONS = {
     "blind": "question alone, no image",
     "shuffled": "question, another row's image",
     "text_only": "facts in words, no image",
+    **{
+        name: f"{100 * (1 - ratio):.0f} % of the facts in words" if ratio else "all of the facts in words"
+        for name, ratio in LEVELS.items()
+        if ratio < 1
+    },
 }
 """Each condition, in the order of tables and figures, with what the model is shown."""
 
@@ -27,7 +33,7 @@ def percent(share: float) -> str:
 
 def between(estimate: Estimate, factor: float = 100.0, digits: int = 1) -> str:
     """The interval: `35.2 to 46.8`."""
-    return f"{decimal(factor * estimate.low, digits)} to {decimal(factor * estimate.high, digits)}"
+    return interval_text(estimate.scaled(factor), digits)
 
 
 def confidence_text(evaluations: Sequence[Evaluation]) -> str:
@@ -36,11 +42,26 @@ def confidence_text(evaluations: Sequence[Evaluation]) -> str:
     return " and ".join(f"{100 * level:g}\u00a0%" for level in levels)
 
 
-def change(before: Estimate, after: Estimate) -> str:
-    """`lower` or `higher` where the intervals are apart, else `same`: not distinguishable."""
+def change(before: Estimate, after: Estimate, paired: Estimate | None = None) -> str:
+    """`lower` or `higher`, else `same`: not distinguishable.
+
+    By the interval of the change on the same rows (`paired`) where it was measured, which is the sharper way; else by
+    whether the two intervals are apart.
+    """
+    if paired is not None:
+        return {"above": "higher", "below": "lower", "same": "same"}[against_zero(paired)]
     if before.overlaps(after):
         return "same"
     return "lower" if after.value < before.value else "higher"
+
+
+def paired_change(before: Evaluation, last: Evaluation, name: str) -> Estimate | None:
+    """The change of a condition's accuracy, or of the `gap`, on the same rows; `None` where it was not measured."""
+    found = last.comparison
+    if found is None or found.baseline != before.name:
+        return None
+    estimate = found.gap if name == "gap" else found.conditions.get(name)
+    return estimate if estimate is not None and estimate.has_interval else None
 
 
 def against_zero(estimate: Estimate) -> str:
@@ -87,13 +108,17 @@ def differences(first: Evaluation, second: Evaluation) -> list[str]:
         for name in ("dataset", "rows", "confidence")
         if getattr(first, name) and getattr(second, name) and getattr(first, name) != getattr(second, name)
     ]
-    # The conditions may be fewer in the course of training; the batch size does not change what is asked
-    shared = sorted((first.settings.keys() & second.settings.keys()) - {"conditions", "batch_size"})
+    shared = sorted((first.settings.keys() & second.settings.keys()) - _NOT_ASKED)
+    changed = [name for name in shared if first.settings[name] != second.settings[name]]
+    # A digest tells that the rows are others, and nothing else
     return found + [
-        f"{name} {first.settings[name]!r} and {second.settings[name]!r}"
-        for name in shared
-        if first.settings[name] != second.settings[name]
+        "other rows" if name == "rows" else f"{name} {first.settings[name]!r} and {second.settings[name]!r}"
+        for name in changed
     ]
+
+
+# Settings that do not change what is asked or how it is graded; the conditions may be fewer in the course of training
+_NOT_ASKED = {"conditions", "batch_size", "weights", "server"}
 
 
 def vision_gain(evaluation: Evaluation) -> str:
@@ -113,25 +138,32 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+CONTROLS = ("blind", "shuffled", "text_only")
+
 _POINTS, _NATS = (100.0, "points", 1), (1.0, "nats per token", 3)
 
 
 def _gap_change(before: Evaluation, last: Evaluation) -> list[str]:
-    gaps = [(before.gap, last.gap, _POINTS), (before.nats_gap, last.nats_gap, _NATS)]
-    both = [(first, second, unit) for first, second, unit in gaps if first is not None and second is not None]
+    gaps = [
+        (before.gap, last.gap, paired_change(before, last, "gap"), _POINTS),
+        (before.nats_gap, last.nats_gap, None, _NATS),
+    ]
+    both = [(first, second, *others) for first, second, *others in gaps if first is not None and second is not None]
     if not both:
         return _gap_alone(last)
-    first, second, (factor, unit, digits) = both[0]
+    first, second, paired, (factor, unit, digits) = both[0]
+    start, end = (decimal(factor * gap.value, digits) for gap in (first, second))
     level = confidence_text([before, last])
-    values = [decimal(factor * part.value, digits) for part in (first, second)]
-    intervals = f"({level} intervals {between(first, factor, digits)} and {between(second, factor, digits)})"
-    what = change(first, second)
-    if what == "same":
-        return [
-            f"The gap was {values[0]} {unit} before and {values[1]} after {intervals}: the intervals overlap, so the "
-            "two are not distinguishable."
-        ]
-    sentences = [f"The gap went from {values[0]} to {values[1]} {unit} {intervals}."]
+    told = f"{level} intervals {between(first, factor, digits)} and {between(second, factor, digits)}"
+    moved = f"{decimal(factor * paired.value, digits)}, {between(paired, factor, digits)}," if paired else ""
+    if change(first, second, paired) == "same":
+        why = "the intervals overlap, so the two are not distinguishable."
+        if paired:
+            why = f"the change of {moved} is not distinguishable from none."
+        elif not (first.has_interval and second.has_interval):
+            why = "without two intervals, they are not distinguishable."
+        return [f"The gap was {start} {unit} before and {end} after ({told}): {why}"]
+    sentences = [f"The gap went from {start} to {end} {unit} ({told}{f'; change {moved[:-1]}' if moved else ''})."]
     if against_zero(second) == "same":
         sentences.append("What is left of it is not distinguishable from no gap.")
     elif against_zero(second) == "below":
@@ -162,7 +194,7 @@ def _accuracy_changes(before: Evaluation, last: Evaluation) -> list[str]:
         first, second = before.conditions.get(name), last.conditions.get(name)
         if first is None or second is None:
             continue
-        changes[name] = change(first, second)
+        changes[name] = change(first, second, paired_change(before, last, name))
         values = f"{decimal(100 * first.value)} to {percent(second.value)}"
         sentences.append(
             {
@@ -173,7 +205,8 @@ def _accuracy_changes(before: Evaluation, last: Evaluation) -> list[str]:
         )
     text = f"{'; '.join(sentences)}." if sentences else ""
     gaps = before.gap, last.gap
-    shrank = gaps[0] is not None and gaps[1] is not None and change(gaps[0], gaps[1]) == "lower"
+    by_pair = paired_change(before, last, "gap")
+    shrank = gaps[0] is not None and gaps[1] is not None and change(gaps[0], gaps[1], by_pair) == "lower"
     if shrank and changes.get("text_rich") == "lower":
         text += " Part of the smaller gap is accuracy that the text_rich view lost."
     return [text] if text else []
