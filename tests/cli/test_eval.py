@@ -133,3 +133,23 @@ def test_a_server_that_is_not_there(pairs, capsys, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert main(["eval", "tiny", pairs, "--split", "train", "--server", "http://127.0.0.1:9"]) == 2
     assert "127.0.0.1:9/v1/chat/completions cannot be reached" in capsys.readouterr().err
+
+
+def test_text_tasks_without_pairs(llava, tmp_path, capsys):
+    questions = tmp_path / "gsm8k.jsonl"
+    rows = [{"question": f"What is {i} and 2?", "answer": f"{i}+2={i + 2}\n#### {i + 2}"} for i in range(3)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [llava, "--text", f"gsm8k:{questions}"]
+    code, printed = run(capsys, *words, "--output", str(tmp_path / "base"))
+    assert code == 0, printed.err
+    content = json.loads((tmp_path / "base" / "text.json").read_text())
+    assert (content["kind"], content["model"], content["tasks"]["gsm8k"]["total"]) == ("text", llava, 3)
+    assert not (tmp_path / "base" / "gap.json").exists()
+    baseline = ["--baseline", str(tmp_path / "base"), "--output", str(tmp_path / "after")]
+    code, printed = run(capsys, *words, *baseline)
+    assert code == 0, printed.err
+    content = json.loads((tmp_path / "after" / "text.json").read_text())
+    assert content["regret"]["tasks"]["gsm8k"]["estimate"] == 0
+    assert "regret" in printed.out
+    code, printed = run(capsys, *words)
+    assert (code, "`--text` needs `--output`" in printed.err) == (2, True)

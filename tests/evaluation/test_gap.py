@@ -217,6 +217,18 @@ def test_levels(rows):
         ModalityGapEvaluator(rows, levels=True, show_progress=False)
 
 
+def test_whatever_a_model_writes_can_be_read_again(rows, tmp_path):
+    odd = '\ud800 \x00\r\u2028 é "\\'
+    generator = FakeGenerator(lambda request: f"{odd} {number_of(request)}" if is_rich(request) else odd)
+    evaluate = ModalityGapEvaluator(rows[:5], conditions=["text_rich", "vision_centric"], show_progress=False)
+    result = evaluate(generator, tmp_path)
+    assert result.gap.estimate == 1
+    content = json.loads((tmp_path / "gap.json").read_bytes())
+    assert content["examples"][0]["answers"]["vision_centric"]["text"] == odd
+    assert [record["text"] for record in read_records(tmp_path / "answers.jsonl")[1]][5:] == [odd] * 5
+    assert evaluate(FakeGenerator(None), tmp_path).answers == result.answers
+
+
 def test_zoom_is_a_file_of_its_own(rows, tmp_path):
     def answer(request):
         if len(request.images) == 2:  # the closer look

@@ -148,3 +148,17 @@ def test_losses_of_rows():
     alone = [completion_losses(model, processor, [row])[0] for row in rows]
     assert [count for _, count in together] == [count for _, count in alone]
     assert [nll for nll, _ in together] == pytest.approx([nll for nll, _ in alone], rel=1e-9)
+
+
+def test_a_model_in_training_is_evaluated_without_its_dropout():
+    model, processor = tiny_llava()
+    rows = [
+        {"prompt": pair_row(i)["text_rich_prompt"], "completion": pair_row(i)["completion"], "images": []}
+        for i in range(2)
+    ]
+    expected = completion_losses(model.eval(), processor, rows)
+    for layer in model.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    model.train()
+    assert completion_losses(model, processor, rows) == expected
+    assert model.training

@@ -48,13 +48,13 @@ class Counted(TransformersGenerator):
         self.calls.append([bool(request.images) for request in requests])
         return super().__call__(requests)
 
-# 7 rows in batches of 2: neither the batches of a condition nor the rows of a batch can be shared evenly
+# 7 rows in batches of 3: neither the batches of a condition nor the rows of a batch can be shared evenly
 rows = [{**pair_row(i), "answer": "1"} for i in range(7)]
 generator = Counted(model, processor, max_new_tokens=4, name="tiny")
-evaluate = ModalityGapEvaluator(rows, batch_size=2, nats=kind == "ddp", show_progress=False)
+evaluate = ModalityGapEvaluator(rows, batch_size=3, nats=kind == "ddp", show_progress=False)
 result = evaluate(generator, folder / "base")
 (folder / f"{rank}.json").write_text(json.dumps(result.to_dict()))
-assert len(generator.calls) == 5 * (2 if processes == 2 else 4), generator.calls
+assert len(generator.calls) == 5 * (2 if processes == 2 else 3), generator.calls
 assert all(len(set(call)) == 1 for call in generator.calls)
 
 if processes > 1:

@@ -90,7 +90,9 @@ def _settings_of(lines: list[bytes], path: str | os.PathLike) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # Half of a surrogate pair, which a model may write, has no UTF-8; its escape is JSON
+    unfinished.write_bytes(text.encode(errors="backslashreplace"))
     unfinished.replace(path)
 
 

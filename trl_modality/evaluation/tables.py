@@ -72,7 +72,7 @@ def _groups(grouping: str, groups: dict[str, Summary]) -> list[str]:
 
 def _nats(nats: Any) -> list[str]:
     width = _width(nats.means, "vision gain, nats")
-    lines = [_row("", "nats", "interval", "completion tokens", width)]
+    lines = [_row("", "nats/token", "interval", "completion tokens", width)]
     lines += [_row(name, f"{mean:.3f}", "", f"{nats.tokens[name]:,}", width) for name, mean in nats.means.items()]
     for name, difference in (("gap, nats", nats.gap), ("vision gain, nats", nats.vision_gain)):
         if difference is not None:
