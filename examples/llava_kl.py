@@ -1,17 +1,17 @@
 # /// script
-# dependencies = ["trl-modality[examples,quant]"]
+# dependencies = ["trl-modality[examples,plot,quant]"]
 # ///
 """
 Train a LLaVA on pairs so that it sees as well as it reads: supervised fine-tuning on both views, and a KL term that
-pulls the vision_centric view towards the text_rich one.
+pulls the vision_centric view towards the text_rich one. The gap between the views is measured before and after.
 
-Without arguments: a LLaVA of 1.3 million random weights learns to answer questions about charts and tables, drawn
-from real tables (see `trl_modality/data/tables.py`), from data to both evaluations in under five minutes on two CPU
-cores:
+Without arguments: a LLaVA of 1.4 million parameters that reads well and cannot yet answer from what it sees
+(`examples/make_base_model.py`) is asked about charts and tables, drawn from real tables (see
+`trl_modality/data/tables.py`), trained, and asked again; under eight minutes on two CPU cores, most of them asking:
 
 ```bash
 accelerate launch examples/llava_kl.py
-accelerate launch examples/llava_kl.py --kl_weight 0 --curriculum none --output_dir outputs/llava_sft  # plain SFT
+accelerate launch examples/llava_kl.py --kl_weight 0 --output_dir outputs/llava_sft  # plain SFT
 ```
 
 The same script on a real model and a dataset of pairs, with LoRA (one 80 GB GPU) or QLoRA (one 24 GB GPU; untested
@@ -26,16 +26,17 @@ accelerate launch examples/llava_kl.py \
     --learning_rate 1e-4 --per_device_train_batch_size 4
 ```
 
-It prints loss and exact-match accuracy per view before and after, and writes `gap.json` and the trained model to
-`--output_dir`. A dataset needs the pair columns (`trl_modality/views.py`); rows with an `answer` are also graded.
+It prints accuracy per view and control before and after, with intervals, and writes the trained model, both
+evaluations (`evals/`) and a report (`report.html`) to `--output_dir`. A dataset needs the pair columns
+(`trl_modality/views.py`); rows with an `answer` are asked and graded, of others the loss is measured.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,22 @@ import torch
 from datasets import Dataset, load_dataset
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
-from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer, View
+from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 from trl_modality.data.demo import make_demo_pairs
-from trl_modality.data.drawing import IMAGE_SIZE
-from trl_modality.evaluation.accuracy import exact_match
+from trl_modality.data.text_skill import make_text_skill
+from trl_modality.evaluation.asking import Question, ask
+from trl_modality.evaluation.gap import ModalityGapEvaluator
+from trl_modality.evaluation.generation import TransformersGenerator
+from trl_modality.evaluation.grading import Grader
+from trl_modality.evaluation.records import write_json
+from trl_modality.evaluation.requests import Request
+from trl_modality.evaluation.text.regret import text_regret, text_skill
+from trl_modality.evaluation.text.run import TextResult
+from trl_modality.gap_metrics import measure_gap
+from trl_modality.report import write_report
 
 
-VIEWS = (View.TEXT_RICH, View.VISION_CENTRIC)
+BASE_MODEL = os.path.relpath(Path(__file__).parent / "base_model")
 
 # What any run of this script starts from; a --config file and the command line override it.
 DEFAULTS = {
@@ -61,80 +71,72 @@ DEFAULTS = {
     "bf16": torch.cuda.is_available(),
 }
 
-# And what suits a tiny model with random weights, on a CPU.
-TINY_DEFAULTS = {
-    "max_steps": 500,
+# And what suits the small base, on a CPU.
+SMALL_DEFAULTS = {
+    "model_name_or_path": BASE_MODEL,
+    "max_steps": 200,
     "per_device_train_batch_size": 32,  # pairs
     "per_device_eval_batch_size": 100,
-    "learning_rate": 2e-3,
+    "learning_rate": 1e-3,
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 30,
+    "warmup_steps": 10,
     "adam_beta2": 0.98,
+    "replay_ratio": 0.2,
+    "eval_strategy": "steps",
+    "eval_steps": 40,
+    "gap_eval_rows": 100,
+    "gap_eval_max_new_tokens": 32,
     "bf16": False,
     "gradient_checkpointing": False,
     "dataloader_pin_memory": False,
-    "logging_steps": 50,
+    "logging_steps": 5,
     "save_strategy": "no",
 }
 
 
 @dataclass
 class Arguments(ScriptArguments):
-    train_pairs: int = field(default=8000, metadata={"help": "Number of training pairs of the embedded data."})
-    accuracy_pairs: int = field(default=200, metadata={"help": "Number of test pairs that are answered and graded."})
-    max_new_tokens: int = field(default=32, metadata={"help": "Longest graded answer, in tokens."})
+    train_pairs: int = field(default=6400, metadata={"help": "Number of training pairs of the embedded data."})
+    test_pairs: int = field(default=400, metadata={"help": "Number of test pairs that are asked before and after."})
+    max_new_tokens: int = field(default=32, metadata={"help": "Longest answer that is graded, in tokens."})
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[Arguments, ModalityBalancedSFTConfig, ModelConfig]:
-    """Command line over --config file over the defaults above; the tiny ones count only without a named model."""
+    """Command line over --config file over the defaults above; the small ones count only without a named model."""
     only_model = TrlParser((ModelConfig,), add_help=False, allow_abbrev=False)
     named_model = only_model.parse_args_and_config(argv, return_remaining_strings=True)[0].model_name_or_path
     parser = TrlParser((Arguments, ModalityBalancedSFTConfig, ModelConfig))
-    parser.set_defaults_with_config(**(DEFAULTS if named_model else DEFAULTS | TINY_DEFAULTS))
+    parser.set_defaults_with_config(**(DEFAULTS if named_model else DEFAULTS | SMALL_DEFAULTS))
     return parser.parse_args_and_config(argv)
 
 
 def load_pairs(script_args: Arguments, seed: int) -> tuple[Dataset, Dataset]:
     """(train, test): the named dataset, or the embedded one."""
     if script_args.dataset_name is None:
-        return make_demo_pairs(script_args.train_pairs, script_args.accuracy_pairs, seed)
+        return make_demo_pairs(script_args.train_pairs, script_args.test_pairs, seed)
     pairs = load_dataset(
         script_args.dataset_name, name=script_args.dataset_config, streaming=script_args.dataset_streaming
     )
     return pairs[script_args.dataset_train_split], pairs[script_args.dataset_test_split]
 
 
-def texts_of(pairs: Dataset) -> Iterator[str]:
-    """What the tokenizer of the tiny model is trained on; the images are not decoded."""
-    for row in pairs.select_columns(["text_rich_prompt", "vision_centric_prompt", "completion"]):
-        for messages in row.values():
-            yield from (message["content"] for message in messages)
-
-
 def make_trainer(
-    script_args: Arguments, training_args: ModalityBalancedSFTConfig, model_args: ModelConfig
+    script_args: Arguments, training_args: ModalityBalancedSFTConfig, model_args: ModelConfig, replay: Dataset | None
 ) -> ModalityBalancedSFTTrainer:
     train, test = load_pairs(script_args, training_args.seed)
-    processor = None
-    if model_args.model_name_or_path is None:
-        from _tiny_llava import build_tiny_llava
-
-        model, processor = build_tiny_llava(texts_of(train), image_size=IMAGE_SIZE, seed=training_args.seed)
-    else:
-        model = model_args.model_name_or_path
-        training_args.model_init_kwargs = {
-            "revision": model_args.model_revision,
-            "trust_remote_code": training_args.trust_remote_code,
-            "attn_implementation": model_args.attn_implementation,
-            "dtype": model_args.dtype,
-            **(training_args.model_init_kwargs or {}),
-        }
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": training_args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
     return ModalityBalancedSFTTrainer(
-        model=model,
+        model=model_args.model_name_or_path,
         args=training_args,
         train_dataset=train,
         eval_dataset=test,
-        processing_class=processor,
+        replay_dataset=replay if training_args.replay_ratio else None,
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),
     )
@@ -149,90 +151,112 @@ def describe(trainer: ModalityBalancedSFTTrainer) -> str:
     return f"{counts[0]} training pairs, {counts[1]} held-out pairs, a model of {parameters / 1e6:.2f} M parameters"
 
 
-def measure(trainer: ModalityBalancedSFTTrainer, script_args: Arguments) -> dict[str, Any]:
-    """
-    Per view the loss (`nll`, nats per completion token) and the exact-match `accuracy` (0-1; `None` if the test rows
-    have no `answer`), and the gap between the views (`nats`; accuracy in percentage `points`): positive is bad.
-    """
-    metrics = trainer.evaluate()
-    measured: dict[str, Any] = {
-        view: {"nll": metrics[f"eval_{view}_nll"], "accuracy": None, "correct": None, "graded": None} for view in VIEWS
-    }
-    measured["gap"] = {"nats": metrics["eval_gap_nats"], "points": None}
-    pairs = list(trainer.eval_dataset.take(script_args.accuracy_pairs))
-    if all(row.get("answer") is not None for row in pairs):
-        for view in VIEWS:
-            result = exact_match(
-                trainer.model,
-                trainer.processing_class,
-                pairs,
-                view,
-                batch_size=trainer.args.per_device_eval_batch_size,
-                max_new_tokens=script_args.max_new_tokens,
-                show_progress=trainer.is_world_process_zero(),
-            )
-            measured[view] |= {"accuracy": result.accuracy, "correct": result.correct, "graded": result.total}
-        accuracies = [measured[view]["accuracy"] for view in VIEWS]
-        measured["gap"]["points"] = 100 * (accuracies[0] - accuracies[1])
-    return measured
+class Measurement:
+    """The gap of a trainer's model, and its text skill on the embedded exercises; written to `evals/`."""
+
+    def __init__(self, trainer: ModalityBalancedSFTTrainer, script_args: Arguments, exercises: Dataset | None):
+        self.trainer, self.max_new_tokens, self.exercises = trainer, script_args.max_new_tokens, exercises
+        self.folder = Path(trainer.args.output_dir, "evals")
+        pairs = list(trainer.eval_dataset.take(script_args.test_pairs))
+        has_answers = all(row.get("answer") is not None for row in pairs)
+        self.evaluator = ModalityGapEvaluator(
+            pairs,
+            batch_size=trainer.args.per_device_eval_batch_size,
+            dataset_name=script_args.dataset_name or "held-out charts and tables",
+            generate=has_answers,
+            nats=not has_answers,
+        )
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        folder, before = self.folder / name, self.folder / "before"
+        measure_gap(
+            self.trainer,
+            self.evaluator,
+            max_new_tokens=self.max_new_tokens,
+            folder=folder,
+            # The same rows: what changed has an interval of its own
+            baseline=before if folder != before and self.evaluator.generate else None,
+        )
+        if self.exercises is not None:
+            self._measure_text(folder)
+        files = [folder / "gap.json", folder / "text.json"]
+        return {file.stem: json.loads(file.read_text()) for file in files if file.exists()}
+
+    def _measure_text(self, folder: Path) -> None:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        generator = TransformersGenerator(model, self.trainer.processing_class, max_new_tokens=self.max_new_tokens)
+        questions = [Question(row["id"], Request(row["prompt"]), row["answer"]) for row in self.exercises]
+        answers = folder / "text" / "exercises.jsonl"
+        ask(generator, questions, Grader(), answers, self.trainer.args.per_device_eval_batch_size)
+        before = self.folder / "before"
+        result = TextResult(text_skill(folder), text_regret(before, folder) if folder != before else None)
+        if self.trainer.is_world_process_zero():
+            write_json(folder / "text.json", result.to_dict())
 
 
 def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The two measurements side by side, in plain text."""
-    rows = dict.fromkeys(VIEWS, ("nll", "accuracy", 100)) | {"gap": ("nats", "points", 1)}
-    lines = [
-        f"{'':<16}{'loss, nats per token':>24}{'exact match, %':>24}",
-        f"{'':<16}{'before':>12}{'after':>12}{'before':>12}{'after':>12}",
-    ]
-    for name, (loss, accuracy, scale) in rows.items():
-        losses = [f"{state[name][loss]:.3f}" for state in (before, after)]
-        shares = [state[name][accuracy] for state in (before, after)]
-        cells = losses + ["-" if share is None else f"{scale * share:.1f}" for share in shares]
-        lines.append(f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells))
+    """The two measurements side by side, in percent and points with their intervals; in nats without answers."""
+    lines = [f"{'':<20}{'before':>24}{'after':>24}"]
+    for name, first, second in _rows(before, after):
+        lines.append(f"{name:<20}{first:>24}{second:>24}")
     return "\n".join(lines)
 
 
-def count_tokens(trainer: ModalityBalancedSFTTrainer) -> dict[str, int]:
-    """Tokens of the rows that were trained on, and those of them that a shared prefix spared."""
-    log = next(log for log in reversed(trainer.state.log_history) if "train_loss" in log)
-    return {"tokens": int(log["num_tokens"]), "tokens_saved": int(log["num_tokens_saved"])}
+def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
+    gaps = before["gap"], after["gap"]
+    if "gap" not in gaps[0]:
+        nats = [gap["nats"] for gap in gaps]
+        views = [
+            (f"{view}, nats", *(f"{each[view]['mean']:.3f}" for each in nats)) for view in nats[0] if view != "gap"
+        ]
+        return [*views, ("gap, nats", *(_in_units(each["gap"], 1, "+.3f") for each in nats))]
+    conditions = [(name, *(_in_units(gap["conditions"][name], 100) for gap in gaps)) for name in gaps[0]["conditions"]]
+    rows = [("accuracy, %", "", ""), *conditions]
+    rows += [("gap, points", *(_in_units(gap["gap"], 100, "+.1f") for gap in gaps))]
+    if "text" in before:
+        skills = [_in_units(each["text"]["tasks"]["exercises"], 100) for each in (before, after)]
+        rows += [("text exercises, %", *skills)]
+    return rows
+
+
+def _in_units(found: dict[str, float], scale: float, form: str = ".1f") -> str:
+    value = found["accuracy"] if "accuracy" in found else found["estimate"]
+    return f"{scale * value:{form}} [{scale * found['low']:{form}}, {scale * found['high']:{form}}]"
 
 
 def main() -> None:
     started = time.perf_counter()
     script_args, training_args, model_args = parse_arguments()
-    if model_args.model_name_or_path is None and training_args.world_size == 1:
+    is_small = model_args.model_name_or_path == BASE_MODEL
+    if is_small and training_args.world_size == 1:
         # `accelerate launch` leaves one thread to a process; so small a model gains nothing from more than four
         torch.set_num_threads(min(4, os.cpu_count() or 1))
-    trainer = make_trainer(script_args, training_args, model_args)
+    replay, exercises = make_text_skill(3000, 200, training_args.seed) if is_small else (None, None)
+    trainer = make_trainer(script_args, training_args, model_args, replay)
     say = trainer.accelerator.print
     say(describe(trainer))
-    say("1/3 measuring both views before training")
-    before = measure(trainer, script_args)
+    if training_args.resume_from_checkpoint is None and trainer.is_world_process_zero():
+        shutil.rmtree(Path(training_args.output_dir, "evals"), ignore_errors=True)  # of an earlier run
+    trainer.accelerator.wait_for_everyone()
+    measure = Measurement(trainer, script_args, exercises)
+    say("1/3 measuring before training")
+    before = measure("before")
     say(f"2/3 training on pairs: kl_weight={training_args.kl_weight:g}, curriculum={training_args.curriculum}")
     training_started = time.perf_counter()
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     training_seconds = time.perf_counter() - training_started
-    say("3/3 measuring both views after training")
-    after = measure(trainer, script_args)
+    say("3/3 measuring after training")
+    after = measure("after")
     trainer.save_model(training_args.output_dir)
     if trainer.is_world_process_zero():
-        report = {
-            "kl_weight": training_args.kl_weight,
-            "curriculum": training_args.curriculum,
-            "steps": trainer.state.global_step,
-            "training_seconds": round(training_seconds, 1),
-            "seconds": round(time.perf_counter() - started, 1),
-            **count_tokens(trainer),
-            "before": before,
-            "after": after,
-        }
-        path = Path(training_args.output_dir, "gap.json")
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        files = write_report([training_args.output_dir], Path(training_args.output_dir, "report.html"))
         print(f"\n{format_table(before, after)}\n")
-        tokens, saved = report["tokens"], report["tokens_saved"]
+        log = next(log for log in reversed(trainer.state.log_history) if "train_loss" in log)
+        tokens, saved = int(log["num_tokens"]), int(log["num_tokens_saved"])
         print(f"{saved:,} of {tokens:,} tokens ({saved / tokens:.0%}) were common to both views, and computed once.")
-        print(f"{report['steps']} steps in {training_seconds:.0f} s; wrote {path} and the model beside it.")
+        seconds = time.perf_counter() - started
+        print(f"{trainer.state.global_step} steps in {training_seconds:.0f} s, all in {seconds:.0f} s.")
+        print(f"Look at {files.html}.")
     trainer.end()
 
 

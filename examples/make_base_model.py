@@ -30,8 +30,9 @@ from trl_modality.data.drawing import IMAGE_SIZE
 
 FOLDER = Path(__file__).parent / "base_model"
 SEED = 0
+READING_ROWS = 100_000  # read two and a half times
 STAGES = {
-    "reading": {"max_steps": 800, "per_device_train_batch_size": 128, "learning_rate": 2e-3, "warmup_steps": 50},
+    "reading": {"max_steps": 2000, "per_device_train_batch_size": 128, "learning_rate": 2e-3, "warmup_steps": 50},
     # Pictures and words as one sequence without padding
     "looking": {
         "max_steps": 160,
@@ -45,7 +46,7 @@ STAGES = {
 
 def main() -> None:
     torch.set_num_threads(min(4, os.cpu_count() or 1))
-    words = reading_rows(STAGES["reading"]["max_steps"] * STAGES["reading"]["per_device_train_batch_size"], SEED)
+    words = reading_rows(READING_ROWS, SEED)
     texts = [turn["content"] for row in words.take(8000) for turn in row["prompt"] + row["completion"]]
     model, processor = build_tiny_llava([*texts, "list"], image_size=IMAGE_SIZE, seed=SEED)
     seconds = {"reading": train(model, processor, words, "reading")}

@@ -25,7 +25,12 @@ from .views import PAIR_PROMPTS, PairError, is_pair
 
 
 def measure_gap(
-    trainer: Trainer, evaluator: ModalityGapEvaluator, *, max_new_tokens: int, folder: Path | None = None
+    trainer: Trainer,
+    evaluator: ModalityGapEvaluator,
+    *,
+    max_new_tokens: int,
+    folder: Path | None = None,
+    baseline: Path | None = None,
 ) -> dict[str, float]:
     """Let the model of a trainer answer, as it is now. Of the training nothing changes, nor of its random numbers.
 
@@ -37,6 +42,7 @@ def measure_gap(
         max_new_tokens: Tokens that an answer may have.
         folder: Where the main process writes the answers and their summary, if anywhere. Answers that are there are
             those of another model, and are written over.
+        baseline: Folder of another evaluation of the same rows, to compare with.
 
     Returns:
         Its metrics, the same on every rank: shares from 0 to 1, `accuracy_gap` is text_rich minus vision_centric.
@@ -48,7 +54,8 @@ def measure_gap(
     accelerator.wait_for_everyone()
     with evaluation_mode(trainer), _kept_rng(accelerator.device), _answering(trainer) as model:
         generator = TransformersGenerator(model, trainer.processing_class, max_new_tokens=max_new_tokens)
-        result = evaluator(generator, folder=folder, name=None if folder is None else folder.name)
+        name = None if folder is None else folder.name
+        result = evaluator(generator, folder=folder, name=name, baseline=baseline)
     return result.metrics()
 
 

@@ -1,0 +1,96 @@
+"""What `recipes.py` compares: recipes, and the settings in which they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl_modality.curriculum import Mix
+
+
+def few_vision_labels(progress: float) -> Mix:
+    """Every pair learns in words, one in ten also from its picture; the divergence sees all."""
+    return Mix(text_rich=1.0, vision_centric=0.1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of a run, and what it stands for."""
+
+    options: dict[str, Any]
+    source: str
+    schedule: Callable[[float], Mix] | None = None
+
+
+# The paper's table (arXiv 2510.22836); as in examples/recipes, but with a KL that weighs 1 beside the published 0.01
+PAPER = {
+    "full_text": {"curriculum": "text_rich", "kl_weight": 0.0},
+    "no_text": {"curriculum": "vision_centric", "kl_weight": 0.0},
+    "mix": {"curriculum": "mix", "kl_weight": 0.0},
+    "curriculum": {"curriculum": "two_stage", "kl_weight": 0.0},
+    "kl_0.01": {"curriculum": "text_rich", "kl_weight": 0.01},
+    "kl": {"curriculum": "text_rich", "kl_weight": 1.0},
+    "kl_then_curriculum": {"curriculum": "two_stage", "kl_weight": 1.0},
+}
+OURS = {
+    "pairs": {"curriculum": "none", "kl_weight": 0.0},
+    "pairs_kl": {"curriculum": "none", "kl_weight": 1.0},
+    "mix_replay": {"curriculum": "mix", "kl_weight": 0.0, "replay_ratio": 0.2},
+    "pairs_kl_replay": {"curriculum": "none", "kl_weight": 1.0, "replay_ratio": 0.2},
+    "adaptive": {"curriculum": "adaptive", "kl_weight": 1.0, "replay_ratio": 0.2},
+}
+FEW = {
+    "few": Recipe({"kl_weight": 0.0}, "ours", few_vision_labels),
+    "few_kl": Recipe({"kl_weight": 1.0}, "ours", few_vision_labels),
+}
+RECIPES = {
+    **{name: Recipe(options, "arXiv 2510.22836") for name, options in PAPER.items()},
+    **{name: Recipe(options, "ours") for name, options in OURS.items()},
+    **FEW,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data, and which recipes are tried on it.
+
+    `wrong_labels` is the share of training pairs whose completion is about other facts; `further` has training ask
+    questions of one more step.
+    """
+
+    recipes: tuple[str, ...]
+    budgets: tuple[str, ...] = ("tokens",)
+    wrong_labels: float = 0.0
+    further: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_CORE = ("mix", "pairs", "pairs_kl", "kl")
+SETTINGS = {
+    "main": Setting((*PAPER, *OURS), budgets=("steps", "tokens")),
+    "wrong_labels": Setting(_CORE, wrong_labels=0.3),
+    "several_steps": Setting(_CORE, further=True),
+    "few_vision_labels": Setting(("few", "few_kl", "kl", "pairs_kl")),
+    # Which rate is good for which recipe, so that none is held back by the one that all use
+    "rate_0.0005": Setting(("mix", "pairs", "pairs_kl"), options={"learning_rate": 5e-4}),
+    "rate_0.002": Setting(("mix", "pairs", "pairs_kl"), options={"learning_rate": 2e-3}),
+}
+
+# Of every run, but where a recipe or a setting says otherwise
+COMMON = {
+    "per_device_train_batch_size": 32,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 10,
+    "adam_beta2": 0.98,
+    "max_length": None,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "check_rows": 8,
+}

@@ -1,0 +1,105 @@
+"""Tables and plots of the recipe study, from the rows of its runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from recipe_book import RECIPES, SETTINGS
+
+
+Row = dict[str, str]
+COLUMNS = {
+    "text_rich": "held_out_text_rich",
+    "vision_centric": "held_out_vision_centric",
+    "other tables": "other_tables_vision_centric",
+    "other styles": "other_styles_vision_centric",
+    "other questions": "other_questions_vision_centric",
+    "text skill": "text_skill",
+}
+GOAL_COLUMNS = {"steps to 90 %": "steps_to_goal", "tokens": "tokens_to_goal", "seconds": "seconds_to_goal"}
+
+
+def write_tables(rows: Sequence[Row], folder: Path) -> None:
+    """Write `recipes.md` and `recipes.png`."""
+    parts = ["# Recipes", "", *_base(rows)]
+    for name, setting in SETTINGS.items():
+        for budget in setting.budgets:
+            own = [row for row in rows if (row["setting"], row["budget"]) == (name, budget)]
+            if own:
+                parts += ["", f"## {name}, equal {budget}", "", *_table(own)]
+    (folder / "recipes.md").write_text("\n".join(parts) + "\n")
+    _plot(rows, folder / "recipes.png")
+
+
+def _base(rows: Sequence[Row]) -> list[str]:
+    own = [row for row in rows if row["recipe"] == "base"]
+    cells = [f"{name} {interval([100 * float(row[column]) for row in own])}" for name, column in COLUMNS.items()]
+    return [f"The base, percent: {'; '.join(cells)}."] if own else []
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    """Means over the seeds with Student's 95 % intervals."""
+    heads = ["recipe", "seeds", "steps", "tokens", *COLUMNS, *GOAL_COLUMNS]
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for recipe in RECIPES:
+        own = [row for row in rows if row["recipe"] == recipe]
+        if own:
+            accuracies = [interval([100 * float(row[column]) for row in own]) for column in COLUMNS.values()]
+            steps, tokens = (f"{mean(float(row[name]) for row in own):,.0f}" for name in ("steps", "tokens"))
+            goals = [_goal(own, column) for column in GOAL_COLUMNS.values()]
+            lines.append("| " + " | ".join([recipe, str(len(own)), steps, tokens, *accuracies, *goals]) + " |")
+    return lines
+
+
+def _goal(rows: Sequence[Row], column: str) -> str:
+    reached = [float(row[column]) for row in rows if row[column]]
+    if len(reached) < len(rows):
+        return f"{len(reached)} of {len(rows)}"
+    return f"{mean(reached):,.0f}"
+
+
+def interval(values: Iterable[float]) -> str:
+    """ "mean ± half the width" of Student's 95 % interval."""
+    values = list(values)
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    return f"{mean(values):.1f} ± {half_width(values):.1f}"
+
+
+def half_width(values: Sequence[float]) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+
+
+def _plot(rows: Sequence[Row], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [("held_out_vision_centric", "vision_centric, held out"), ("held_out_text_rich", "text_rich, held out")]
+    shown += [("other_questions_vision_centric", "vision_centric, other questions"), ("text_skill", "text skill")]
+    own = [row for row in rows if (row["setting"], row["budget"]) == ("main", "tokens")]
+    recipes = [recipe for recipe in RECIPES if any(row["recipe"] == recipe for row in own)]
+    if not recipes:
+        return
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.1 * len(shown), 0.42 * len(recipes) + 1.2), sharey=True)
+    for axis, (column, title) in zip(axes, shown, strict=True):
+        for place, recipe in enumerate(recipes):
+            values = [100 * float(row[column]) for row in own if row["recipe"] == recipe]
+            error: Any = half_width(values) if len(values) > 1 else 0.0
+            axis.errorbar(mean(values), place, xerr=error, fmt="o", color="#1f5fa8", capsize=3, zorder=3)
+            axis.plot(values, [place] * len(values), ".", color="#1f5fa8", alpha=0.35)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("%")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(recipes)), recipes)
+    axes[0].invert_yaxis()
+    figure.suptitle("Equal processed tokens; points are seeds, bars 95 % intervals of their mean", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
