@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data check-data check-intervals fuzz-grading images bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft base-model test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data recipes check-data check-intervals fuzz-grading images bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,11 +19,14 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## train a small LLaVA on pairs on the CPU; both views before and after (about 2 minutes after set-up)
+demo: $(READY)  ## measure a small LLaVA, train it on pairs on the CPU, measure again, write the report (under eight minutes after set-up)
 	$(LAUNCH) examples/llava_kl.py
 
-demo-sft: $(READY)  ## the same budget without the KL: what plain SFT gives
-	$(LAUNCH) examples/llava_kl.py --kl_weight 0 --curriculum none --output_dir outputs/llava_sft
+demo-sft: $(READY)  ## the same without the KL: what plain SFT gives
+	$(LAUNCH) examples/llava_kl.py --kl_weight 0 --output_dir outputs/llava_sft
+
+base-model: $(READY)  ## train the model that the demo starts from, again (about a quarter of an hour)
+	$(BIN)/python examples/make_base_model.py
 
 test: $(READY)  ## the whole suite (about twelve minutes on two cores)
 	$(BIN)/python -m pytest
@@ -64,6 +67,9 @@ bench-sampler: $(READY)  ## time to the first batch, memory and rows a second of
 
 bench-data: $(READY)  ## generated pairs a second, one core
 	$(BIN)/python benchmarks/bench_generators.py
+
+recipes: $(READY)  ## the study of recipes: what is not in results/recipes.csv yet, by recipe and seed (hours)
+	$(BIN)/python benchmarks/recipes.py
 
 check-data: $(READY)  ## 10,000 answers of each generator found again in the words of the problem (about ten minutes)
 	$(BIN)/python benchmarks/check_generators.py
