@@ -35,7 +35,7 @@ class ScriptedEvaluator:
     def __init__(self, gaps=(0.4, 0.2, 0.3), count=3):
         self.gaps, self.rows, self.answers, self.asked_with, self.folders = list(gaps), count, [], [], []
 
-    def __call__(self, generator, folder=None, name=None):
+    def __call__(self, generator, folder=None, name=None, baseline=None):
         rows = [pair_row(100 + i) for i in range(self.rows)]
         requests = [
             Request(row[f"{view}_prompt"], tuple(load_images(row, view)))
