@@ -19,7 +19,9 @@ from report_runs import (
 )
 
 from trl_modality.report import card_section, read_run, write_report
+from trl_modality.report.examples import _card
 from trl_modality.report.pictures import data_uri
+from trl_modality.report.runs import Answer, Example
 
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -277,6 +279,14 @@ def test_pictures_that_cannot_be_shown(tmp_path):
     assert sum(tag == "img" for tag, _ in page.elements) == 1
     assert page.text.count("cannot be shown") == 4  # a note and a place each
     assert "the image 0.png cannot be shown (FileNotFoundError)" in page.text
+
+
+@pytest.mark.parametrize(("side", "is_tiny"), [(64, True), (97, False)])
+def test_tiny_pictures_are_shown_larger(tmp_path, side, is_tiny):
+    Image.new("RGB", (side, 40)).save(tmp_path / "a.png")
+    answers = {"text_rich": Answer(text="1", answer="1", is_correct=True)}
+    example = Example("a", "", "1", {}, answers, [tmp_path / "a.png"])
+    assert ('class="tiny"' in _card(example)[0]) is is_tiny
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "CMYK", "I;16", "LA"])

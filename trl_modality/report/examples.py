@@ -13,6 +13,8 @@ from .text import cut, html_text
 MOST_EXAMPLES = 12
 """In a report, of all its runs together."""
 _MOST_TEXT, _MOST_NAME = 700, 160
+_TINY = 96
+"""Pixels: a picture of no more is shown larger."""
 
 
 def examples_html(runs: Sequence[Run]) -> tuple[str, list[str]]:
@@ -56,7 +58,9 @@ def _card(example: Example) -> tuple[str, list[str]]:
             notes.append(f"Example {example.name}: the image {path.name} cannot be shown ({type(error).__name__}).")
             pictures.append(f'<p class="missing">image {html_text(path.name)} cannot be shown</p>')
         else:
-            pictures.append(f'<img src="{uri}" width="{width}" height="{height}" alt="Image of {_name(example)}">')
+            tiny = ' class="tiny"' if max(width, height) <= _TINY else ""
+            size = f'width="{width}" height="{height}"'
+            pictures.append(f'<img{tiny} src="{uri}" {size} alt="Image of {_name(example)}">')
     category = f' <span class="tag">{html_text(cut(example.category, _MOST_NAME))}</span>' if example.category else ""
     views, others = (
         "".join(_answer(name, answer) for name, answer in example.answers.items() if (name in VIEWS) == is_view)
