@@ -52,6 +52,7 @@ ACCEPTED = [
     ("3 + 5\n= 8", "8"),
     ("mon=3,tue=4;7", "7"),
     ("mon=3,thu=7;10", "10"),
+    ("from 2 to 7;2 4 5 6 7", "2 4 5 6 7"),
     ("mon=3;wed=2;5", "5"),
     ("mon=3,thu=7; The answer is 10.", "10"),
     ("mon=3,tue=66\nAnswer: 69", "69"),
