@@ -16,11 +16,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipe_book import SETTINGS
+from recipe_book import RECIPES, SETTINGS
 from recipe_tables import write_tables
 from rows import RESULTS, origin_of_cpu_run
 
@@ -43,25 +43,43 @@ class Run(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
-    parser.add_argument("--recipes", nargs="+", help="by default those of each setting")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="by default those of each setting")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time, one thread each")
     args = parser.parse_args()
     done = {run_of(row) for row in read_rows()}
     todo = [run for run in runs(args.settings, args.recipes, args.seeds) if run not in done]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        probed = sorted(
-            {(run.setting, recipe) for run in todo for recipe in (run.recipe, DEAREST) if run.budget == "tokens"}
-        )
-        per_step = dict(
-            zip(probed, pool.map(lambda pair: _start(*pair, "probe", PROBE, 0)["tokens"], probed), strict=True)
-        )
-        steps = {run: _steps(run, per_step) for run in todo}
-        rows = pool.map(lambda run: _start(run.setting, run.recipe, run.budget, steps[run], run.seed), todo)
-        for number, row in enumerate(rows, 1):
-            _append(row)
-            print(f"{number}/{len(todo)}: {json.dumps(row)}", flush=True)
-    write_tables(read_rows(), RESULTS)
+    pool = ThreadPoolExecutor(args.jobs)
+    try:
+        failed = _run_all(todo, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interruption ends what runs, and begins nothing else
+    if rows := read_rows():
+        write_tables(rows, RESULTS)
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(todo)} runs failed; this command tries them again: {failed}")
+
+
+def _run_all(todo: list[Run], pool: ThreadPoolExecutor) -> list[Run]:
+    """Runs that failed. The row of each other one is written as it ends, whatever becomes of the rest."""
+    probed = sorted(
+        {(run.setting, recipe) for run in todo for recipe in (run.recipe, DEAREST) if run.budget == "tokens"}
+    )
+    per_step = dict(
+        zip(probed, pool.map(lambda pair: _start(*pair, "probe", PROBE, 0)["tokens"], probed), strict=True)
+    )
+    running: dict[Future, Run] = {
+        pool.submit(_start, run.setting, run.recipe, run.budget, _steps(run, per_step), run.seed): run for run in todo
+    }
+    failed = []
+    for number, future in enumerate(as_completed(running), 1):
+        if (error := future.exception()) is not None:
+            failed.append(running[future])
+            print(f"{number}/{len(todo)} failed: {error}", file=sys.stderr, flush=True)
+            continue
+        _append(future.result())
+        print(f"{number}/{len(todo)}: {json.dumps(future.result())}", flush=True)
+    return failed
 
 
 def runs(settings: Iterable[str], recipes: list[str] | None, seeds: int) -> Iterator[Run]:
@@ -111,9 +129,15 @@ def read_rows() -> list[dict[str, str]]:
 
 def _append(row: dict[str, Any]) -> None:
     row = row | origin_of_cpu_run("recipes")
+    columns = list(row)
+    if FILE.exists():
+        with FILE.open(newline="") as file:
+            columns = next(csv.reader(file), columns)
+        if set(columns) != set(row):
+            raise ValueError(f"{FILE} has other columns than this run ({set(columns) ^ set(row)}): move it away.")
     is_new = not FILE.exists()
     with FILE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
+        writer = csv.DictWriter(file, columns)
         if is_new:
             writer.writeheader()
         writer.writerow(row)
