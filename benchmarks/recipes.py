@@ -66,7 +66,7 @@ def _run_all(todo: list[Run], pool: ThreadPoolExecutor) -> list[Run]:
         {(run.setting, recipe) for run in todo for recipe in (run.recipe, DEAREST) if run.budget == "tokens"}
     )
     per_step = dict(
-        zip(probed, pool.map(lambda pair: _start(*pair, "probe", PROBE, 0)["tokens"], probed), strict=True)
+        zip(probed, pool.map(lambda pair: _start(pair[0], pair[1], "probe", PROBE, 0)["tokens"], probed), strict=True)
     )
     running: dict[Future, Run] = {
         pool.submit(_start, run.setting, run.recipe, run.budget, _steps(run, per_step), run.seed): run for run in todo

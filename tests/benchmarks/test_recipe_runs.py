@@ -1,8 +1,10 @@
 """The recipe study keeps what its runs found: a failing run costs itself alone, and nothing is run twice."""
 
+import importlib
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.fixture
 def recipes(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import recipes
-
+    recipes: Any = importlib.import_module("recipes")
     monkeypatch.setattr(recipes, "FILE", tmp_path / "recipes.csv")
     monkeypatch.setattr(recipes, "write_tables", lambda rows, folder: None)
     return recipes
