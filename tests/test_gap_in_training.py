@@ -132,6 +132,8 @@ def test_training_stops_where_the_gap_no_longer_shrinks(config):
         ("eval_gap_nats", False),
         ("eval_vision_centric_nll", False),
         ("eval_kl", False),
+        ("kl", False),
+        ("accuracy_gap", False),
         ("eval_vision_centric_accuracy", True),
         ("loss", False),
         (None, None),

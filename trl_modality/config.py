@@ -18,7 +18,7 @@ from .sampling import schedule_of
 logger = logging.get_logger(__name__)
 
 # How the metrics end of which less is better; the host knows `loss` alone
-LESS_IS_BETTER = ("accuracy_gap", "gap_nats", "_nll", "_kl")
+LESS_IS_BETTER = ("_accuracy_gap", "_gap_nats", "_nll", "_kl")
 
 
 @dataclass
@@ -327,7 +327,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
         if self.check_rows < -1:
             raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
         self._check_gap_eval()
-        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(LESS_IS_BETTER):
+        # The host takes names without their "eval_" too
+        if self.greater_is_better is None and f"_{self.metric_for_best_model or ''}".endswith(LESS_IS_BETTER):
             self.greater_is_better = False
         super().__post_init__()
 
