@@ -12,12 +12,12 @@ from report_runs import BEFORE, MadeEvaluation, history, rich_run, write_state
 
 from trl_modality.report.bars import Bar, BarGroup, Caption, bar_chart, decimal, figures_of
 from trl_modality.report.curves import Band, Curve, curve_chart, thinned
-from trl_modality.report.drawing import WIDTH, Box, Label, Line
+from trl_modality.report.drawing import WIDTH, Box, Dot, Label, Line
 from trl_modality.report.figures import curriculum_bands, group_figures, training_figures
 from trl_modality.report.logs import Log
 from trl_modality.report.palette import GROUND, INK
 from trl_modality.report.png import to_png
-from trl_modality.report.runs import Estimate, Run, read_run
+from trl_modality.report.runs import Estimate, Evaluation, Run, read_run
 from trl_modality.report.scales import Scale, log_ticks, nice_ticks, tick_text
 from trl_modality.report.svg import to_svg
 from trl_modality.report.text import text_width
@@ -130,6 +130,22 @@ def test_several_sets_in_training_have_a_figure_each():
     main, _ = training_figures(Run("run", log=Log(series, 30, "trainer_state.json")), "", "")
     assert [drawing.title for drawing in main] == ["Accuracy in training, charts", "Accuracy in training, tables"]
     assert len({drawing.name for drawing in main}) == 2
+
+
+def test_a_curve_of_accuracies_is_of_one_set_of_rows():
+    def evaluation(name, rows):
+        shares = {view: Estimate(0.5, 0.4, 0.6) for view in ("text_rich", "vision_centric")}
+        return Evaluation(name, conditions=shares, settings={"rows": rows})
+
+    def steps_shown(*evaluations):
+        main, _ = training_figures(Run("run", evaluations, Log({}, 30, "trainer_state.json")), "", "")
+        tips = [mark.tip for drawing in main for mark in drawing.marks if isinstance(mark, Dot)]
+        return [tip.split(", step ")[1].split(":")[0] for tip in tips if tip.startswith("text_rich")]
+
+    ends, own = [evaluation("before", "a"), evaluation("after", "a")], ["0", "10", "20", "30"]
+    assert steps_shown(ends[0], evaluation("step-10", "a"), evaluation("step-20", "a"), ends[1]) == own
+    assert steps_shown(ends[0], evaluation("step-10", "b"), evaluation("step-20", "b"), ends[1]) == ["10", "20"]
+    assert steps_shown(*ends) == []
 
 
 def test_a_bar_without_an_interval():

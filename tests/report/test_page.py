@@ -22,6 +22,7 @@ from trl_modality.report import card_section, read_run, write_report
 from trl_modality.report.examples import _card
 from trl_modality.report.pictures import data_uri
 from trl_modality.report.runs import Answer, Example
+from trl_modality.report.text import markdown_text
 
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -262,6 +263,25 @@ def test_evaluations_that_differ_are_named(tmp_path):
     MadeEvaluation(tmp_path / "run/evals/after", AFTER, rows=60).write()
     _, page = written([tmp_path / "run"], tmp_path)
     assert "before and after were not measured alike: rows 50 and 60." in page.text
+
+
+def test_a_model_card_says_what_cannot_be_compared(tmp_path):
+    for name, rows in (("before", 60), ("step-10", 30), ("step-20", 30), ("after", 60)):
+        MadeEvaluation(tmp_path / f"run/evals/{name}", AFTER, rows=rows).write()
+    MadeEvaluation(tmp_path / "other", AFTER, rows=50).write()
+    note = "run: step-10 to step-20 (2 evaluations) and after were not measured alike: rows 30 and 60."
+    between = "run and other were not measured alike: rows 60 and 50."
+    files, page = written([tmp_path / "run", tmp_path / "other"], tmp_path)
+    for said in (note, between):
+        assert said in page.text
+        assert said in files.notes
+        assert files.markdown.read_text().count(markdown_text(said)) == 1
+    assert markdown_text(note) in card_section(read_run(tmp_path / "run"))
+
+
+def test_the_lead_calls_controls_what_they_are(rich):
+    """`text_only` has the facts in words: what is right there is no guess."""
+    assert "controls, without the image or with that of another row." in rich[1].text
 
 
 def test_without_examples_after_training_there_are_those_before(tmp_path):

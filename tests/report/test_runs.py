@@ -77,6 +77,19 @@ def test_the_newest_whole_log_is_taken(tmp_path):
     assert read_run(tmp_path).log.steps == 30
 
 
+def test_what_is_of_later_steps_than_the_log_is_named(tmp_path):
+    write_state(tmp_path, history(steps=100))
+    for step in (50, 100, 150):
+        MadeEvaluation(tmp_path / f"evals/step-{step}", BEFORE, rows=30).write()
+        write_state(tmp_path / f"checkpoint-{step}", history(steps=step))
+    assert read_run(tmp_path).notes == (
+        "The curves end at step 100, with trainer_state.json; checkpoint-150 is of another run in this folder, or of "
+        "one that did not end.",
+        "step-150: after the last step of trainer_state.json (100), so of another run in this folder, or of one that "
+        "did not end.",
+    )
+
+
 def test_no_whole_log(tmp_path):
     (tmp_path / "trainer_state.json").write_text('{"log_history": [')
     with pytest.raises(

@@ -11,7 +11,7 @@ from .curves import LOW_PLOT_HEIGHT, Band, Curve, curve_chart
 from .drawing import Drawing
 from .logs import Log
 from .runs import Estimate, Evaluation, Run
-from .wording import CONDITIONS, CONTROLS, ordered
+from .wording import CONDITIONS, CONTROLS, differences, ordered
 
 
 # Of the one set that is evaluated, or of one of several by its name
@@ -262,15 +262,21 @@ def _accuracy_figures(run: Run, slug: str, of: str, bands: Sequence[Band]) -> li
 def _accuracy_curves(run: Run, log: Log, set_name: str) -> list[Curve]:
     """Accuracies logged in training, and in their place evaluations of which there is a file."""
     curves = []
+    steps = [e for e in run.evaluations if e.step is not None and e.set_name == set_name]
+    # One line is of one set of rows: `before` and `after` may have been asked others
+    ends = [
+        e for e in run.evaluations if e.step is None and not set_name and not any(differences(e, s) for s in steps)
+    ]
     for view, shape in zip(VIEWS, ("circle", "square"), strict=True):
         points = log.points(f"eval_{set_name}_{view}_accuracy" if set_name else f"eval_{view}_accuracy")
         found = {s: Estimate(100 * v, 100 * v, 100 * v) for s, v in points if math.isfinite(v)}
-        for evaluation in run.evaluations:
+        is_curve = bool(found or steps)  # before and after alone are in other figures
+        for evaluation in [*steps, *ends]:
             step = {"before": 0, "after": log.steps}.get(evaluation.name, evaluation.step)
-            if step is not None and evaluation.set_name == set_name and view in evaluation.conditions:
+            if step is not None and view in evaluation.conditions:
                 found[step] = evaluation.conditions[view].scaled(100)
         marked = sorted(found.items())
-        if len(marked) > 2:  # before and after alone are in other figures
+        if is_curve and len(marked) > 1:
             line = [(float(step), estimate.value) for step, estimate in marked]
             dash = () if view == VIEWS[0] else (6, 3)
             curves.append(Curve(view, view, line, marked, dash, shape))

@@ -52,15 +52,31 @@ def read_log(folder: Path) -> tuple[Log | None, list[str]]:
             continue
         if broken:
             notes.append(f"The curves are those of {log.source}.")
-        return log, notes + _not_finite(log)
+        return log, notes + _later_checkpoints(folder, log) + _not_finite(log)
     if broken:
         raise ValueError(f"{broken[0]} No whole {STATE_FILE} is left in {folder}; remove it to report without curves.")
     return None, []
 
 
+def _later_checkpoints(folder: Path, log: Log) -> list[str]:
+    """The trainer writes its own state when training ends: there may be checkpoints of one that went on, or another."""
+    later = [number for number, path in _checkpoints(folder) if number > log.steps and (path / STATE_FILE).is_file()]
+    return [
+        f"The curves end at step {log.steps:,}, with {log.source}; checkpoint-{number} is of another run in this folder, "
+        "or of one that did not end."
+        for number in later[:1]
+        if log.source == STATE_FILE
+    ]
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders, the newest first."""
+    found = [(int(name[1]), path) for path in folder.iterdir() if (name := _CHECKPOINT.fullmatch(path.name))]
+    return sorted(found, reverse=True)
+
+
 def _state_files(folder: Path) -> list[Path]:
-    checkpoints = [(int(found[1]), path) for path in folder.iterdir() if (found := _CHECKPOINT.fullmatch(path.name))]
-    ordered = [folder / STATE_FILE, *(path / STATE_FILE for _, path in sorted(checkpoints, reverse=True))]
+    ordered = [folder / STATE_FILE, *(path / STATE_FILE for _, path in _checkpoints(folder))]
     return [path for path in ordered if path.is_file()]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .runs import Run
 from .tables import compared_table, run_table
 from .text import markdown_text
-from .wording import confidence_text, headline, trained
+from .wording import comparison_notes, confidence_text, headline, trained
 
 
 def card_section(run: Run, heading: str = "## Modality gap") -> str:
@@ -18,6 +18,7 @@ def card_section(run: Run, heading: str = "## Modality gap") -> str:
         heading: Its first line.
     """
     parts = [heading, markdown_text(trained(run)), markdown_text(" ".join(headline(run)))]
+    parts += [markdown_text(f"Note: {note}") for note in comparison_notes([run])]
     if run.evaluations:
         parts += [run_table(run).to_markdown(), markdown_text(intervals_note(run))]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -44,6 +45,9 @@ def markdown_report(title: str, runs: Sequence[Run], figures: Sequence[tuple[str
     headings = ["## Modality gap"] if len(runs) == 1 else [f"## {markdown_text(run.name)}" for run in runs]
     table = compared_table(runs)
     sections = [table.to_markdown() + "\n"] if table else []
+    # What is of one run alone stands in its section
+    own = {note for run in runs for note in comparison_notes([run])}
+    sections += [markdown_text(f"Note: {note}") + "\n" for note in comparison_notes(runs) if note not in own]
     sections += [card_section(run, heading) for run, heading in zip(runs, headings, strict=True)]
     pictures = [f"![{markdown_text(name)}]({file})" for file, name in figures]
     return "\n".join([f"# {markdown_text(title)}\n", *sections, *[f"{picture}\n" for picture in pictures]])

@@ -12,7 +12,6 @@ from .runs import Run
 from .sections import (
     Section,
     accuracy_section,
-    comparison_notes,
     group_section,
     setup_section,
     summary,
@@ -20,6 +19,7 @@ from .sections import (
     training_section,
 )
 from .text import html_text
+from .wording import comparison_notes
 
 
 # Should any text of a model's ever get through as markup: nothing runs, nothing is loaded, nothing is sent

@@ -190,6 +190,11 @@ def read_run(folder: str | Path) -> Run:
     if any((folder / name).is_file() for name in (GAP_FILE, TEXT_FILE)):
         evaluations.append(read_evaluation(folder))
     log, notes = read_log(folder)
+    if log is not None and (late := [e.name for e in evaluations if e.step is not None and e.step > log.steps]):
+        notes.append(
+            f"{', '.join(late)}: after the last step of {log.source} ({log.steps:,}), so of another run in this "
+            "folder, or of one that did not end."
+        )
     has_record = (folder / RUN_FILE).is_file()
     if not (has_record or evaluations or log):
         raise ValueError(

@@ -28,7 +28,6 @@ from .wording import (
     against_zero,
     between,
     change,
-    differences,
     headline,
     paired_change,
     trained,
@@ -77,22 +76,6 @@ def summary(runs: Sequence[Run], notes: Sequence[str]) -> str:
     return warnings + (table.to_html() if table else "") + "".join(parts)
 
 
-def comparison_notes(runs: Sequence[Run]) -> list[str]:
-    """Evaluations that stand side by side although they measured something else."""
-    notes = []
-    for run in runs:
-        if run.before is not None and run.last is not None and (found := differences(run.before, run.last)):
-            notes.append(
-                f"{run.name}: {run.before.name} and {run.last.name} were not measured alike: {'; '.join(found)}. "
-                "Their difference is not the effect of training alone."
-            )
-    lasts = [(run, run.last) for run in runs if run.last is not None]
-    for (first, one), (second, other) in zip(lasts, lasts[1:], strict=False):
-        if found := differences(one, other):
-            notes.append(f"{first.name} and {second.name} were not measured alike: {'; '.join(found)}.")
-    return notes
-
-
 def accuracy_section(runs: Sequence[Run]) -> Section | None:
     """Gap bars, accuracies by condition, vision gain, and the table of everything."""
     accuracies = [figure for figure in (accuracy_figure(*run) for run in named(runs)) if figure]
@@ -102,7 +85,7 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
     lead = "Each pair asks one question twice: with the facts in words beside the image, and with the image alone. "
     lead += "The gap is what the model loses when it has to see. "
     if any(map(_has_controls, runs)):
-        lead += "Grey bars are controls: what is answered right there is answered without seeing the facts. "
+        lead += "Grey bars are controls, without the image or with that of another row. "
     if any(run.before for run in runs):
         lead += "Hollow bars: before training."
     gaps = gap_figures(runs)
@@ -131,7 +114,7 @@ def training_section(runs: Sequence[Run]) -> Section | None:
             more = f"<details><summary>Weights and rates</summary>{figures_html(settings)}</details>" * bool(settings)
             parts.append(name + figures_html(main) + more)
             figures += main + settings
-    lead = "What the run logged at each step; values in training are of the rows of that step, and have no intervals."
+    lead = "What the run logged; values in training are means over the rows since the log before, without intervals."
     if any(run.log and curriculum_bands(run.log) for run in runs):
         lead += " The background is the curriculum: in which view the pairs were learnt."
     html = f'<p class="lead">{lead}</p>{"".join(parts)}'

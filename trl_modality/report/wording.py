@@ -117,6 +117,37 @@ def differences(first: Evaluation, second: Evaluation) -> list[str]:
     ]
 
 
+def comparison_notes(runs: Sequence[Run]) -> list[str]:
+    """Evaluations that stand side by side although they measured something else."""
+    notes = []
+    for run in runs:
+        if run.before is not None and run.last is not None and (found := differences(run.before, run.last)):
+            notes.append(
+                f"{run.name}: {run.before.name} and {run.last.name} were not measured alike: {'; '.join(found)}. "
+                "Their difference is not the effect of training alone."
+            )
+        notes += _notes_on_steps(run)
+    lasts = [(run, run.last) for run in runs if run.last is not None]
+    for (first, one), (second, other) in zip(lasts, lasts[1:], strict=False):
+        if found := differences(one, other):
+            notes.append(f"{first.name} and {second.name} were not measured alike: {'; '.join(found)}.")
+    return notes
+
+
+def _notes_on_steps(run: Run) -> list[str]:
+    """Evaluations between the first and the last, in the figures with both of them."""
+    unlike: dict[str, list[str]] = {}
+    for evaluation in run.evaluations:
+        if run.last is not None and evaluation not in (run.before, run.last):
+            unlike.setdefault("; ".join(differences(evaluation, run.last)), []).append(evaluation.name)
+    unlike.pop("", None)
+    return [
+        f"{run.name}: {names[0] if len(names) == 1 else f'{names[0]} to {names[-1]} ({len(names)} evaluations)'} and "
+        f"{run.last.name if run.last else ''} were not measured alike: {found}."
+        for found, names in unlike.items()
+    ]
+
+
 # Settings that do not change what is asked or how it is graded; the conditions may be fewer in the course of training
 _NOT_ASKED = {"conditions", "batch_size", "weights", "server"}
 

@@ -11,6 +11,7 @@ from .markdown import markdown_report
 from .page import page
 from .png import to_png
 from .runs import Run, read_runs
+from .wording import comparison_notes
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ReportFiles:
     figures: Sequence[Path]
     """PNG files; none without matplotlib."""
     notes: Sequence[str]
-    """What was passed over or is missing, in sentences."""
+    """What was passed over, is missing or cannot be compared, in sentences."""
 
 
 def write_report(
@@ -53,7 +54,7 @@ def write_report(
     html, drawings = page(title, found)
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    notes = [note for run in found for note in run.notes]
+    notes = [*comparison_notes(found), *(note for run in found for note in run.notes)]
     pictures = []
     if find_spec("matplotlib") is not None:
         for drawing in drawings:
