@@ -343,7 +343,7 @@ def test_secrets_of_the_config_are_not_passed_on(tmp_path):
 def test_the_section_of_a_model_card(tmp_path):
     run = read_run(rich_run(tmp_path / "kl", "KL", "two_stage", True, 1, examples=0))
     section = card_section(run)
-    assert section.startswith("## Modality gap\n\ntiny-llava: trained on 8,000 rows")
+    assert section.startswith("## Modality gap\n\ntiny-llava: trained on a set of 8,000 rows")
     assert "|  | before | step-250 | after |" in section
     share = run.last.conditions["blind"]
     row = next(line for line in section.splitlines() if line.startswith("| blind accuracy"))

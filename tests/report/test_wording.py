@@ -138,7 +138,7 @@ def test_what_was_trained():
     log = Log({}, 500, "trainer_state.json")
     run = Run("run", (last,), log, model="llava", train_rows=8000, config={"kl_weight": 1.0, "curriculum": "none"})
     assert trained(run) == (
-        "llava: trained on 8,000 rows for 500 steps with kl_weight 1 and curriculum none; "
+        "llava: trained on a set of 8,000 rows for 500 steps with kl_weight 1 and curriculum none; "
         "measured on 200 pairs of charts"
     )
     assert trained(Run("run", log=log)) == "Trained for 500 steps"

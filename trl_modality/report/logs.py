@@ -59,11 +59,11 @@ def read_log(folder: Path) -> tuple[Log | None, list[str]]:
 
 
 def _later_checkpoints(folder: Path, log: Log) -> list[str]:
-    """The trainer writes its own state when training ends: there may be checkpoints of one that went on, or another."""
+    """A note on one, if any: the trainer writes its own state when training ends, so it is of another training."""
     later = [number for number, path in _checkpoints(folder) if number > log.steps and (path / STATE_FILE).is_file()]
     return [
-        f"The curves end at step {log.steps:,}, with {log.source}; checkpoint-{number} is of another run in this folder, "
-        "or of one that did not end."
+        f"The curves end at step {log.steps:,}, with {log.source}; checkpoint-{number} is of another run in this "
+        "folder, or of one that did not end."
         for number in later[:1]
         if log.source == STATE_FILE
     ]

@@ -85,7 +85,7 @@ def trained(run: Run) -> str:
     """What was trained on what and measured on what, in one line; empty where nothing of it is known."""
     parts = []
     if run.train_rows is not None:
-        parts.append(f"trained on {run.train_rows:,} rows")
+        parts.append(f"trained on a set of {run.train_rows:,} rows")
     if run.log is not None and run.log.steps:
         parts.append(f"{'for' if parts else 'trained for'} {run.log.steps:,} step{'' if run.log.steps == 1 else 's'}")
     if run.config:
