@@ -5,6 +5,7 @@ import pytest
 from trl import SFTConfig, TrlParser
 
 from trl_modality import ModalityBalancedSFTConfig
+from trl_modality.config import paired_config
 from trl_modality.curriculum import Mix, get_schedule
 
 
@@ -115,3 +116,14 @@ def test_two_stage(progress, mix):
 
 def test_none_is_both_views_throughout():
     assert {get_schedule("none")(p) for p in (0.0, 0.5, 1.0)} == {Mix(1, 1, 1)}
+
+
+def test_a_config_of_the_hosts_that_takes_a_large_gap_for_the_best(config, monkeypatch):
+    warnings = []
+    monkeypatch.setattr("trl_modality.config.logger.warning", warnings.append)
+    paired_config(config(SFTConfig, metric_for_best_model="eval_accuracy_gap"), None)
+    assert "largest `eval_accuracy_gap`, of which less is better: set `greater_is_better=False`" in warnings.pop()
+    paired_config(config(SFTConfig, metric_for_best_model="eval_accuracy_gap", greater_is_better=False), None)
+    paired_config(config(SFTConfig, metric_for_best_model="eval_vision_centric_accuracy"), None)
+    paired_config(config(SFTConfig), None)
+    assert warnings == []

@@ -382,6 +382,12 @@ def paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalance
             f"`{type(args).__name__}` has fields that {ModalityBalancedSFTConfig.__name__} does not: "
             f"{', '.join(unknown)}. They are ignored; derive your config from ours to keep them."
         )
+    if args.greater_is_better and f"_{args.metric_for_best_model}".endswith(LESS_IS_BETTER):
+        # The host's own default, or the user's word: the two look alike
+        logger.warning(
+            f"The best checkpoint will be that of the largest `{args.metric_for_best_model}`, of which less is "
+            f"better: set `greater_is_better=False`, as {ModalityBalancedSFTConfig.__name__} does by itself."
+        )
     values = {key: value for key, value in given.items() if key in known}
     # `to_dict` hides the value of whatever ends in `_token`: secrets, and with them `eos_token`
     values |= {key: getattr(args, key) for key in values if key.endswith("_token")}
