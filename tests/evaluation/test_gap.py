@@ -254,6 +254,31 @@ def test_zoom_is_a_file_of_its_own(rows, tmp_path):
     assert records[0]["condition"] == "zoom"
 
 
+def test_zoom_says_how_often_there_was_no_crop_also_when_continued(rows, tmp_path):
+    def answer(request):
+        if "Do not answer yet" not in text_of(request.prompt):
+            return "9"
+        return "nowhere" if int(text_of(request.prompt).split(".")[0].split()[-1]) in (0, 4) else "[0, 0, 500, 500]"
+
+    evaluate = ModalityGapEvaluator(rows[:6], conditions=["blind", "zoom"], batch_size=4, show_progress=False)
+    whole = evaluate(FakeGenerator(answer), tmp_path)
+    assert whole.summary.fallbacks == {"zoom": 2}
+    assert "0/6, 2 without a crop" in whole.table()
+    content = (tmp_path / "gap.json").read_bytes()
+    assert json.loads(content)["conditions"]["zoom"]["fallbacks"] == 2
+    assert "fallbacks" not in json.loads(content)["conditions"]["blind"]
+    lines = (tmp_path / "zoom.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "zoom.jsonl").write_bytes(b"".join(lines[:6])[:-3])
+    evaluate(FakeGenerator(answer), tmp_path)
+    assert (tmp_path / "gap.json").read_bytes() == content
+
+
+def test_zoom_of_strings_is_refused_before_anything_is_asked(rows):
+    strings = [{**row, "text_rich_prompt": "facts", "vision_centric_prompt": "which?"} for row in rows[:3]]
+    with pytest.raises(PairError, match="row 0, id='quiz-0': `vision_centric_prompt` is a string"):
+        ModalityGapEvaluator(strings, conditions=["blind", "zoom"], show_progress=False)
+
+
 def test_grader_and_choices_are_used(rows):
     generator = FakeGenerator(lambda request: "B" if "choices" in request.prompt[0]["content"] else "1.005")
     ask = [quiz_row(1), {**quiz_row(2), "answer": "yes", "choices": ["no", "yes"]}]

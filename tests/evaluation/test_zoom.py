@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from trl import prepare_multimodal_messages
 
-from trl_modality.evaluation.requests import Generation, Request
+from trl_modality.evaluation.requests import Generation, Request, RequestError
 from trl_modality.evaluation.zoom import Box, ZoomGenerator, crop, parse_box
 
 
@@ -114,6 +114,7 @@ def test_two_passes(image, parts):
     zoom = ZoomGenerator(generator, padding=0)
     answers = zoom(requests)
     assert [answer.text for answer in answers] == ["answer 0", "answer 1", "answer 2"]
+    assert [answer.is_fallback for answer in answers] == [False, True, False]
     assert (zoom.fallbacks, zoom.total, zoom.name) == (1, 3, "fake (zoom)")
     first, second = generator.calls
     for request, original in zip(first, requests, strict=True):
@@ -178,9 +179,10 @@ def test_own_choice(image):
 
 def test_bad_requests(image):
     zoom = ZoomGenerator(Fake())
-    with pytest.raises(ValueError, match="request 1: its prompt is a string"):
+    with pytest.raises(RequestError, match="its prompt is a string") as caught:
         zoom([ask(image), Request("<image>How many?", (image,))])
-    with pytest.raises(ValueError, match="request 0: it shows no image"):
+    assert caught.value.position == 1
+    with pytest.raises(RequestError, match="it shows no image"):
         zoom([Request([{"role": "user", "content": "How many?"}], ())])
     with pytest.raises(ValueError, match="no message of the user"):
         zoom([Request([{"role": "system", "content": "How many?"}], (image,))])

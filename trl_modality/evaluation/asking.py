@@ -56,7 +56,7 @@ def ask(
 
     Returns:
         In the order of the questions: `key`, the fields of the question, `expected`, `text`, `answer`, `is_correct`,
-        `how`, `is_complete`.
+        `how`, `is_complete`; of a generator that can fall back, `is_fallback`.
 
     Raises:
         ValueError: a file of other settings (the setting is named), or a request that cannot be asked (its key is).
@@ -104,6 +104,7 @@ def _answered(
                 "is_correct": graded.is_correct,
                 "how": graded.how,
                 "is_complete": generation.is_complete,
+                **({} if generation.is_fallback is None else {"is_fallback": generation.is_fallback}),
             }
         )
     return records

@@ -100,6 +100,8 @@ class ModalityGapEvaluator:
             pairs, needs_completion=nats, show_progress=show_progress and Processes().rank == 0
         )
         self._check_answers()
+        if Condition.ZOOM in self.conditions:
+            self._check_zoom()
         self._others: list[int] = []
         if Condition.SHUFFLED in self.conditions:
             self._others = rows_with_other_images(self._checked.shown)
@@ -206,6 +208,16 @@ class ModalityGapEvaluator:
                 raise PairError(
                     name, f"its answer cannot be graded: {error}", "Mend `answer` or `choices`."
                 ) from error
+
+    def _check_zoom(self) -> None:
+        for row in range(len(self._checked)):
+            stored = self._checked.rows[row]
+            if isinstance(stored["vision_centric_prompt"], str):
+                raise PairError(
+                    describe_row(stored),
+                    "`vision_centric_prompt` is a string, which has no place for the second image of `zoom`.",
+                    "Give the prompts as message lists, or leave out `zoom`.",
+                )
 
     def _rows_with_levels(self) -> Iterator[int]:
         found = False

@@ -30,6 +30,8 @@ class Generation:
     """What it wrote, without special tokens."""
     is_complete: bool
     """It ended by itself, not at the largest number of tokens."""
+    is_fallback: bool | None = None
+    """Of `ZoomGenerator`: there was no valid box, so the question was put without a crop; `None` elsewhere."""
 
 
 class Generator(Protocol):

@@ -28,6 +28,8 @@ class Summary:
     conditions: dict[str, Accuracy]
     unfinished: dict[str, int]
     """Answers that reached the largest number of tokens, by condition."""
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    """Answers of `zoom` without a crop, since the model gave no valid box: those are the plain view's."""
     gap: PairedDifference | None = None
     vision_gain: PairedDifference | None = None
 
@@ -35,7 +37,11 @@ class Summary:
         differences = {"gap": self.gap, "vision_gain": self.vision_gain}
         return {
             "conditions": {
-                name: {**accuracy.to_dict(), "unfinished": self.unfinished[name]}
+                name: {
+                    **accuracy.to_dict(),
+                    "unfinished": self.unfinished[name],
+                    **({"fallbacks": self.fallbacks[name]} if name in self.fallbacks else {}),
+                }
                 for name, accuracy in self.conditions.items()
             },
             **{name: difference.to_dict() for name, difference in differences.items() if difference is not None},
@@ -52,6 +58,11 @@ def summarize(records: Iterable[Record], confidence: float = 0.95) -> Summary:
             name: accuracy_of([each["is_correct"] for each in own], confidence) for name, own in by_condition.items()
         },
         unfinished={name: sum(not each["is_complete"] for each in own) for name, own in by_condition.items()},
+        fallbacks={
+            name: sum(each["is_fallback"] for each in own)
+            for name, own in by_condition.items()
+            if all("is_fallback" in each for each in own)
+        },
         gap=_difference(by_condition, Condition.TEXT_RICH, Condition.VISION_CENTRIC, confidence),
         vision_gain=_difference(by_condition, Condition.VISION_CENTRIC, Condition.BLIND, confidence),
     )

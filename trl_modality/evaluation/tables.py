@@ -41,6 +41,8 @@ def _accuracies(summary: Summary) -> list[str]:
     for name, accuracy in summary.conditions.items():
         unfinished = summary.unfinished[name]
         note = f"{accuracy.correct:,}/{accuracy.total:,}" + (f", {unfinished:,} unfinished" if unfinished else "")
+        if fallbacks := summary.fallbacks.get(name):
+            note += f", {fallbacks:,} without a crop"
         lines.append(_row(name, _points(accuracy.accuracy), _interval(accuracy.interval), note, width))
     for name, difference in (("gap, points", summary.gap), ("vision gain, points", summary.vision_gain)):
         if difference is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..views import image_slots
-from .requests import Generation, Generator, Request
+from .requests import Generation, Generator, Request, RequestError
 
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ class ZoomGenerator:
     A generator that looks twice: it asks for the part that matters, then puts the question with a crop of it added.
 
     Both passes are batched: one call of `generator` for all boxes, one for all answers. Where the model gives no valid
-    box the question is put as it is, and counted in `fallbacks`; `total` counts all.
+    box the question is put as it is: such an answer has `is_fallback`, and is counted in `fallbacks`; `total` counts
+    all.
 
     Coordinates from 0 to 1000 are what Qwen-VL, Qwen2-VL, Qwen3-VL and InternVL are trained on. Qwen2.5-VL counts the
     pixels of the image as its processor resizes it: give it images of that size and `scale=None`. Other models follow
@@ -128,8 +129,9 @@ class ZoomGenerator:
         min_side: pixels; see `crop`. 28 is the least that the processors of the Qwen2-VL family take.
 
     Raises:
-        ValueError: for a negative `padding` or a `min_side` below 1. When called: for a request whose prompt is a
-            string (it has no place for a second image) or that shows no image; the request is named.
+        ValueError: for a negative `padding` or a `min_side` below 1.
+        RequestError: when called: for a request whose prompt is a string (it has no place for a second image) or that
+            shows no image.
     """
 
     def __init__(
@@ -173,7 +175,10 @@ class ZoomGenerator:
         ]
         self.total += len(requests)
         self.fallbacks += sum(box is None for box in boxes)
-        return self.generator(seconds)
+        return [
+            replace(answer, is_fallback=box is None)
+            for answer, box in zip(self.generator(seconds), boxes, strict=True)
+        ]
 
     def _boxes(self, requests: Sequence[Request]) -> list[Box | None]:
         if self.choose is not None:
@@ -209,14 +214,14 @@ class ZoomGenerator:
 
 def _check(request: Request, position: int) -> None:
     if isinstance(request.prompt, str):
-        raise ValueError(
-            f"request {position}: its prompt is a string, which has no place for a second image; "
-            "give the prompt as a list of messages."
+        raise RequestError(
+            position,
+            "its prompt is a string, which has no place for a second image; give the prompt as a list of messages.",
         )
     if not request.images:
-        raise ValueError(f"request {position}: it shows no image, so there is nothing to look at twice.")
+        raise RequestError(position, "it shows no image, so there is nothing to look at twice.")
     if not any(message["role"] == "user" for message in request.prompt):
-        raise ValueError(f"request {position}: its prompt has no message of the user.")
+        raise RequestError(position, "its prompt has no message of the user.")
 
 
 def _with_sentence(prompt: Any, sentence: str) -> list[dict[str, Any]]:
