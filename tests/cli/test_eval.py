@@ -151,5 +151,20 @@ def test_text_tasks_without_pairs(llava, tmp_path, capsys):
     content = json.loads((tmp_path / "after" / "text.json").read_text())
     assert content["regret"]["tasks"]["gsm8k"]["estimate"] == 0
     assert "regret" in printed.out
+    code, printed = run(capsys, *words, "--output", str(tmp_path / "more"), "--baseline", str(tmp_path / "none"))
+    assert (code, "run the task 'gsm8k' into" in printed.err) == (2, True)
     code, printed = run(capsys, *words)
     assert (code, "`--text` needs `--output`" in printed.err) == (2, True)
+
+
+def test_no_sandbox_is_one_line(llava, tmp_path, capsys, monkeypatch):
+    from trl_modality.evaluation import sandbox
+    from trl_modality.evaluation.text import run as text_run
+
+    def refuse():
+        raise sandbox.SandboxError("no walls here")
+
+    monkeypatch.setattr(text_run, "require_sandbox", refuse)
+    words = [llava, "--text", "humaneval:h.jsonl", "--allow-code-execution", "--output", str(tmp_path)]
+    code, printed = run(capsys, *words)
+    assert (code, printed.err.splitlines()[-1]) == (2, "trl-modality eval: no walls here")

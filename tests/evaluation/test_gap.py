@@ -17,7 +17,7 @@ from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.grading import Grader
 from trl_modality.evaluation.records import read_records
 from trl_modality.evaluation.requests import Request
-from trl_modality.evaluation.statistics import accuracy_of, gap_change, paired_difference
+from trl_modality.evaluation.statistics import accuracy_of, paired_difference
 from trl_modality.views import text_of
 
 
@@ -148,21 +148,6 @@ def test_examples_are_pairs_with_a_gap(evaluate, rows, tmp_path):
     assert [{**example, "images": None} for example in result.examples] == [
         {**example, "images": None} for example in unsaved
     ]
-
-
-def test_baseline(evaluate, rows, tmp_path):
-    before, after = known(6, text_rich=0.9, vision_centric=0.4), known(7, text_rich=0.9, vision_centric=0.8)
-    evaluate(model_that_knows(before, rows), tmp_path / "before")
-    result = evaluate(model_that_knows(after, rows), baseline=tmp_path / "before")
-    assert result.baseline.name == "before"
-    for name in CONDITIONS:
-        assert result.baseline.conditions[name] == paired_difference(after[name], before[name])
-    views = ("text_rich", "vision_centric")
-    assert result.baseline.gap == gap_change(*(side[view] for side in (before, after) for view in views))
-    assert result.baseline.gap.estimate < 0
-    fewer = ModalityGapEvaluator(rows[:30], show_progress=False)
-    with pytest.raises(ValueError, match="has answers to other rows than these"):
-        fewer(model_that_knows(after, rows), baseline=tmp_path / "before")
 
 
 def test_table(evaluate, rows, tmp_path):

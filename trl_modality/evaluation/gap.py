@@ -10,7 +10,7 @@ from typing import Any
 
 from ..views import INDEX_COLUMN, PairError, describe_row
 from .asking import Question, ask
-from .baseline import compare
+from .baseline import compare, read_baseline
 from .batches import Processes
 from .conditions import (
     DEFAULT_CONDITIONS,
@@ -126,14 +126,20 @@ class ModalityGapEvaluator:
             baseline: Folder of another evaluation of the same rows, to compare with.
 
         Raises:
+            FileNotFoundError: the baseline has no answers.
             ValueError: the folder has results of other settings or weights (they are named), the baseline is of other
-                rows, or nats are asked of what has no weights.
+                rows or graded otherwise, or nats are asked of what has no weights.
         """
         place = None if folder is None else Path(folder)
+        # Before anything is asked: a baseline that does not fit should not be found out hours later
+        others = None
+        if baseline is not None:
+            files = (ANSWERS, ZOOM_ANSWERS) if Condition.ZOOM in self.conditions else (ANSWERS,)
+            others = read_baseline(baseline, files, self._judged_by())
         answers = self._ask(generator, place) if self.generate else []
         comparison = None
-        if baseline is not None:
-            comparison = compare(answers, Path(baseline) / ANSWERS, self._checked.digest, self.confidence)
+        if baseline is not None and others is not None:
+            comparison = compare(answers, others, baseline, self.confidence)
         result = GapResult(
             name=name or (place.resolve().name if place else generator.name),
             model=generator.name,
@@ -156,8 +162,7 @@ class ModalityGapEvaluator:
     def _ask(self, generator: Generator, folder: Path | None) -> list[dict[str, Any]]:
         settings = {
             "conditions": [condition for condition in self.conditions if condition != Condition.ZOOM],
-            **getattr(self.grader, "settings", {}),
-            "rows": self._checked.digest,
+            **self._judged_by(),
         }
         questions = [
             self._question(row, condition) for condition in settings["conditions"] for row in range(len(self._checked))
@@ -176,6 +181,9 @@ class ModalityGapEvaluator:
             zoomed = ZoomGenerator(generator)
             answers += ask(zoomed, questions, self.grader, folder and folder / ZOOM_ANSWERS, **options)
         return answers
+
+    def _judged_by(self) -> dict[str, Any]:
+        return {**getattr(self.grader, "settings", {}), "rows": self._checked.digest}
 
     def _question(self, row: int, condition: str) -> Question:
         return Question(

@@ -42,8 +42,8 @@ STARTING = 5.0
 """Seconds that two processes may take to start, beside the time limit."""
 
 
-class SandboxError(RuntimeError):
-    """The walls cannot be put up here: the code was not run."""
+class SandboxError(OSError):
+    """The walls cannot be put up here (the system refuses them): the code was not run."""
 
 
 @dataclass(frozen=True)

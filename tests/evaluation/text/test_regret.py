@@ -96,6 +96,9 @@ def test_what_cannot_be_compared_says_why(tmp_path, tasks):
     run_quietly(adds(36), tasks[:1], tmp_path / "base")
     with pytest.raises(FileNotFoundError, match=r"text/mmlu.jsonl: run the task 'mmlu' into .*base first"):
         run_quietly(silent := adds(3), tasks, tmp_path / "trained", baseline=tmp_path / "base")
+    less = [f"gsm8k:{write_gsm8k(tmp_path / 'less.jsonl', count=38)}"]
+    with pytest.raises(ValueError, match="cannot be compared: `data` is"):
+        run_quietly(silent, less, tmp_path / "trained", baseline=tmp_path / "base")
     assert silent.asked == 0
     other = [f"gsm8k:{write_gsm8k(tmp_path / 'other.jsonl', count=39)}"]
     run_quietly(adds(20), other, tmp_path / "other")

@@ -139,6 +139,18 @@ def text_regret(
     )
 
 
+def check_baseline(folder: str | Path, task: str, settings: dict[str, Any]) -> None:
+    """Before a task is asked: whether a run of it can be compared with that in the folder.
+
+    Raises:
+        FileNotFoundError: the folder has no answers to it.
+        ValueError: they are to other questions, or graded otherwise.
+    """
+    path = answers_file(folder, task)
+    own, _ = _answers(folder, task)
+    _check_alike(f"{path} and this run", {name: own.get(name) for name in settings}, settings)
+
+
 def _answers(folder: str | Path, task: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The settings of a run of a task, and its answers by the keys of their questions."""
     path = answers_file(folder, task)

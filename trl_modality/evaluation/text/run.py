@@ -14,7 +14,7 @@ from ..sandbox import require_sandbox
 from .gsm8k import read_gsm8k
 from .humaneval import humaneval_grader, read_humaneval
 from .mmlu import read_mmlu
-from .regret import TextRegret, TextSkill, answers_file, text_regret, text_skill
+from .regret import TextRegret, TextSkill, check_baseline, text_regret, text_skill
 from .task import Example, Grade, TextTask, digest, questions
 
 
@@ -133,8 +133,8 @@ def run_text_tasks(
     _check_code(parsed, allow_code_execution)
     prepared = [_prepare(task, source, shots or {}, shots_from or {}, grader) for task, source in parsed.items()]
     if baseline is not None:
-        for task in parsed:
-            answers_file(baseline, task.name)
+        for task, _, _, settings in prepared:
+            check_baseline(baseline, task.name, settings)
     for task, asked, grade, settings in prepared:
         file = Path(folder) / "text" / f"{task.name}.jsonl"
         asking.ask(generator, asked, grade, file, batch_size, show_progress, settings)
