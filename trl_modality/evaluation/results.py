@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,10 +90,17 @@ def summarize_groups(records: Sequence[Record], confidence: float = 0.95) -> dic
     for grouping in GROUPINGS:
         by_group: dict[str, list[Record]] = {}
         for record in records:
-            by_group.setdefault(str(record[grouping] or NO_GROUP), []).append(record)
+            group = record[grouping]
+            # 0 is a level; what is not set is none
+            by_group.setdefault(NO_GROUP if group in (None, "") else str(group), []).append(record)
         if by_group.keys() - {NO_GROUP}:
-            groups[grouping] = {name: summarize(own, confidence) for name, own in sorted(by_group.items())}
+            groups[grouping] = {name: summarize(own, confidence) for name, own in sorted(by_group.items(), key=_place)}
     return groups
+
+
+def _place(group: tuple[str, Any]) -> tuple[int, str]:
+    """Numbers by their value ("9" before "10"), then names."""
+    return (int(group[0]), "") if group[0].isdecimal() else (sys.maxsize, group[0])
 
 
 @dataclass(frozen=True)

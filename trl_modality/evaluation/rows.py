@@ -61,7 +61,7 @@ def check_rows(pairs: Any, *, needs_completion: bool = False, show_progress: boo
         validate_pair(row, name=name, needs_completion=needs_completion)
         facts.append({"row": position, **{name: row.get(name) for name in FACTS}})
         expected.append(_answer(row, name))
-        choices.append(row.get("choices"))
+        choices.append(_choices(row, name))
         text_images, vision_images = (
             image_digests(load_images(row, view, name)) for view in (View.TEXT_RICH, View.VISION_CENTRIC)
         )
@@ -85,11 +85,30 @@ def _stored(pairs: Any) -> Sequence[Mapping[str, Any]]:
     return [{**row, INDEX_COLUMN: position} for position, row in enumerate(pairs)]
 
 
+def _choices(row: Mapping[str, Any], name: str) -> list[str] | None:
+    choices = row.get("choices")
+    if choices is None:
+        return None
+    if isinstance(choices, list | tuple):
+        texts = [_as_text(choice) for choice in choices]
+        if None not in texts:
+            return [text for text in texts if text is not None] or None
+    problem = f"`choices` must be a list of texts or numbers, got {str(choices)[:80]}."
+    raise PairError(name, problem, "Give the text of each choice, in the order of their letters.")
+
+
+def _as_text(value: Any) -> str | None:
+    """A text, or a number as one; `None` for anything else."""
+    if isinstance(value, str) and value.strip():
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else None
+
+
 def _answer(row: Mapping[str, Any], name: str) -> str:
     answer = row.get("answer")
-    if isinstance(answer, str) and answer.strip():
-        return answer
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        return str(answer)
+    text = _as_text(answer)
+    if text is not None:
+        return text
     problem = "`answer` is missing" if answer is None else f"`answer` is {answer!r}, which is no answer"
     raise PairError(name, f"{problem}.", "Give the right answer, by which the model's are graded.")
