@@ -59,6 +59,7 @@ HOSTILE = [
     *("\\frac{1}{", "\\text{", "\\frac{1}{2}", " or 5", "1e9"),
     *("^{9", "3:30", "~", "\\left", "(A) ", "A ", "a.", " ", "\n"),
     *(";", "not ", "answer to ", "\ufdfa", "½", "\u202e", "<think>", "answer (", "option ", "5 m ", "½½", "-", "€"),
+    *("A, ", "(A), ", "three ", "with 1 ", "1+1=2, ", " in ", "A since "),
 ]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from .normalize import NUMBER, bare, parse_quantity, unit_length
+from .normalize import NUMBER, NUMBER_WORDS, bare, parse_quantity, unit_length
 
 
 MAX_TEXT = 20_000  # characters at the end of a text that are read: an answer stands at the end
@@ -54,7 +54,19 @@ _LETTER = re.compile(
 )
 _LETTERS = re.compile(r"[^\W\d_]")
 _REASON = re.compile(r"(?:because|since|as)\b", re.IGNORECASE)
-_LAST_IS = re.compile(r"\b(?:is|are|was|were)\b|[:=]", re.IGNORECASE)
+_LAST_IS = re.compile(r"\b(?:is|are|was|were)\b|=|:(?![0-9])|(?<![0-9]):", re.IGNORECASE)
+_LETTERS = re.compile(
+    r"(?:[(\[]?[A-Z][)\]]?(?:\s?[,/&]\s?(?:and\s|or\s)?|\s(?:and|or)\s))++[(\[]?[A-Z][)\]]?(?:\sare\b.*)?"
+)
+_UNDENIED = "".join(f"(?<!{words} )" for words in ("not", "n't", "not the", "not a", "not an"))
+# "Monday (35)", "Monday with 35 visitors"
+_ASIDE = re.compile(r"\s(?:\(|(?:with|at)\s[$£€¥]?[0-9])")
+_NUMBER_WORD = re.compile(rf"(?<![\w-])(?:{'|'.join(NUMBER_WORDS)})(?![\w-])", re.IGNORECASE)
+# With these a number word is not the whole number
+_IN_A_NUMBER = re.compile(
+    r"(?:ty|hundred|thousand|illion|dozen)\b|\b(?:half|halves|thirds?|quarters?|point|plus|minus|times|or|to)\b"
+    r"|\b(?:four|fif|six|seven|eigh|nin|ten)ths?\b"
+)
 
 
 def tail_of(text: str) -> str:
@@ -125,8 +137,15 @@ def number_in(text: str) -> str:
     starts_with_number = _NUMBER_IN_TEXT.match(line) is not None
     if _is_quantity(line) or (starts_with_number and len(text) < 60 and not _LAST_IS.search(line.replace("=", ""))):
         return _number_of_statement(line)  # nothing but an answer, be it "5 or 6"
-    numbers = list(_NUMBER_IN_TEXT.finditer(text if after_facts is None else after_facts))
-    return _with_unit(text if after_facts is None else after_facts, numbers[-1]) if numbers else line
+    read = text if after_facts is None else after_facts
+    numbers = list(_NUMBER_IN_TEXT.finditer(read))
+    return _with_unit(read, numbers[-1]) if numbers else _number_word(line) or line
+
+
+def _number_word(line: str) -> str:
+    """The only number that a line without digits says in words ("There are three bars"); "one" may be a pronoun."""
+    words = set(_NUMBER_WORD.findall(line.casefold()))
+    return words.pop() if len(words) == 1 and "one" not in words and not _IN_A_NUMBER.search(line.casefold()) else ""
 
 
 def _is_quantity(text: str) -> bool:
@@ -149,6 +168,8 @@ def _number_of_statement(statement: str) -> str:
             return reading
     clause = clause or whole
     *_, before, right = "", "", *_EQUALS.split(clause)
+    if re.search(r"[0-9]\s?[-+*/×·]", before) and not re.search(r"[^\W\d_]", before):
+        return bare(right)  # "12 + 8 = 20, 20 / 4 = 5"
     if before:
         return clause if re.search(r"\b(?:or|and)\b|,", before) else bare(right)  # "x = 5 or x = 6"
     numbers = list(_NUMBER_IN_TEXT.finditer(clause))
@@ -177,6 +198,7 @@ def words_in(text: str) -> list[str]:
         clause = _clause(line)
     times = set(_TIME_IN_TEXT.findall(readings[0]))
     answers = [bare(reading)[:MAX_ANSWER] for reading in (*readings, clause, *(times if len(times) == 1 else ()))]
+    answers += [bare(_ASIDE.split(answer)[0]) for answer in answers]
     return list(dict.fromkeys(filter(None, answers)))
 
 
@@ -211,6 +233,9 @@ def _named(statement: str, choices: Sequence[str], same: Callable[[str, str], bo
     by_text = [index for index, choice in enumerate(choices) if same(whole, choice)]
     if by_text and any(len(choice) == 1 and choice.isalpha() for choice in choices):
         return by_text  # choices that are letters themselves
+    if _LETTERS.fullmatch(whole) and not by_text:
+        letters = re.findall(r"\b[A-Z]\b", whole.partition(" are")[0])
+        return sorted({ord(each) - ord("A") for each in letters} & set(range(len(choices))))
     letter = _LETTER.match(whole)
     if letter and (letter[2] or letter[3].isupper() or whole == letter[3] or letter["option"]):
         index = ord((letter[2] or letter[3]).upper()) - ord("A")
@@ -227,7 +252,7 @@ def _mentioned(text: str, choices: Sequence[str], same: Callable[[str, str], boo
     last = chr(ord("A") + len(choices) - 1)
     marked = re.findall(
         rf"(?:(?<!not )\(([A-{last}])\)|\b(?<!not )[OoCc](?:ption|hoice)\s\(?([A-{last}])\b"
-        rf"|(?<!not)(?<!or)(?<!and)(?<!,)\s([A-{last}])\W{{0,3}}$)",
+        rf"|(?<!not)(?<!or)(?<!and)(?<!,)\s([A-{last}])(?:\W{{0,3}}$|,?\s(?:because|since)\b))",
         text,
     )
     are_letters = any(len(choice) == 1 and choice.isalpha() for choice in choices)  # then a bare one is a text
@@ -242,7 +267,7 @@ def _mentioned(text: str, choices: Sequence[str], same: Callable[[str, str], boo
     # The longest first, each taken out: "linear" is not in "nonlinear", nor "1 hour" in "1 hour and 15 minutes"
     for index, choice in sorted(enumerate(choices), key=lambda item: -len(item[1])):
         name = bare(choice).casefold()
-        pattern = rf"(?<!not )(?<!n't )(?<!not the )(?<![\w.-]){re.escape(name)}(?![\w-]|\.[0-9])"
+        pattern = rf"{_UNDENIED}(?<![\w.-]){re.escape(name)}(?![\w-]|\.[0-9])"
         if name and re.search(pattern, folded):
             found.append(index)
             folded = re.sub(pattern, " ", folded)

@@ -85,7 +85,7 @@ _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 )
-_NUMBER_WORDS = {word: str(value) for value, word in enumerate(_WORDS.split())}
+NUMBER_WORDS = {word: str(value) for value, word in enumerate(_WORDS.split())}
 # After these a number is not the number that stands there
 _NO_NOUN = frozenset(
     ("and", "or", "to", "by", "not", "plus", "minus", "times", "over", "pi", "factorial", "point", "root")
@@ -156,8 +156,8 @@ def bare(answer: str) -> str:
 def parse_quantity(answer: str) -> Quantity | None:
     """The number that the whole of a bare answer states, exactly, or `None` where it states anything else."""
     first, _, others = answer.partition(" ")
-    if first.casefold() in _NUMBER_WORDS:
-        answer = f"{_NUMBER_WORDS[first.casefold()]} {others}"
+    if first.casefold() in NUMBER_WORDS:
+        answer = f"{NUMBER_WORDS[first.casefold()]} {others}"
     grouped = _SPACE_THOUSANDS.match(answer)
     if grouped:
         answer = grouped[0].replace(" ", "") + answer[grouped.end() :]
@@ -246,6 +246,8 @@ def unit_length(text: str) -> int:
         if len(tokens) > 5 or text[seen : match.start()].strip(" \t"):
             break
         seen = match.end()
+        if match[0].casefold() == "in" and text[seen : seen + 2].strip().isalpha():
+            break  # "9 in a batch"
         unit, length = _known_prefix(tokens)
         if (unit and length == len(tokens)) or (len(tokens) == 1 and match[0].casefold() in _SCALES):
             end = seen
