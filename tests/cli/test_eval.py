@@ -128,6 +128,20 @@ def test_what_does_not_go_together(words, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dtype", "floaty"], "`--dtype` must be `auto` or a type of torch such as bfloat16"),
+        (["--dtype", "nn"], "`--dtype` must be `auto`"),
+        (["--device", "abacus"], "`--device abacus` cannot be used: "),
+        (["--device", "cuda:99"], "`--device cuda:99` cannot be used: "),
+    ],
+)
+def test_what_the_model_cannot_be_run_with(words, message, capsys):
+    assert main(["eval", "MODEL", "DATA", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_server_that_is_not_there(pairs, capsys, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("time.sleep", lambda seconds: None)

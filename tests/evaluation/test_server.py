@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -201,3 +203,24 @@ def test_a_gap_over_a_server(serve):
         "shuffled": 5,
         "text_only": 10,
     }
+
+
+def test_the_first_requests_of_a_process_go_out_together(serve):
+    """The threads must not be the first to import from `trl`, whose lazy loading fails in several at once."""
+    server, _ = serve(lambda body, count: said("3"))
+    code = (
+        "import sys\n"
+        "from trl_modality.evaluation.requests import Request\n"
+        "from trl_modality.evaluation.server import ServerGenerator\n"
+        "asked = [Request([{'role': 'user', 'content': 'How many?'}])] * 8\n"
+        "print([answer.text for answer in ServerGenerator(sys.argv[1], 'tiny')(asked)])\n"
+    )
+    url = f"http://127.0.0.1:{server.server_port}"
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == str(["3"] * 8), done.stderr[-2000:]
+
+
+def test_content_that_is_no_text_is_refused(serve):
+    _, generator = serve(lambda body, count: said([{"type": "text", "text": "3"}]))
+    with pytest.raises(RequestError, match="gave no answer of /v1/chat/completions"):
+        generator([Request([{"role": "user", "content": "How many?"}])])

@@ -164,6 +164,8 @@ def _model(args: argparse.Namespace) -> Any:
 
     from ..evaluation.generation import TransformersGenerator
 
+    _check_dtype(args.dtype)
+    device = _device(args)
     base, adapter = args.model, args.adapter
     if find_adapter_config_file(args.model) is not None:
         from peft import PeftConfig
@@ -182,9 +184,7 @@ def _model(args: argparse.Namespace) -> Any:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter)
-    return TransformersGenerator(
-        model.to(_device(args)), processor, max_new_tokens=args.max_new_tokens, name=adapter or base
-    )
+    return TransformersGenerator(model.to(device), processor, max_new_tokens=args.max_new_tokens, name=adapter or base)
 
 
 def _device(args: argparse.Namespace) -> Any:
@@ -195,4 +195,16 @@ def _device(args: argparse.Namespace) -> Any:
 
         # Under `accelerate launch`: the processes share the questions
         return PartialState(cpu=args.device == "cpu").device
-    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown one, one that is not here, a build without it
+        raise ValueError(f"`--device {device}` cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _check_dtype(name: str) -> None:
+    import torch
+
+    if name != "auto" and not isinstance(getattr(torch, name, None), torch.dtype):
+        raise ValueError(f"`--dtype` must be `auto` or a type of torch such as bfloat16 or float32, got {name!r}.")

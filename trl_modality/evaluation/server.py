@@ -91,6 +91,9 @@ class ServerGenerator:
             RequestError: the server refuses a request (4xx); with its URL and message.
             ConnectionError: it cannot be reached, or goes on failing.
         """
+        # Not in the threads: the first import from `trl`, which loads its modules when asked, fails in several at once
+        from trl import prepare_multimodal_messages  # noqa: F401
+
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = [pool.submit(self._answer, i, request) for i, request in enumerate(requests)]
             try:
@@ -109,7 +112,10 @@ class ServerGenerator:
         answer = self._post(position, json.dumps(body).encode())
         try:
             choice = answer["choices"][0]
-            return Generation(choice["message"]["content"] or "", choice["finish_reason"] != "length")
+            text = choice["message"]["content"] or ""
+            if not isinstance(text, str):
+                raise TypeError("its content is no text")
+            return Generation(text, choice["finish_reason"] != "length")
         except (KeyError, IndexError, TypeError) as error:
             raise RequestError(
                 position, f"{self.url} gave no answer of /v1/chat/completions: {str(answer)[:200]}"
