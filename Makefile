@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## measure a small LLaVA, train it on pairs on the CPU, measure again, write the report (under eight minutes after set-up)
+demo: $(READY)  ## measure a small LLaVA, train it on pairs on the CPU, measure again, write the report (a minute and a half after set-up)
 	$(LAUNCH) examples/llava_kl.py
 
 demo-sft: $(READY)  ## the same without the KL: what plain SFT gives

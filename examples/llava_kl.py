@@ -7,7 +7,7 @@ pulls the vision_centric view towards the text_rich one. The gap between the vie
 
 Without arguments: a LLaVA of 1.4 million parameters that reads well and cannot yet answer from what it sees
 (`examples/make_base_model.py`) is asked about charts and tables, drawn from real tables (see
-`trl_modality/data/tables.py`), trained, and asked again; under eight minutes on two CPU cores, most of them asking:
+`trl_modality/data/tables.py`), trained, and asked again; a minute and a half on two CPU cores:
 
 ```bash
 accelerate launch examples/llava_kl.py
@@ -84,7 +84,7 @@ SMALL_DEFAULTS = {
     "replay_ratio": 0.2,
     "eval_strategy": "steps",
     "eval_steps": 40,
-    "gap_eval_rows": 100,
+    "gap_eval_rows": -1,
     "gap_eval_max_new_tokens": 32,
     "bf16": False,
     "gradient_checkpointing": False,

@@ -184,6 +184,9 @@ def test_bad_use(serve):
         ServerGenerator("file:///etc/passwd", "tiny")
     with pytest.raises(ValueError, match="concurrency"):
         ServerGenerator("http://localhost", "tiny", concurrency=0)
+    with pytest.raises(ValueError, match="api_key") as error:
+        ServerGenerator("http://me:secret@localhost/v1", "tiny")
+    assert "secret" not in str(error.value)
 
 
 def test_a_gap_over_a_server(serve):

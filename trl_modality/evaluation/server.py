@@ -10,6 +10,7 @@ import logging
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,9 @@ class ServerGenerator:
     ):
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"the URL of a server begins with http:// or https://, got {url!r}.")
+        if "@" in urllib.parse.urlsplit(url).netloc:
+            # It stands in what an evaluation writes and reports
+            raise ValueError("the URL of a server must hold no name or password; give `api_key`, or OPENAI_API_KEY.")
         if max_new_tokens < 1 or concurrency < 1:
             raise ValueError(
                 f"`max_new_tokens` and `concurrency` must be at least 1, got {max_new_tokens} and {concurrency}."
