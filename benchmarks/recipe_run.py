@@ -30,7 +30,7 @@ from trl_modality.evaluation.requests import Request
 
 BASE = Path(__file__).resolve().parents[1] / "examples" / "base_model"
 GOAL = 0.9  # of the vision_centric view on held-out problems
-LOOK_EVERY, N_LOOKED_AT = 20, 200
+LOOK_EVERY, N_LOOKED_AT = 10, 200
 BATCH_SIZE, MAX_NEW_TOKENS, N_EXERCISES = 200, 32, 400
 
 

@@ -31,6 +31,12 @@ def write_tables(rows: Sequence[Row], folder: Path) -> None:
             own = [row for row in rows if (row["setting"], row["budget"]) == (name, budget)]
             if own:
                 parts += ["", f"## {name}, equal {budget}", "", *_table(own)]
+                parts += [
+                    "",
+                    f"Minus `{setting.reference}`, of the same seed:",
+                    "",
+                    *_differences(own, setting.reference),
+                ]
     (folder / "recipes.md").write_text("\n".join(parts) + "\n")
     _plot(rows, folder / "recipes.png")
 
@@ -55,6 +61,21 @@ def _table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def _differences(rows: Sequence[Row], reference: str) -> list[str]:
+    """Points by which a recipe is above the reference: data and tests of a seed are the same for both."""
+    lines = ["| " + " | ".join(["recipe", *COLUMNS]) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
+    others = {row["seed"]: row for row in rows if row["recipe"] == reference}
+    for recipe in RECIPES:
+        own = [row for row in rows if row["recipe"] == recipe != reference and row["seed"] in others]
+        if own:
+            cells = [
+                interval([100 * (float(row[column]) - float(others[row["seed"]][column])) for row in own], "+.1f")
+                for column in COLUMNS.values()
+            ]
+            lines.append("| " + " | ".join([recipe, *cells]) + " |")
+    return lines
+
+
 def _goal(rows: Sequence[Row], column: str) -> str:
     reached = [float(row[column]) for row in rows if row[column]]
     if len(reached) < len(rows):
@@ -62,12 +83,12 @@ def _goal(rows: Sequence[Row], column: str) -> str:
     return f"{mean(reached):,.0f}"
 
 
-def interval(values: Iterable[float]) -> str:
-    """ "mean ± half the width" of Student's 95 % interval."""
+def interval(values: Iterable[float], form: str = ".1f") -> str:
+    """The mean ± half the width of Student's 95 % interval."""
     values = list(values)
     if len(values) < 2:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ± {half_width(values):.1f}"
+        return f"{values[0]:{form}}"
+    return f"{mean(values):{form}} ± {half_width(values):.1f}"
 
 
 def half_width(values: Sequence[float]) -> float:

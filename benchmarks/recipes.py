@@ -26,7 +26,7 @@ from rows import RESULTS, origin_of_cpu_run
 
 
 FILE = RESULTS / "recipes.csv"
-STEPS = 160
+STEPS = 120
 PROBE = 10  # steps, to count their tokens
 # What costs most in a step; the others get as many steps as its tokens allow them
 DEAREST = "pairs_kl"

@@ -54,7 +54,10 @@ def test_a_failing_run_costs_itself_alone(recipes, monkeypatch, capsys):
     run(recipes, monkeypatch, "--recipes", "mix", "pairs_kl", "--seeds", "2")
     assert {call[0] for call in calls if call[1] != "probe"} == {"mix"}
     # At equal tokens it gets twice the steps of what costs twice as much
-    assert {(call[1], call[2]) for call in calls if call[1] != "probe"} == {("steps", 160), ("tokens", 320)}
+    assert {(call[1], call[2]) for call in calls if call[1] != "probe"} == {
+        ("steps", recipes.STEPS),
+        ("tokens", 2 * recipes.STEPS),
+    }
     assert len(recipes.read_rows()) == 10
 
 

@@ -74,6 +74,20 @@ def test_every_recipe_of_a_setting_is_known_and_seeds_are_whole():
     assert [run.seed for run in found] == sorted(run.seed for run in found)
 
 
+def test_differences_are_of_the_same_seed():
+    from recipe_tables import COLUMNS, _differences
+
+    scores = {"mix": {"0": 0.5, "1": 0.9}, "pairs": {"0": 0.6, "1": 1.0}, "kl": {"1": 0.8}}
+    rows = [
+        {"recipe": recipe, "seed": seed, **dict.fromkeys(COLUMNS.values(), str(score))}
+        for recipe, by_seed in scores.items()
+        for seed, score in by_seed.items()
+    ]
+    cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in _differences(rows, "mix")[2:]]
+    # The spread between seeds is in both, and leaves the difference
+    assert cells == [["kl", "-10.0"], ["pairs", "+10.0 ± 0.0"]]
+
+
 def test_intervals_are_students():
     from recipe_tables import interval
     from scipy.stats import t
