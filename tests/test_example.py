@@ -94,3 +94,21 @@ def test_example_takes_a_yaml_recipe_and_the_command_line_wins(tmp_path):
     launch("--config", str(recipe), "--max_steps", "2", "--output_dir", str(tmp_path / "out"))
     config = json.loads((tmp_path / "out" / "run.json").read_text())["config"]
     assert (config["kl_weight"], config["curriculum"], config["max_steps"]) == (0.25, "two_stage", 2)
+
+
+@pytest.mark.slow
+def test_the_base_transcribes_every_real_record():
+    from trl_modality.data.drawing import DRAWINGS
+    from trl_modality.data.tables import load_records
+    from trl_modality.evaluation.generation import TransformersGenerator
+    from trl_modality.evaluation.requests import Request
+
+    folder = ROOT / "examples" / "base_model"
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    read = TransformersGenerator(model, processor, max_new_tokens=24)
+    records = load_records()
+    for draw in DRAWINGS.values():
+        answers = read([Request([{"role": "user", "content": "list"}], (draw(record.facts),)) for record in records])
+        assert [answer.text for answer in answers] == [
+            ",".join(f"{name}={value}" for name, value in record.facts) for record in records
+        ]

@@ -53,6 +53,7 @@ ACCEPTED = [
     ("mon=3,tue=4;7", "7"),
     ("mon=3,thu=7;10", "10"),
     ("from 2 to 7;2 4 5 6 7", "2 4 5 6 7"),
+    ("They have 8 apples; this is all that they have", "8"),
     ("mon=3;wed=2;5", "5"),
     ("mon=3,thu=7; The answer is 10.", "10"),
     ("mon=3,tue=66\nAnswer: 69", "69"),

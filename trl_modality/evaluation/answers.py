@@ -52,7 +52,7 @@ _LETTER = re.compile(
     r"(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-_LETTERS = re.compile(r"[^\W\d_]")
+_ANY_LETTER = re.compile(r"[^\W\d_]")
 _REASON = re.compile(r"(?:because|since|as)\b", re.IGNORECASE)
 _LAST_IS = re.compile(r"\b(?:is|are|was|were)\b|=|:(?![0-9])|(?<![0-9]):", re.IGNORECASE)
 _LETTERS = re.compile(
@@ -123,7 +123,7 @@ def _after_facts(text: str) -> str | None:
     facts, mark, answer = _last_line(text).rpartition(";")
     if not mark:
         return None
-    short = len(answer.split()) <= 3 or not _LETTERS.search(answer)  # "2 4 5 6 7" is one answer
+    short = len(answer.split()) <= 3 or not _ANY_LETTER.search(answer)  # "2 4 5 6 7" is one answer
     return answer if short and (answer.strip() or "=" in facts) else None
 
 
