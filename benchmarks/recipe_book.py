@@ -64,6 +64,7 @@ class Setting:
     budgets: tuple[str, ...] = ("tokens",)
     wrong_labels: float = 0.0
     further: bool = False
+    seeds: int = 5
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,8 +76,8 @@ SETTINGS = {
     # At equal tokens the recipe without the divergence would see more labels
     "few_vision_labels": Setting(("few", "few_kl", "kl", "pairs_kl"), reference="few", budgets=("steps",)),
     # Which rate is good for which recipe, so that none is held back by the one that all use
-    "rate_0.0005": Setting(("mix", "pairs", "pairs_kl"), options={"learning_rate": 5e-4}),
-    "rate_0.002": Setting(("mix", "pairs", "pairs_kl"), options={"learning_rate": 2e-3}),
+    "rate_0.0005": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 5e-4}),
+    "rate_0.002": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 2e-3}),
 }
 
 # Of every run, but where a recipe or a setting says otherwise

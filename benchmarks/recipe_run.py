@@ -1,6 +1,6 @@
 """One run of the recipe study: from the base, a recipe, and what the model can do afterwards.
 
-python benchmarks/recipe_run.py SETTING RECIPE BUDGET STEPS SEED prints it as a line of JSON, for `recipes.py`.
+`python benchmarks/recipe_run.py SETTING RECIPE STEPS SEED` makes one that `recipes.py` makes, and prints it as JSON.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class TimeToGoal(TrainerCallback):
         self._began = time.perf_counter()
 
 
-def run(setting: str, recipe: str, budget: str, steps: int, seed: int) -> dict[str, Any]:
-    """Train and measure.
+def run(setting: str, recipe: str, steps: int, seed: int, *, measures: bool = True) -> dict[str, Any]:
+    """Train, and measure unless it is for the tokens alone.
 
     Returns:
         Accuracies from 0 to 1, processed tokens (those that a shared prefix spared left out), seconds of training.
@@ -75,9 +75,9 @@ def run(setting: str, recipe: str, budget: str, steps: int, seed: int) -> dict[s
     clock = TimeToGoal(generator, tests["held_out"].take(N_LOOKED_AT))
     log = [] if steps == 0 else _train(model, processor, setting, recipe, steps, seed, clock)
     tokens = _processed(log)
-    found: dict[str, Any] = {"setting": setting, "recipe": recipe, "budget": budget, "seed": seed, "steps": steps}
+    found: dict[str, Any] = {"setting": setting, "recipe": recipe, "seed": seed, "steps": steps}
     found |= {"tokens": tokens.get(steps, 0), "seconds": round(clock.seconds, 2)}
-    if budget == "probe":
+    if not measures:
         return found
     found |= {"steps_to_goal": "", "tokens_to_goal": "", "seconds_to_goal": "", **clock.reached}
     if clock.reached:
@@ -122,5 +122,5 @@ def _text_skill(generator: TransformersGenerator, seed: int) -> float:
 
 
 if __name__ == "__main__":
-    setting, recipe, budget, steps, seed = sys.argv[1:]
-    print(json.dumps(run(setting, recipe, budget, int(steps), int(seed))))
+    setting, recipe, steps, seed = sys.argv[1:]
+    print(json.dumps(run(setting, recipe, int(steps), int(seed))))

@@ -10,14 +10,16 @@ Writes a row for each run to results/recipes.csv as it ends, and then results/re
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
+import traceback
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from pathlib import Path
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 from recipe_book import RECIPES, SETTINGS
@@ -26,11 +28,10 @@ from rows import RESULTS, origin_of_cpu_run
 
 
 FILE = RESULTS / "recipes.csv"
-STEPS = 120
+STEPS = 200
 PROBE = 10  # steps, to count their tokens
 # What costs most in a step; the others get as many steps as its tokens allow them
 DEAREST = "pairs_kl"
-SEEDS = 5
 
 
 class Run(NamedTuple):
@@ -44,12 +45,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="by default those of each setting")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, help="by default as many as each setting says")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time, one thread each")
     args = parser.parse_args()
     done = {run_of(row) for row in read_rows()}
     todo = [run for run in runs(args.settings, args.recipes, args.seeds) if run not in done]
-    pool = ThreadPoolExecutor(args.jobs)
+    pool = _pool(args.jobs)
     try:
         failed = _run_all(todo, pool)
     finally:
@@ -60,33 +61,43 @@ def main() -> None:
         raise SystemExit(f"{len(failed)} of {len(todo)} runs failed; this command tries them again: {failed}")
 
 
-def _run_all(todo: list[Run], pool: ThreadPoolExecutor) -> list[Run]:
+def _pool(jobs: int) -> Executor:
+    """Processes that stay for run after run: starting one takes longer than many a run's training."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+
+
+def _run_all(todo: list[Run], pool: Executor) -> list[Run]:
     """Runs that failed. The row of each other one is written as it ends, whatever becomes of the rest."""
     probed = sorted(
         {(run.setting, recipe) for run in todo for recipe in (run.recipe, DEAREST) if run.budget == "tokens"}
     )
-    per_step = dict(
-        zip(probed, pool.map(lambda pair: _start(pair[0], pair[1], "probe", PROBE, 0)["tokens"], probed), strict=True)
-    )
-    running: dict[Future, Run] = {
-        pool.submit(_start, run.setting, run.recipe, run.budget, _steps(run, per_step), run.seed): run for run in todo
-    }
+    found = [pool.submit(_start, *pair, PROBE, 0, measures=False) for pair in probed]
+    per_step = {pair: probe.result()["tokens"] for pair, probe in zip(probed, found, strict=True)}
+    # The dearest recipe has equal tokens at equal steps: one run stands for both
+    same: dict[tuple[str, str, int, int], list[Run]] = defaultdict(list)
+    for run in todo:
+        same[run.setting, run.recipe, _steps(run, per_step), run.seed].append(run)
+    running: dict[Future, list[Run]] = {pool.submit(_start, *task): runs for task, runs in same.items()}
     failed = []
     for number, future in enumerate(as_completed(running), 1):
         if (error := future.exception()) is not None:
-            failed.append(running[future])
-            print(f"{number}/{len(todo)} failed: {error}", file=sys.stderr, flush=True)
+            failed += running[future]
+            reason = "".join(traceback.format_exception(error))[-3000:]
+            print(f"{number}/{len(running)} failed, {running[future]}:\n{reason}", file=sys.stderr, flush=True)
             continue
-        _append(future.result())
-        print(f"{number}/{len(todo)}: {json.dumps(future.result())}", flush=True)
+        for run in running[future]:
+            _append({"budget": run.budget, **future.result()})
+        print(f"{number}/{len(running)}: {json.dumps(future.result())}", flush=True)
     return failed
 
 
-def runs(settings: Iterable[str], recipes: list[str] | None, seeds: int) -> Iterator[Run]:
+def runs(settings: Iterable[str], recipes: list[str] | None, seeds: int | None) -> Iterator[Run]:
     """Those of one seed after those of another, so that an early end leaves whole seeds."""
-    for seed in range(seeds):
+    wanted = {name: SETTINGS[name].seeds if seeds is None else seeds for name in settings}
+    for seed in range(max(wanted.values())):
         yield Run("main", "base", "none", seed)
-        for setting in settings:
+        for setting in (name for name, count in wanted.items() if seed < count):
             for recipe in SETTINGS[setting].recipes:
                 if recipes is None or recipe in recipes:
                     yield from (Run(setting, recipe, budget, seed) for budget in SETTINGS[setting].budgets)
@@ -101,19 +112,12 @@ def _steps(run: Run, per_step: dict[tuple[str, str], int]) -> int:
     return round(STEPS * per_step[run.setting, DEAREST] / per_step[run.setting, run.recipe])
 
 
-def _start(setting: str, recipe: str, budget: str, steps: int, seed: int) -> dict[str, Any]:
-    """The run in a process of its own, on one thread."""
-    command = [sys.executable, str(Path(__file__).with_name("recipe_run.py"))]
-    done = subprocess.run(
-        [*command, setting, recipe, budget, str(steps), str(seed)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{setting}, {recipe}, seed {seed}:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def _start(setting: str, recipe: str, steps: int, seed: int, *, measures: bool = True) -> dict[str, Any]:
+    """The run, in a process of the pool; what training prints is left out."""
+    from recipe_run import run
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return run(setting, recipe, steps, seed, measures=measures)
 
 
 def run_of(row: dict[str, str]) -> Run:
