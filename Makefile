@@ -25,10 +25,10 @@ demo: $(READY)  ## measure a small LLaVA, train it on pairs on the CPU, measure 
 demo-sft: $(READY)  ## the same without the KL: what plain SFT gives
 	$(LAUNCH) examples/llava_kl.py --kl_weight 0 --output_dir outputs/llava_sft
 
-base-model: $(READY)  ## train the model that the demo starts from, again (about a quarter of an hour)
+base-model: $(READY)  ## train the model that the demo starts from, again (about 25 minutes on one core)
 	$(BIN)/python examples/make_base_model.py
 
-test: $(READY)  ## the whole suite (about twelve minutes on two cores)
+test: $(READY)  ## the whole suite (about a quarter of an hour on two cores)
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)  ## the suite without the slow tests (about a minute)
@@ -91,5 +91,5 @@ bench-gpu: $(READY)  ## the same at the sizes of a GPU, in bfloat16
 kernel-resources: $(READY)  ## registers, spills and bytes per logit of the Triton kernels, compiled without a GPU
 	$(BIN)/python benchmarks/kernel_resources.py
 
-clean:  ## remove the environment and the outputs
-	rm -rf $(VENV) outputs build dist
+clean:  ## remove the environments and the outputs
+	rm -rf $(VENV) .venv-floor outputs build dist

@@ -37,7 +37,7 @@ def write_tables(rows: Sequence[Row], folder: Path) -> None:
                     "",
                     *_differences(own, setting.reference),
                 ]
-    (folder / "recipes.md").write_text("\n".join(parts) + "\n")
+    (folder / "recipes.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
     _plot(rows, folder / "recipes.png")
 
 

@@ -38,6 +38,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,8 @@ from trl_modality.evaluation.asking import Question, ask
 from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.generation import TransformersGenerator
 from trl_modality.evaluation.grading import Grader
-from trl_modality.evaluation.records import write_json
 from trl_modality.evaluation.requests import Request
-from trl_modality.evaluation.text.regret import text_regret, text_skill
-from trl_modality.evaluation.text.run import TextResult
+from trl_modality.evaluation.text.run import write_text_result
 from trl_modality.gap_metrics import measure_gap
 from trl_modality.report import write_report
 
@@ -86,6 +85,7 @@ SMALL_DEFAULTS = {
     "eval_steps": 40,
     "gap_eval_rows": -1,
     "gap_eval_max_new_tokens": 32,
+    "max_new_tokens": 32,
     "bf16": False,
     "gradient_checkpointing": False,
     "dataloader_pin_memory": False,
@@ -98,7 +98,7 @@ SMALL_DEFAULTS = {
 class Arguments(ScriptArguments):
     train_pairs: int = field(default=6400, metadata={"help": "Number of training pairs of the embedded data."})
     test_pairs: int = field(default=400, metadata={"help": "Number of test pairs that are asked before and after."})
-    max_new_tokens: int = field(default=32, metadata={"help": "Longest answer that is graded, in tokens."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest answer that is graded, in tokens."})
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[Arguments, ModalityBalancedSFTConfig, ModelConfig]:
@@ -157,7 +157,7 @@ class Measurement:
     def __init__(self, trainer: ModalityBalancedSFTTrainer, script_args: Arguments, exercises: Dataset | None):
         self.trainer, self.max_new_tokens, self.exercises = trainer, script_args.max_new_tokens, exercises
         self.folder = Path(trainer.args.output_dir, "evals")
-        pairs = list(trainer.eval_dataset.take(script_args.test_pairs))
+        pairs = list(islice(trainer.eval_dataset, script_args.test_pairs))
         has_answers = all(row.get("answer") is not None for row in pairs)
         self.evaluator = ModalityGapEvaluator(
             pairs,
@@ -180,18 +180,18 @@ class Measurement:
         if self.exercises is not None:
             self._measure_text(folder)
         files = [folder / "gap.json", folder / "text.json"]
-        return {file.stem: json.loads(file.read_text()) for file in files if file.exists()}
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()}
 
     def _measure_text(self, folder: Path) -> None:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         generator = TransformersGenerator(model, self.trainer.processing_class, max_new_tokens=self.max_new_tokens)
         questions = [Question(row["id"], Request(row["prompt"]), row["answer"]) for row in self.exercises]
-        answers = folder / "text" / "exercises.jsonl"
-        ask(generator, questions, Grader(), answers, self.trainer.args.per_device_eval_batch_size)
-        before = self.folder / "before"
-        result = TextResult(text_skill(folder), text_regret(before, folder) if folder != before else None)
+        answers, before = folder / "text" / "exercises.jsonl", self.folder / "before"
         if self.trainer.is_world_process_zero():
-            write_json(folder / "text.json", result.to_dict())
+            answers.unlink(missing_ok=True)  # of another model, where a run that had ended goes on
+        self.trainer.accelerator.wait_for_everyone()
+        ask(generator, questions, Grader(), answers, self.trainer.args.per_device_eval_batch_size)
+        write_text_result(folder, baseline=before if folder != before else None)
 
 
 def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -207,7 +207,9 @@ def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str,
     if "gap" not in gaps[0]:
         nats = [gap["nats"] for gap in gaps]
         views = [
-            (f"{view}, nats", *(f"{each[view]['mean']:.3f}" for each in nats)) for view in nats[0] if view != "gap"
+            (f"{view}, nats", *(f"{each[view]['mean']:.3f}" for each in nats))
+            for view in nats[0]
+            if "mean" in nats[0][view]
         ]
         return [*views, ("gap, nats", *(_in_units(each["gap"], 1, "+.3f") for each in nats))]
     conditions = [(name, *(_in_units(gap["conditions"][name], 100) for gap in gaps)) for name in gaps[0]["conditions"]]
@@ -221,6 +223,8 @@ def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str,
 
 def _in_units(found: dict[str, float], scale: float, form: str = ".1f") -> str:
     value = found["accuracy"] if "accuracy" in found else found["estimate"]
+    if "low" not in found:  # too few rows for an interval
+        return f"{scale * value:{form}}"
     return f"{scale * value:{form}} [{scale * found['low']:{form}}, {scale * found['high']:{form}}]"
 
 
@@ -245,9 +249,9 @@ def main() -> None:
     training_started = time.perf_counter()
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     training_seconds = time.perf_counter() - training_started
+    trainer.save_model(training_args.output_dir)
     say("3/3 measuring after training")
     after = measure("after")
-    trainer.save_model(training_args.output_dir)
     if trainer.is_world_process_zero():
         files = write_report([training_args.output_dir], Path(training_args.output_dir, "report.html"))
         print(f"\n{format_table(before, after)}\n")

@@ -2,7 +2,7 @@
 Train the base of the demo: a small LLaVA that reads well, sees, and does not reason about what it sees.
 
 ```bash
-python examples/make_base_model.py        # about ten minutes on two CPU cores
+python examples/make_base_model.py        # about 25 minutes on one CPU core
 ```
 
 It learns in two stages, as large ones do: words alone; then pictures with words, where it is asked to transcribe a

@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from trl_modality.data.demo import make_demo_pairs
+
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW = ["--train_pairs", "300", "--test_pairs", "20", "--logging_steps", "2", "--check_rows", "8"]
@@ -88,12 +90,35 @@ def test_example_trains_adapters_from_the_same_script(base, tmp_path, options):
 
 
 @pytest.mark.slow
-def test_example_takes_a_yaml_recipe_and_the_command_line_wins(tmp_path):
-    recipe = tmp_path / "recipe.yaml"
+def test_example_measures_the_loss_of_pairs_without_answers(base, tmp_path):
+    pairs = make_demo_pairs(40, 6, 0)
+    for split, rows in zip(("train", "test"), pairs, strict=True):
+        rows.remove_columns("answer").to_parquet(tmp_path / "pairs" / f"{split}.parquet")
+    options = ["--dataset_name", str(tmp_path / "pairs"), "--per_device_train_batch_size", "4"]
+    options += ["--model_name_or_path", str(base[1]), "--gradient_checkpointing", "False"]
+    printed = launch(*options, "--max_steps", "2", "--output_dir", str(tmp_path / "out"))
+    assert [line.split("  ")[0] for line in printed.splitlines() if ", nats" in line] == [
+        "text_rich, nats",
+        "vision_centric, nats",
+        "blind, nats",
+        "shuffled, nats",
+        "text_only, nats",
+        "gap, nats",
+    ]
+
+
+@pytest.mark.slow
+def test_example_takes_a_yaml_recipe_and_a_run_that_had_ended_goes_on(tmp_path):
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text("kl_weight: 0.25\ncurriculum: two_stage\nmax_steps: 4\neval_strategy: 'no'\ngap_eval_rows: 0\n")
-    launch("--config", str(recipe), "--max_steps", "2", "--output_dir", str(tmp_path / "out"))
-    config = json.loads((tmp_path / "out" / "run.json").read_text())["config"]
+    options = ["--config", str(recipe), "--save_strategy", "steps", "--save_steps", "2", "--output_dir", str(out)]
+    launch(*options, "--max_steps", "2")
+    config = json.loads((out / "run.json").read_text())["config"]
+    # The command line wins
     assert (config["kl_weight"], config["curriculum"], config["max_steps"]) == (0.25, "two_stage", 2)
+    first = (out / "model.safetensors").read_bytes()
+    launch(*options, "--max_steps", "3", "--resume_from_checkpoint", str(out / "checkpoint-2"))
+    assert (out / "model.safetensors").read_bytes() != first
 
 
 @pytest.mark.slow

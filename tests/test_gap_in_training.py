@@ -298,6 +298,22 @@ def test_answers_of_an_earlier_run_are_not_continued(config):
     assert [file.name for file in folder.iterdir()] == ["text.json"]
 
 
+@pytest.mark.parametrize("names", [("", ""), ("a", "b", "a")])
+def test_callbacks_that_would_write_over_each_other_are_refused(config, names):
+    trainer = trainer_of(config(max_steps=2))
+    for name in names:
+        trainer.add_callback(GapCallback(trainer, ScriptedEvaluator(), 1, max_new_tokens=2, name=name))
+    with pytest.raises(ValueError, match=f"two things that measure the gap are both called '{names[0]}'"):
+        trainer.train()
+
+
+def test_a_callback_beside_the_trainers_own_needs_a_name(config):
+    trainer = trainer_of(config(max_steps=2), gap_evaluator=ScriptedEvaluator())
+    trainer.add_callback(GapCallback(trainer, ScriptedEvaluator(), 1, max_new_tokens=2))
+    with pytest.raises(ValueError, match="both called ''"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("name", ["every_n_steps", "max_new_tokens"])
 def test_the_callback_wants_a_number_above_zero(config, name):
     options = {"every_n_steps": 2, "max_new_tokens": 2, name: 0}

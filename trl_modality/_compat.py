@@ -75,7 +75,7 @@ def load_renamed_checkpoint(model: torch.nn.Module | None, folder: str) -> bool:
     if not isinstance(model, PreTrainedModel) or not (weights.is_file() or index.is_file()):
         return False
     if index.is_file():
-        saved = set(json.loads(index.read_text())["weight_map"])
+        saved = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     else:
         with safe_open(weights, "pt") as file:
             saved = set(file.keys())
@@ -223,7 +223,7 @@ def last_complete_checkpoint(folder: Any) -> str | None:
     paths = (path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit())
     for path in sorted(paths, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
         try:
-            json.loads((path / "trainer_state.json").read_text())
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         return str(path)

@@ -1,6 +1,6 @@
 """`GapCallback`: the gap every so many steps, for any trainer."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback
 
@@ -44,7 +44,7 @@ class GapCallback(TrainerCallback):
         name: Of what it measures, where a trainer measures more than one thing.
 
     Raises:
-        ValueError: `every_n_steps` or `max_new_tokens` is below 1.
+        ValueError: `every_n_steps` or `max_new_tokens` is below 1; when training begins, two have one name.
     """
 
     def __init__(
@@ -65,6 +65,16 @@ class GapCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._measured_step = None
+        trainer: Any = self._trainer
+        callbacks = [each for each in trainer.callback_handler.callbacks if isinstance(each, GapCallback)]
+        own_gap = getattr(trainer, "_gap", None)
+        names = [each._name for each in callbacks] + [""] * bool(own_gap is not None and own_gap.is_on)
+        if names.count(self._name) > 1:
+            raise ValueError(
+                f"two things that measure the gap are both called {self._name!r}, and would write over each other's "
+                "answers: give each `GapCallback` a `name` of its own (that of `gap_eval_rows` and `gap_evaluator` is "
+                "empty)."
+            )
 
     def on_step_end(self, args, state, control, **kwargs):
         # The last step here, not in `on_train_end`: the trainer's own summary of training comes last in its logs

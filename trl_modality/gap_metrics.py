@@ -140,6 +140,11 @@ class EvaluationGap:
                     + ("which has no pairs." if found else "which is missing: give one, and set `eval_strategy`.")
                 )
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is asked."""
+        return self._given is not None or self._rows != 0
+
     def _reject_several(self, eval_dataset: Any) -> None:
         if self._given is not None and isinstance(eval_dataset, Mapping):
             raise ValueError(

@@ -53,7 +53,7 @@ def write_run_record(trainer: Any, schedule: Any = None) -> None:
     if not trainer.is_world_process_zero():
         return
     path, step = Path(str(trainer.args.output_dir), "run.json"), trainer.state.global_step
-    record = json.loads(path.read_text()) if step and path.is_file() else run_record(trainer, schedule)
+    record = json.loads(path.read_text(encoding="utf-8")) if step and path.is_file() else run_record(trainer, schedule)
     if step:
         record["resumed_from_steps"] = [*record.get("resumed_from_steps", []), step]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -171,6 +171,18 @@ def test_text_tasks_without_pairs(llava, tmp_path, capsys):
     assert (code, "`--text` needs `--output`" in printed.err) == (2, True)
 
 
+def test_what_text_tasks_lack_is_found_before_pairs_are_asked(pairs, tmp_path, capsys):
+    questions = tmp_path / "gsm8k.jsonl"
+    questions.write_text(json.dumps({"question": "What is 1 and 2?", "answer": "#### 3"}) + "\n")
+    words = ["no-model", pairs, "--output", str(tmp_path / "out")]
+    code, printed = run(capsys, *words, "--text", f"gsm8k:{tmp_path / 'none.jsonl'}")
+    assert (code, "none.jsonl" in printed.err) == (2, True)
+    baseline = ["--baseline", str(tmp_path / "base")]
+    code, printed = run(capsys, *words, "--text", f"gsm8k:{questions}", *baseline)
+    assert (code, "run the task 'gsm8k' into" in printed.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_sandbox_is_one_line(llava, tmp_path, capsys, monkeypatch):
     from trl_modality.evaluation import sandbox
     from trl_modality.evaluation.text import run as text_run

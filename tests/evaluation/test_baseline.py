@@ -67,15 +67,19 @@ def test_what_does_not_fit_is_found_before_anything_is_asked(folder, tmp_path):
     assert generator.batches == []
 
 
-def test_other_conditions_and_interrupted_ones(folder, tmp_path):
+def test_other_conditions_and_interrupted_ones_are_found_before_anything_is_asked(folder, tmp_path):
+    generator = FakeGenerator(lambda request: "1")
     with pytest.raises(ValueError, match="before has none of the conditions blind"):
-        evaluator(conditions=["blind"])(FakeGenerator(lambda request: "1"), baseline=folder)
+        evaluator(conditions=["blind"])(generator, baseline=folder)
     cut = tmp_path / "cut"
     cut.mkdir()
     lines = (folder / "answers.jsonl").read_bytes().splitlines(keepends=True)
     (cut / "answers.jsonl").write_bytes(b"".join(lines[:-2]))
     with pytest.raises(ValueError, match="cut lacks answers in vision_centric: it was interrupted"):
-        evaluator()(FakeGenerator(lambda request: "1"), baseline=cut)
+        evaluator()(generator, baseline=cut)
+    with pytest.raises(ValueError, match="`generate=False` grades nothing"):
+        evaluator(generate=False, nats=True)(generator, baseline=folder)
+    assert generator.batches == []
 
 
 def test_zoom_is_compared_with_zoom(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 
 import torch
@@ -20,7 +20,9 @@ from tiny import pair_row, tiny_llava
 from trl_modality.evaluation.asking import Question, ask
 from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.generation import TransformersGenerator
+from trl_modality.evaluation.records import Journal
 from trl_modality.evaluation.requests import Request, RequestError
+from trl_modality.evaluation.text.run import TextTasks
 
 folder, processes, kind = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
@@ -56,6 +58,22 @@ result = evaluate(generator, folder / "base")
 (folder / f"{rank}.json").write_text(json.dumps(result.to_dict()))
 assert len(generator.calls) == 5 * (2 if processes == 2 else 3), generator.calls
 assert all(len(set(call)) == 1 for call in generator.calls)
+
+# The first process takes its time to write: what the others say must not depend on what is in the file
+add = Journal.add
+def add_slowly(self, records):
+    time.sleep(0.3)
+    add(self, records)
+Journal.add = add_slowly
+sums = folder / "gsm8k.jsonl"
+if rank == 0:
+    lines = [{"question": f"What is {n} plus 2?", "answer": f"#### {n + 2}"} for n in range(5)]
+    sums.write_text("".join(json.dumps(line) + "\\n" for line in lines))
+if processes > 1:
+    torch.distributed.barrier()
+tasks = TextTasks([f"gsm8k:{sums}"])
+text = tasks.ask(FakeGenerator(lambda request: "3"), folder / "base", batch_size=3, show_progress=False)
+assert (text.skill.tasks["gsm8k"].correct, text.skill.tasks["gsm8k"].total) == (1, 5)
 
 if processes > 1:
     def refuse(requests):

@@ -128,6 +128,15 @@ def test_failures_are_tried_again(serve, failure):
     assert len(server.bodies) == 4
 
 
+def test_a_failure_whose_message_is_cut_off_is_tried_again(serve):
+    def answer(body, count):
+        return (503, b"bus", {"Content-Length": "100"}) if count == 1 else said("seven")
+
+    server, generator = serve(answer)
+    assert generator([words("a")])[0].text == "seven"
+    assert len(server.bodies) == 2
+
+
 def test_timeouts_are_tried_again_and_given_up(serve):
     def answer(body, count):
         time.sleep(0.3 if count == 1 or body["messages"][0]["content"] == "slow" else 0)

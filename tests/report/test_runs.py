@@ -5,8 +5,11 @@ import math
 import re
 
 import pytest
+from answering import FakeGenerator, is_rich, number_of, quiz_row
+from datasets import ClassLabel, Dataset
 from report_runs import AFTER, BEFORE, MadeEvaluation, history, rich_run, write_json, write_record, write_state
 
+from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.report.runs import read_run, read_runs
 
 
@@ -155,6 +158,21 @@ BROKEN = [
     (("examples", 1, "images", ["/etc/hostname"]), "`examples.1.images` must name files inside"),
     (("examples", 1, "prompts", {"text_rich": 7}), "`examples.1.prompts.text_rich` must be a text or a list"),
 ]
+
+
+def test_a_category_that_is_a_number_and_a_row_without_a_name(tmp_path):
+    rows = Dataset.from_list([quiz_row(i, category=i % 2) for i in range(4)])
+    rows = rows.remove_columns("id").cast_column("category", ClassLabel(names=["bar", "line"]))
+    evaluate = ModalityGapEvaluator(rows, conditions=["text_rich", "vision_centric"], show_progress=False)
+    evaluate(FakeGenerator(lambda r: str(number_of(r)) if is_rich(r) and number_of(r) else "99"), tmp_path / "e")
+    found = read_run(tmp_path / "e").evaluations[0]
+    assert [(example.name, example.category) for example in found.examples] == [
+        ("row 1", "1"),
+        ("row 2", "0"),
+        ("row 3", "1"),
+    ]
+    change(tmp_path / "e" / "gap.json", "examples", 0, "category", 1)  # as an earlier version wrote it
+    assert read_run(tmp_path / "e").evaluations[0].examples[0].category == "1"
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,16 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate a model and print what was found."""
     args = _parser().parse_args(argv)
     _check(args)
+    tasks = _text_tasks(args) if args.text else None
     generator = _server(args) if args.server else _model(args)
     found = []
     if args.dataset is not None:
         found.append(_evaluate_pairs(args, generator).table())
-    if args.text:
-        found.append(_evaluate_text(args, generator))
+    if tasks is not None:
+        asked = tasks.ask(
+            generator, args.output, name=args.name, batch_size=_batch_size(args), confidence=args.confidence
+        )
+        found.append(asked.table())
     if args.output is not None:
         found.append(f"wrote {args.output}")
     if int(os.environ.get("RANK", "0")) == 0:
@@ -123,20 +127,13 @@ def _evaluate_pairs(args: argparse.Namespace, generator: Any) -> Any:
     return evaluate(generator, folder=args.output, name=args.name, baseline=args.baseline)
 
 
-def _evaluate_text(args: argparse.Namespace, generator: Any) -> str:
-    from ..evaluation.text.run import run_text_tasks
+def _text_tasks(args: argparse.Namespace) -> Any:
+    """Read and checked before a model is loaded and pairs are asked: a missing file would be found after hours."""
+    from ..evaluation.text.run import TextTasks
 
-    return run_text_tasks(
-        generator,
-        args.text,
-        folder=args.output,
-        name=args.name,
-        baseline=args.baseline,
-        batch_size=_batch_size(args),
-        grader=_grader(args),
-        allow_code_execution=args.allow_code_execution,
-        confidence=args.confidence,
-    ).table()
+    return TextTasks(
+        args.text, baseline=args.baseline, grader=_grader(args), allow_code_execution=args.allow_code_execution
+    )
 
 
 def _grader(args: argparse.Namespace) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,25 @@ def read_baseline(folder: str | os.PathLike, files: Sequence[str], settings: Map
     return answers
 
 
+def check_asked(others: Sequence[Record], asked: Mapping[str, Iterable[int]], folder: str | os.PathLike) -> None:
+    """Before anything is asked: whether the baseline has all that it will be compared in.
+
+    Args:
+        others: Its records, of `read_baseline`.
+        asked: The rows of each condition that are about to be asked.
+        folder: Of the baseline.
+
+    Raises:
+        ValueError: no condition in common, or the baseline was interrupted.
+    """
+    before = _right(others)
+    common = [name for name in asked if name in before]
+    if not common:
+        raise ValueError(f"{folder} has none of the conditions {', '.join(asked)}.")
+    if missing := [name for name in common if before[name].keys() != set(asked[name])]:
+        raise ValueError(f"{folder} lacks answers in {missing[0]}: it was interrupted. Run it again, to its end.")
+
+
 def compare(
     answers: Sequence[Record], others: Sequence[Record], folder: str | os.PathLike, confidence: float = 0.95
 ) -> Comparison:
@@ -57,19 +76,12 @@ def compare(
 
     Args:
         answers: Records of this evaluation.
-        others: Those of the baseline, of `read_baseline`.
+        others: Those of the baseline, of `read_baseline`, after `check_asked`.
         folder: Of the baseline.
         confidence: Of the intervals.
-
-    Raises:
-        ValueError: no condition in common, or the baseline was interrupted.
     """
     after, before = _right(answers), _right(others)
     common = [name for name in after if name in before]
-    if not common:
-        raise ValueError(f"{folder} has none of the conditions {', '.join(after)}.")
-    if missing := [name for name in common if before[name].keys() != after[name].keys()]:
-        raise ValueError(f"{folder} lacks answers in {missing[0]}: it was interrupted. Run it again, to its end.")
     new, old = ({name: [side[name][row] for row in sorted(side[name])] for name in common} for side in (after, before))
     gap = None
     if set(VIEWS) <= set(common):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..views import INDEX_COLUMN, PairError, describe_row
 from .asking import Question, ask
-from .baseline import compare, read_baseline
+from .baseline import check_asked, compare, read_baseline
 from .batches import Processes
 from .conditions import (
     DEFAULT_CONDITIONS,
@@ -61,7 +61,7 @@ class ModalityGapEvaluator:
         nats: Also measure the nats per token of the completions, without generating; needs a `TransformersGenerator`.
 
     Raises:
-        PairError: a row that cannot be asked, or has no `answer`: before anything is asked.
+        PairError: a row that cannot be asked, or has no `answer` to be graded by: before anything is asked.
         ValueError: no rows, an unknown condition, or nothing to measure.
     """
 
@@ -97,9 +97,13 @@ class ModalityGapEvaluator:
         self.dataset_name = dataset_name or ""
         self.generate, self.nats = generate, nats
         self._checked: CheckedRows = check_rows(
-            pairs, needs_completion=nats, show_progress=show_progress and Processes().rank == 0
+            pairs,
+            needs_answer=generate,
+            needs_completion=nats,
+            show_progress=show_progress and Processes().rank == 0,
         )
-        self._check_answers()
+        if generate:
+            self._check_answers()
         if Condition.ZOOM in self.conditions:
             self._check_zoom()
         self._others: list[int] = []
@@ -128,14 +132,17 @@ class ModalityGapEvaluator:
         Raises:
             FileNotFoundError: the baseline has no answers.
             ValueError: the folder has results of other settings or weights (they are named), the baseline is of other
-                rows or graded otherwise, or nats are asked of what has no weights.
+                rows or conditions, unfinished or graded otherwise, or nats are asked of what has no weights.
         """
         place = None if folder is None else Path(folder)
         # Before anything is asked: a baseline that does not fit should not be found out hours later
         others = None
         if baseline is not None:
+            if not self.generate:
+                raise ValueError("`generate=False` grades nothing, so there is nothing to compare with a `baseline`.")
             files = (ANSWERS, ZOOM_ANSWERS) if Condition.ZOOM in self.conditions else (ANSWERS,)
             others = read_baseline(baseline, files, self._judged_by())
+            check_asked(others, self._to_ask(), baseline)
         answers = self._ask(generator, place) if self.generate else []
         comparison = None
         if baseline is not None and others is not None:
@@ -181,6 +188,12 @@ class ModalityGapEvaluator:
             zoomed = ZoomGenerator(generator)
             answers += ask(zoomed, questions, self.grader, folder and folder / ZOOM_ANSWERS, **options)
         return answers
+
+    def _to_ask(self) -> dict[str, Sequence[int]]:
+        """The rows that are asked in each condition, in order."""
+        rows = range(len(self._checked))
+        levels = LEVEL_CONDITIONS if self._level_rows else ()
+        return {**dict.fromkeys(self.conditions, rows), **dict.fromkeys(map(str, levels), self._level_rows)}
 
     def _judged_by(self) -> dict[str, Any]:
         return {**getattr(self.grader, "settings", {}), "rows": self._checked.digest}

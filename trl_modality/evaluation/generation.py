@@ -193,7 +193,7 @@ def weights_digest(model: Any) -> str:
         if value.device.type != "meta" and value.numel():
             flat = value.detach().reshape(-1)
             samples = flat[:: max(1, flat.numel() // WEIGHT_SAMPLES)]
-            digest.update(samples.double().cpu().numpy().tobytes())
+            digest.update(samples.cpu().double().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

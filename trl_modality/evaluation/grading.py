@@ -81,11 +81,17 @@ class Grader:
             choices: the texts of the choices, in the order of their letters; at most 26.
 
         Raises:
-            ValueError: if `expected` is empty, is not among the choices, or there are more than 26 of them.
+            ValueError: if `expected` is empty, is not among the choices, there are more than 26 of them, or it is too
+                long to be a final answer.
         """
-        gold = bare(clean(expected[: 2 * MAX_ANSWER]))
+        gold = bare(clean(expected[: 2 * MAX_ANSWER + 1]))
         if not gold:
             raise ValueError(f"`expected` is {expected!r}; give the right answer of each question.")
+        if not choices and len(gold) > MAX_ANSWER:
+            raise ValueError(
+                f"`expected` has {len(expected):,} characters, and no answer of more than {MAX_ANSWER} is found in a "
+                f"text ({expected[:40]!r}...); give the final answer, not the way to it."
+            )
         cleaned = clean(tail_of(text))
         if choices:
             return self._grade_choice(cleaned, gold, choices)

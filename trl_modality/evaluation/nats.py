@@ -112,7 +112,7 @@ def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]
     with torch.no_grad(), paired_loss_added(base_of(model)), evaluation_mode(model):
         output = model(**inputs, paired_loss=LossSettings(kl_weight=0.0))
     counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
-    losses = output.plain.vision_nll.double().cpu().split(counts)
+    losses = output.plain.vision_nll.cpu().double().split(counts)
     return [(float(loss.sum()), count) for loss, count in zip(losses, counts, strict=True)]
 
 

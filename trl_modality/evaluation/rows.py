@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..views import INDEX_COLUMN, PAIR_PROMPTS, PairError, View, describe_row, load_images, validate_pair
 from .conditions import image_digests
 
 
-FACTS = ("id", "category", "level")
+GROUPS = ("category", "level")
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class CheckedRows:
     rows: Sequence[Mapping[str, Any]]
     """As stored: their images are not decoded."""
     facts: list[dict[str, Any]]
-    """Of each row its position (`row`), `id`, `category` and `level`."""
+    """Of each row its position (`row`), `id`, `category` and `level` (texts, or `None`)."""
     expected: list[str]
-    """The right answers."""
+    """The right answers; empty texts where none is needed."""
     choices: list[list[str] | None]
     shown: list[tuple[str, ...]]
     """Digests of the images of the vision_centric view."""
@@ -35,12 +38,15 @@ class CheckedRows:
         return len(self.facts)
 
 
-def check_rows(pairs: Any, *, needs_completion: bool = False, show_progress: bool = True) -> CheckedRows:
+def check_rows(
+    pairs: Any, *, needs_answer: bool = True, needs_completion: bool = False, show_progress: bool = True
+) -> CheckedRows:
     """Read every row once, with its images.
 
     Args:
         pairs: A dataset, or any iterable of rows. A row is a pair with an `answer`; `id`, `category`, `level` and
             `choices` are optional.
+        needs_answer: Whether each row needs its `answer`.
         needs_completion: Whether each row needs its `completion`.
         show_progress: Draw a progress bar.
 
@@ -59,8 +65,8 @@ def check_rows(pairs: Any, *, needs_completion: bool = False, show_progress: boo
         row = rows[position]
         name = describe_row(row)
         validate_pair(row, name=name, needs_completion=needs_completion)
-        facts.append({"row": position, **{name: row.get(name) for name in FACTS}})
-        expected.append(_answer(row, name))
+        facts.append({"row": position, "id": row.get("id"), **{name: _group(row.get(name)) for name in GROUPS}})
+        expected.append(_answer(row, name) if needs_answer else "")
         choices.append(_choices(row, name))
         text_images, vision_images = (
             image_digests(load_images(row, view, name)) for view in (View.TEXT_RICH, View.VISION_CENTRIC)
@@ -101,8 +107,21 @@ def _as_text(value: Any) -> str | None:
     """A text, or a number as one; `None` for anything else."""
     if isinstance(value, str) and value.strip():
         return value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else None
+    if isinstance(value, float):
+        return _shortest(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _shortest(value: float) -> str:
+    """0.1, where a column of float32 gives 0.10000000149011612, and a sum 0.30000000000000004."""
+    with np.errstate(over="ignore"):
+        narrow = np.float32(value)
+    return str(narrow) if float(narrow) == value else f"{value:.15g}"
+
+
+def _group(value: Any) -> str | None:
+    """The name of a category or a level: a number stands for itself."""
+    return None if value is None else str(value)
 
 
 def _answer(row: Mapping[str, Any], name: str) -> str:

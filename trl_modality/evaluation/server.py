@@ -200,7 +200,12 @@ def _decoded(position: int, url: str, content: bytes) -> Any:
 
 def _message_of(error: urllib.error.HTTPError) -> str:
     """What a server says is wrong: the `message` of its JSON, or the text itself."""
-    text = error.read(10_000).decode(errors="replace").strip()
+    try:
+        text = error.read(10_000).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException):  # it is cut off
+        text = ""
+    finally:
+        error.close()
     try:
         content = json.loads(text)
         content = content.get("error", content)

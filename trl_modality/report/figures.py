@@ -63,7 +63,8 @@ def group_figures(run: Run, by: str, slug: str, of: str) -> list[Drawing]:
     accuracies, gaps = [], []
     for name in names:
         found = [(e, e.groups[by][name]) for e in states if name in e.groups[by]]
-        shares = found[-1][1].conditions
+        # Of the last evaluation alone: a group that it lacks has no last accuracy
+        shares = states[-1].groups[by][name].conditions if name in states[-1].groups[by] else {}
         accuracies.append(BarGroup(name, [Bar(v, shares[v].scaled(100), v) for v in VIEWS if v in shares]))
         bars = [Bar(e.name, group.gap.scaled(100), "gap", e is not run.before) for e, group in found if group.gap]
         gaps.append(BarGroup(name, bars))

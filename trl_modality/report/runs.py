@@ -327,9 +327,10 @@ def _example(file: Fields, index: int, folder: Path) -> Example:
         if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise entry.error("images", f"must name files inside {folder}, got {name!r}")
         images.append(folder / name)
+    name, category = entry.data.get("id"), entry.data.get("category")
     return Example(
-        name=str(entry.data.get("id") or f"row {index}"),
-        category=entry.text("category", ""),
+        name=f"row {entry.integer('row', index)}" if name is None else str(name),
+        category=str(category) if isinstance(category, int) else entry.text("category", ""),
         expected=entry.text("expected", ""),
         prompts={name: _prompt(entry, name) for name in entry.inner("prompts").data},
         answers={

@@ -11,7 +11,7 @@ from trl_modality.evaluation.requests import Generation
 from trl_modality.evaluation.sandbox import SandboxError
 from trl_modality.evaluation.text import run
 from trl_modality.evaluation.text.regret import text_regret, text_skill
-from trl_modality.evaluation.text.run import run_text_tasks
+from trl_modality.evaluation.text.run import TextTasks
 
 
 def adds(right_up_to: int):
@@ -27,8 +27,8 @@ def adds(right_up_to: int):
     return Scripted(answer)
 
 
-def run_quietly(generator, tasks, folder, **options):
-    return run_text_tasks(generator, tasks, folder, grader=LastWord(), show_progress=False, **options)
+def run_quietly(generator, tasks, folder, name=None, **options):
+    return TextTasks(tasks, **{"grader": LastWord(), **options}).ask(generator, folder, name=name, show_progress=False)
 
 
 @pytest.fixture
@@ -113,6 +113,21 @@ def test_what_cannot_be_compared_says_why(tmp_path, tasks):
         text_skill(tmp_path / "nothing")
 
 
+def test_a_baseline_by_another_server_or_dtype_is_one_and_with_other_limits_is_none(tmp_path, tasks):
+    def model(**settings):
+        generator = adds(20)
+        generator.settings = {"max_new_tokens": 16, **settings}
+        return generator
+
+    run_quietly(model(server="http://a", dtype="bfloat16"), tasks, tmp_path / "base")
+    trained = model(server="http://b", dtype="float32")
+    assert run_quietly(trained, tasks, tmp_path / "trained", baseline=tmp_path / "base").regret is not None
+    cut = model(max_new_tokens=8)
+    with pytest.raises(ValueError, match="`max_new_tokens` is 16 in one and 8 in the other"):
+        run_quietly(cut, tasks, tmp_path / "cut", baseline=tmp_path / "base")
+    assert cut.asked == 0
+
+
 def test_answers_that_were_cut_short_are_counted(tmp_path, tasks):
     class Cut(Scripted):
         def __call__(self, requests):
@@ -165,5 +180,5 @@ def test_bad_options_are_named_before_anything_is_asked(tmp_path, tasks):
         raise ValueError("twice the same choice")
 
     with pytest.raises(ValueError, match="gsm8k-0 cannot be graded: twice the same choice"):
-        run_text_tasks(generator, tasks, tmp_path / "a", grader=refuses, show_progress=False)
+        run_quietly(generator, tasks, tmp_path / "a", grader=refuses)
     assert generator.asked == 0

@@ -12,7 +12,7 @@ from ..records import read_records
 from ..statistics import Accuracy, Interval, PairedDifference, accuracy_of, paired_difference
 
 
-MAY_DIFFER = ("model", "weights", "batch_size")
+MAY_DIFFER = ("model", "weights", "batch_size", "dtype", "server", "server_seed")
 """Settings that the two runs of a comparison need not share."""
 
 
@@ -83,7 +83,7 @@ def text_skill(
     """The accuracies of a run, from its files of answers.
 
     Args:
-        folder: Where `run_text_tasks` wrote.
+        folder: Where `TextTasks.ask` wrote.
         tasks: Their names; by default all that are there.
         name: Of the run; by default the one that its `text.json` has, else the folder's.
         confidence: Of the Wilson intervals.
@@ -111,7 +111,7 @@ def text_regret(
     """Base against trained, question by question.
 
     Args:
-        base_folder, trained_folder: Where `run_text_tasks` wrote.
+        base_folder, trained_folder: Where `TextTasks.ask` wrote.
         tasks: Their names; by default all that the trained model was asked.
         confidence: Of the intervals.
 

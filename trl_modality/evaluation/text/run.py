@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import asking
+from ..batches import Processes
 from ..records import write_json
 from ..requests import Generator
 from ..sandbox import require_sandbox
@@ -88,62 +89,106 @@ def parse_tasks(specs: Sequence[str]) -> dict[TextTask, str | None]:
     return parsed
 
 
-def run_text_tasks(
-    generator: Generator,
-    tasks: Sequence[str],
-    folder: str | Path,
-    *,
-    name: str | None = None,
-    baseline: str | Path | None = None,
-    shots: Mapping[str, int] | None = None,
-    shots_from: Mapping[str, str | Path] | None = None,
-    grader: Grade | None = None,
-    allow_code_execution: bool = False,
-    batch_size: int = 16,
-    confidence: float = 0.95,
-    show_progress: bool = True,
-) -> TextResult:
-    """Ask a model the questions of text tasks; write `text/{task}.jsonl` and `text.json`.
-
-    Everything that can be wrong is found before the first question. An interrupted run continues where it ended.
+class TextTasks:
+    """Text tasks, read and checked: everything that can be wrong with them is found here, before any question.
 
     Args:
-        generator: The model.
         tasks: `gsm8k`, `mmlu` or `humaneval`, each maybe with `:` and a file, a folder or an id on the hub.
-        folder: Where the answers and the results go.
-        name: In reports; by default that of the folder.
         baseline: The folder of a run of the same tasks by the base model: gives the text regret.
         shots: By task, how many examples to show before each question; none by default.
         shots_from: By task, where these are from; by default the split for it beside the questions.
         grader: Of GSM8K and MMLU; `Grader()` by default.
         allow_code_execution: HumanEval runs code that the model wrote, in a sandbox; not without this.
-        batch_size: Questions in a batch.
-        confidence: Of the intervals.
-        show_progress: Draw progress bars.
 
     Raises:
         ValueError: an unknown task, bad rows, a missing permission, or a baseline of other questions or settings.
         FileNotFoundError: a file of questions, or of the baseline's answers.
         SandboxError: code cannot be run safely on this machine.
     """
-    parsed = parse_tasks(tasks)
-    if not parsed:
-        raise ValueError(f"no text task is given; there are {', '.join(TASKS)}.")
-    _check_names(parsed, shots=shots, shots_from=shots_from)
-    _check_code(parsed, allow_code_execution)
-    prepared = [_prepare(task, source, shots or {}, shots_from or {}, grader) for task, source in parsed.items()]
-    if baseline is not None:
-        for task, _, _, settings in prepared:
-            check_baseline(baseline, task.name, settings)
-    for task, asked, grade, settings in prepared:
-        file = Path(folder) / "text" / f"{task.name}.jsonl"
-        asking.ask(generator, asked, grade, file, batch_size, show_progress, settings)
-    names = [task.name for task in parsed]
-    skill = text_skill(folder, names, name=name, confidence=confidence)
-    regret = text_regret(baseline, folder, names, confidence=confidence) if baseline is not None else None
-    result = TextResult(skill, regret)
-    write_json(Path(folder) / "text.json", result.to_dict())
-    return result
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        baseline: str | Path | None = None,
+        shots: Mapping[str, int] | None = None,
+        shots_from: Mapping[str, str | Path] | None = None,
+        grader: Grade | None = None,
+        allow_code_execution: bool = False,
+    ):
+        parsed = parse_tasks(tasks)
+        if not parsed:
+            raise ValueError(f"no text task is given; there are {', '.join(TASKS)}.")
+        _check_names(parsed, shots=shots, shots_from=shots_from)
+        _check_code(parsed, allow_code_execution)
+        self.baseline = baseline
+        self._prepared = {
+            task.name: _prepare(task, source, shots or {}, shots_from or {}, grader) for task, source in parsed.items()
+        }
+        if baseline is not None:
+            for name, (_, _, settings) in self._prepared.items():
+                check_baseline(baseline, name, settings)
+
+    def ask(
+        self,
+        generator: Generator,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        batch_size: int = 16,
+        confidence: float = 0.95,
+        show_progress: bool = True,
+    ) -> TextResult:
+        """Ask a model; write `text/{task}.jsonl` and `text.json`. An interrupted run continues where it ended.
+
+        In a distributed run every process calls it, and gets the same result.
+
+        Args:
+            generator: The model.
+            folder: Where the answers and the results go.
+            name: In reports; by default that of the folder.
+            batch_size: Questions in a batch.
+            confidence: Of the intervals.
+            show_progress: Draw progress bars.
+
+        Raises:
+            ValueError: answers in `folder`, or in the baseline, to other questions or with other settings.
+        """
+        if self.baseline is not None:
+            own = {"model": generator.name, "batch_size": batch_size, **getattr(generator, "settings", {})}
+            for task, (_, _, settings) in self._prepared.items():
+                check_baseline(self.baseline, task, {**own, **settings})
+        for task, (asked, grade, settings) in self._prepared.items():
+            file = Path(folder) / "text" / f"{task}.jsonl"
+            asking.ask(generator, asked, grade, file, batch_size, show_progress, settings)
+        return write_text_result(folder, list(self._prepared), name, self.baseline, confidence)
+
+
+def write_text_result(
+    folder: str | Path,
+    tasks: Sequence[str] | None = None,
+    name: str | None = None,
+    baseline: str | Path | None = None,
+    confidence: float = 0.95,
+) -> TextResult:
+    """Write `text.json` from the answers in `text/`: of a distributed run, the first process does, for all.
+
+    Args:
+        folder: Where the answers are.
+        tasks: Their names; by default all that are there.
+        name: Of the result; by default that of the folder.
+        baseline: The folder of a run of the same tasks by the base model.
+        confidence: Of the intervals.
+    """
+
+    def write() -> TextResult:
+        skill = text_skill(folder, tasks, name=name, confidence=confidence)
+        regret = None if baseline is None else text_regret(baseline, folder, tasks, confidence=confidence)
+        result = TextResult(skill, regret)
+        write_json(Path(folder) / "text.json", result.to_dict())
+        return result
+
+    return Processes().from_first(write)
 
 
 def _prepare(
@@ -152,7 +197,7 @@ def _prepare(
     shots: Mapping[str, int],
     shots_from: Mapping[str, str | Path],
     grader: Grade | None,
-) -> tuple[TextTask, list[asking.Question], Grade, dict[str, Any]]:
+) -> tuple[list[asking.Question], Grade, dict[str, Any]]:
     """The questions of a task, their grader, and what the answers depend on."""
     examples = task.examples(source)
     if not examples:
@@ -162,7 +207,7 @@ def _prepare(
     grade = task.grade(examples, grader)
     grading = {} if task.runs_code else getattr(grade, "settings", {})
     settings = {"task": task.name, "shots": count, "data": digest(examples), **grading}
-    return task, questions(examples, count, shown), grade, settings
+    return questions(examples, count, shown), grade, settings
 
 
 def _check_code(tasks: Mapping[TextTask, str | None], allow_code_execution: bool) -> None:
