@@ -24,7 +24,7 @@ GOAL_COLUMNS = {"steps to 90 %": "steps_to_goal", "tokens": "tokens_to_goal", "s
 
 
 def write_tables(rows: Sequence[Row], folder: Path) -> None:
-    """Write `recipes.md` and `recipes.png`."""
+    """Write `recipes.md`, `recipes.png` (every recipe) and `recipe_settings.png` (where labels are wrong or few)."""
     parts = ["# Recipes", "", *_base(rows)]
     for name, setting in SETTINGS.items():
         for budget in setting.budgets:
@@ -38,7 +38,8 @@ def write_tables(rows: Sequence[Row], folder: Path) -> None:
                     *_differences(own, setting.reference),
                 ]
     (folder / "recipes.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
-    _plot(rows, folder / "recipes.png")
+    _plot_recipes(rows, folder / "recipes.png")
+    _plot_settings(rows, folder / "recipe_settings.png")
 
 
 def _base(rows: Sequence[Row]) -> list[str]:
@@ -77,10 +78,11 @@ def _differences(rows: Sequence[Row], reference: str) -> list[str]:
 
 
 def _goal(rows: Sequence[Row], column: str) -> str:
+    """Mean over the seeds that reached it, and how many those are if not all."""
     reached = [float(row[column]) for row in rows if row[column]]
-    if len(reached) < len(rows):
-        return f"{len(reached)} of {len(rows)}"
-    return f"{mean(reached):,.0f}"
+    if not reached:
+        return "never"
+    return f"{mean(reached):,.0f}" + (f" ({len(reached)} of {len(rows)})" if len(reached) < len(rows) else "")
 
 
 def interval(values: Iterable[float], form: str = ".1f") -> str:
@@ -97,30 +99,63 @@ def half_width(values: Sequence[float]) -> float:
     return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
-def _plot(rows: Sequence[Row], file: Path) -> None:
+SHOWN = {
+    "held_out_vision_centric": "vision_centric, held out",
+    "held_out_text_rich": "text_rich, held out",
+    "other_questions_vision_centric": "vision_centric, other questions",
+    "text_skill": "text skill",
+}
+SHOWN_SETTINGS = {
+    ("main", "tokens"): "right labels",
+    ("wrong_labels", "tokens"): "wrong labels (30 %)",
+    ("several_steps", "tokens"): "also questions of one more step",
+    ("few_vision_labels", "steps"): "labels for a tenth of the pictures",
+}
+
+
+def _plot_recipes(rows: Sequence[Row], file: Path) -> None:
+    own = [row for row in rows if (row["setting"], row["budget"]) == ("main", "tokens")]
+    recipes = [recipe for recipe in RECIPES if any(row["recipe"] == recipe for row in own)]
+    panels = [(title, recipes, own, column) for column, title in SHOWN.items()]
+    _plot(panels if recipes else [], "Equal processed tokens", file)
+
+
+def _plot_settings(rows: Sequence[Row], file: Path) -> None:
+    panels = []
+    for (name, budget), title in SHOWN_SETTINGS.items():
+        own = [row for row in rows if (row["setting"], row["budget"]) == (name, budget)]
+        # Of all recipes those that were also tried where labels are wrong
+        compared = SETTINGS["wrong_labels" if name == "main" else name].recipes
+        recipes = [recipe for recipe in compared if any(row["recipe"] == recipe for row in own)]
+        panels += [(title, recipes, own, "held_out_vision_centric")] if recipes else []
+    _plot(panels, "Accuracy in the vision_centric view, held out", file)
+
+
+def _plot(panels: Sequence[tuple[str, list[str], list[Row], str]], title: str, file: Path) -> None:
+    """Panels of (title, recipes, rows, column)."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [("held_out_vision_centric", "vision_centric, held out"), ("held_out_text_rich", "text_rich, held out")]
-    shown += [("other_questions_vision_centric", "vision_centric, other questions"), ("text_skill", "text skill")]
-    own = [row for row in rows if (row["setting"], row["budget"]) == ("main", "tokens")]
-    recipes = [recipe for recipe in RECIPES if any(row["recipe"] == recipe for row in own)]
-    if not recipes:
+    if not panels:
         return
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.1 * len(shown), 0.42 * len(recipes) + 1.2), sharey=True)
-    for axis, (column, title) in zip(axes, shown, strict=True):
+    height = 0.42 * max(len(recipes) for _, recipes, _, _ in panels) + 1.4
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.3 * len(panels), height), squeeze=False)
+    shares_names = all(recipes == panels[0][1] for _, recipes, _, _ in panels)
+    for number, (axis, (name, recipes, rows, column)) in enumerate(zip(axes[0], panels, strict=True)):
         for place, recipe in enumerate(recipes):
-            values = [100 * float(row[column]) for row in own if row["recipe"] == recipe]
+            values = [100 * float(row[column]) for row in rows if row["recipe"] == recipe]
             error: Any = half_width(values) if len(values) > 1 else 0.0
             axis.errorbar(mean(values), place, xerr=error, fmt="o", color="#1f5fa8", capsize=3, zorder=3)
-            axis.plot(values, [place] * len(values), ".", color="#1f5fa8", alpha=0.35)
-        axis.set_title(title, fontsize=10)
+            axis.plot(values, [place] * len(values), "o", markersize=3.5, color="#f0a030", alpha=0.8, zorder=4)
+        axis.set_title(name, fontsize=10)
         axis.set_xlabel("%")
+        axis.set_xlim(-3, 103)
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(recipes)), recipes)
-    axes[0].invert_yaxis()
-    figure.suptitle("Equal processed tokens; points are seeds, bars 95 % intervals of their mean", fontsize=10)
+        axis.set_yticks(range(len(recipes)), [] if shares_names and number else recipes)
+        axis.set_ylim(len(recipes) - 0.5, -0.5)
+    figure.suptitle(f"{title}; points are seeds, bars 95 % intervals of their mean", fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=120)
+    plt.close(figure)

@@ -4,7 +4,7 @@ The recipe study: from the base of the demo, every recipe at equal steps and at 
     python benchmarks/recipes.py                                   # all of it: hours on two cores
     python benchmarks/recipes.py --settings main --recipes mix kl  # a part; what is in the CSV is not run again
 
-Writes a row for each run to results/recipes.csv as it ends, and then results/recipes.md and recipes.png of all rows.
+Writes a row for each run to results/recipes.csv as it ends, and then results/recipes.md and two pictures of all rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from recipe_book import RECIPES, SETTINGS
 from recipe_tables import write_tables
-from rows import RESULTS, origin_of_cpu_run
+from rows import RESULTS, commit, origin_of_cpu_run
 
 
 FILE = RESULTS / "recipes.csv"
@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time, one thread each")
     args = parser.parse_args()
     done = {run_of(row) for row in read_rows()}
+    if other := {row["steps"] for row in read_rows() if row["budget"] == "steps"} - {str(STEPS)}:
+        raise SystemExit(f"{FILE} has runs of {other.pop()} steps, and these are of {STEPS}: move it away.")
     todo = [run for run in runs(args.settings, args.recipes, args.seeds) if run not in done]
     pool = _pool(args.jobs)
     try:
@@ -116,8 +118,9 @@ def _start(setting: str, recipe: str, steps: int, seed: int, *, measures: bool =
     """The run, in a process of the pool; what training prints is left out."""
     from recipe_run import run
 
+    commit()  # of the code that this process has loaded, before there is another
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return run(setting, recipe, steps, seed, measures=measures)
+        return run(setting, recipe, steps, seed, measures=measures) | origin_of_cpu_run("recipes")
 
 
 def run_of(row: dict[str, str]) -> Run:
@@ -132,7 +135,6 @@ def read_rows() -> list[dict[str, str]]:
 
 
 def _append(row: dict[str, Any]) -> None:
-    row = row | origin_of_cpu_run("recipes")
     columns = list(row)
     if FILE.exists():
         with FILE.open(newline="") as file:

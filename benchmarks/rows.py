@@ -1,6 +1,7 @@
 """Benchmark rows that describe themselves: what ran, on what, with which versions, and the spread of the figure."""
 
 import csv
+import functools
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, fields
@@ -167,7 +168,9 @@ def append(rows: list, name: str, folder: Path = RESULTS) -> Path:
     return path
 
 
+@functools.cache
 def commit() -> str:
+    """Asked once: what a process has loaded stays what it is."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,

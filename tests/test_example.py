@@ -110,12 +110,12 @@ def test_example_measures_the_loss_of_pairs_without_answers(base, tmp_path):
 @pytest.mark.slow
 def test_example_takes_a_yaml_recipe_and_a_run_that_had_ended_goes_on(tmp_path):
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text("kl_weight: 0.25\ncurriculum: two_stage\nmax_steps: 4\neval_strategy: 'no'\ngap_eval_rows: 0\n")
+    recipe.write_text("kl_weight: 0.25\ndivergence: jsd\nmax_steps: 4\neval_strategy: 'no'\ngap_eval_rows: 0\n")
     options = ["--config", str(recipe), "--save_strategy", "steps", "--save_steps", "2", "--output_dir", str(out)]
     launch(*options, "--max_steps", "2")
     config = json.loads((out / "run.json").read_text())["config"]
     # The command line wins
-    assert (config["kl_weight"], config["curriculum"], config["max_steps"]) == (0.25, "two_stage", 2)
+    assert (config["kl_weight"], config["divergence"], config["max_steps"]) == (0.25, "jsd", 2)
     first = (out / "model.safetensors").read_bytes()
     launch(*options, "--max_steps", "3", "--resume_from_checkpoint", str(out / "checkpoint-2"))
     assert (out / "model.safetensors").read_bytes() != first

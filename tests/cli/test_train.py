@@ -68,7 +68,7 @@ def train(folders, tmp_path, monkeypatch):
 
 
 def test_there_is_a_test_for_every_recipe():
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == MEASURED.keys()
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*MEASURED, "pairs_kl_replay"}
 
 
 @pytest.mark.parametrize("recipe", MEASURED)
@@ -112,10 +112,11 @@ def test_the_gap_is_measured_at_every_evaluation(train, folders, tmp_path):
     assert record["config"]["gap_eval_rows"] == 2
 
 
-def test_replay_has_a_loss_of_its_own(train, folders):
-    logs = train("kl", "--replay_dataset_name", str(folders / "text"), "--replay_ratio", "0.25")
+def test_our_recipe_replays_text(train, folders):
+    logs = train("pairs_kl_replay", "--replay_dataset_name", str(folders / "text"))
     assert all(log["replay_nll"] > 0 for log in logs[1:]), "the first step may have none yet"
-    assert {log["replay_ratio"] for log in logs} == {5 / 21}, "whole rows of replay for 16 rows"
+    assert {log["replay_ratio"] for log in logs} == {0.2}, "4 rows of replay for 16 pairs"
+    assert all({TEXT, VISION, KL} <= log.keys() and log["kl_weight"] == 1 for log in logs)
 
 
 @pytest.mark.parametrize(
