@@ -73,6 +73,12 @@ def test_one_run_stands_for_both_budgets_where_they_are_equal(recipes, monkeypat
     assert sorted(row["budget"] for row in recipes.read_rows()) == ["none", "steps", "tokens"]
 
 
+def test_runs_of_other_steps_are_not_mixed_in(recipes, monkeypatch):
+    recipes._append({"setting": "main", "recipe": "mix", "budget": "steps", "seed": 0, "steps": 120})
+    with pytest.raises(SystemExit, match=f"has runs of 120 steps, and these are of {recipes.STEPS}: move it away"):
+        run(recipes, monkeypatch)
+
+
 def test_rows_follow_the_head_of_the_file(recipes):
     recipes._append({"a": 1, "b": 2})
     recipes._append({"b": 4, "a": 3})
