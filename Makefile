@@ -68,7 +68,7 @@ bench-sampler: $(READY)  ## time to the first batch, memory and rows a second of
 bench-data: $(READY)  ## generated pairs a second, one core
 	$(BIN)/python benchmarks/bench_generators.py
 
-recipes: $(READY)  ## the study of recipes: what is not in results/recipes.csv yet, by recipe and seed (hours)
+recipes: $(READY)  ## the study of recipes: what is not in results/recipes.csv yet, by recipe and seed (all: two hours)
 	$(BIN)/python benchmarks/recipes.py
 
 check-data: $(READY)  ## 10,000 answers of each generator found again in the words of the problem (about ten minutes)

@@ -109,7 +109,7 @@ SHOWN_SETTINGS = {
     ("main", "tokens"): "right labels",
     ("wrong_labels", "tokens"): "wrong labels (30 %)",
     ("several_steps", "tokens"): "also questions of one more step",
-    ("few_vision_labels", "steps"): "labels for a tenth of the pictures",
+    ("few_vision_labels", "steps"): "answers for a tenth of the pictures",
 }
 
 
