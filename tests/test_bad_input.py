@@ -172,8 +172,8 @@ def test_options_that_would_replace_the_loss(config, options, message):
 
 
 def test_unknown_columns_are_named_once(config):
-    features = Features({**PAIR_FEATURES, "topic": Value("string")})
-    dataset = Dataset.from_list([{**pair_row(i), "topic": "x"} for i in range(2)], features=features)
+    features = Features({**PAIR_FEATURES, "topic": Value("string"), "level": Value("int64")})
+    dataset = Dataset.from_list([{**pair_row(i), "topic": "x", "level": 1} for i in range(2)], features=features)
     warnings = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trl_modality.preflight.logger.warning", warnings.append)

@@ -22,7 +22,12 @@ class View(StrEnum):
 PROMPT_COLUMN = {View.TEXT_RICH: "text_rich_prompt", View.VISION_CENTRIC: "vision_centric_prompt"}
 PAIR_PROMPTS = tuple(PROMPT_COLUMN.values())
 IMAGE_COLUMNS = ("images", "image", "vision_centric_images")
-PAIR_COLUMNS = (*IMAGE_COLUMNS, *PAIR_PROMPTS, "completion", "answer", "id", "category", "level_prompts")
+PAIR_COLUMNS = (
+    *IMAGE_COLUMNS,
+    *PAIR_PROMPTS,
+    *("completion", "level_prompts"),
+    *("id", "answer", "choices", "category", "level"),  # of evaluations
+)
 # Position of a row in its dataset: added by `data.rows.PairRows`, so that messages can name the row
 INDEX_COLUMN = "__index__"
 # What the plan makes of a row (a `curriculum.Slot`): added by `data.rows.PlannedRows`, for the collator
