@@ -167,7 +167,7 @@ trainer = ModalityBalancedSFTTrainer(
     processing_class=tiny_llava()[1],
 )
 evaluator = ModalityGapEvaluator(answered_dataset(3, first=80), batch_size=2, show_progress=False)
-trainer.add_callback(GapCallback(trainer, evaluator, every_n_steps=2, max_new_tokens=4))
+trainer.add_callback(GapCallback(trainer, evaluator, every_n_steps=2, max_new_tokens=4, name="beside"))
 trainer.train()
 if trainer.is_world_process_zero():
     torch.save(trainer.state.log_history, out + ".pt")
@@ -179,9 +179,9 @@ trainer.end()
 def test_two_processes_measure_what_one_does(tmp_path):
     """Each answers its share: 7 and 3 rows in batches of 2, which neither can split evenly."""
     one, two = (launch(tmp_path, WORKER, f"run-{n}", n, str(8 // n)) for n in (1, 2))
-    logs = [[log for log in logs if "eval_accuracy_gap" in log] for logs in (one, two)]
-    assert [log["step"] for log in logs[0]] == [1, 2, 2]
-    measured = [name for name in logs[0][2] if name.endswith(("accuracy", "gap"))]
+    logs = [[log for log in logs if any(name.endswith("accuracy_gap") for name in log)] for logs in (one, two)]
+    assert [(log["step"], "eval_beside_accuracy_gap" in log) for log in logs[0]] == [(1, False), (2, True), (2, False)]
+    measured = [name for log in logs[0] for name in log if name.endswith(("accuracy", "gap"))]
     for log, other in zip(*logs, strict=True):
         assert {name: log[name] for name in measured if name in log} == {
             name: other[name] for name in measured if name in other
