@@ -56,11 +56,11 @@ class Setting:
     """Data, and which recipes are tried on it.
 
     `wrong_labels` is the share of training pairs whose completion is about other facts; `further` has training ask
-    questions of one more step. The others are compared with the `reference`, seed by seed.
+    questions of one more step. The others are compared with each of the `references`, seed by seed.
     """
 
     recipes: tuple[str, ...]
-    reference: str = "mix"
+    references: tuple[str, ...] = ("mix",)
     budgets: tuple[str, ...] = ("tokens",)
     wrong_labels: float = 0.0
     further: bool = False
@@ -72,10 +72,10 @@ _CORE = ("mix", "pairs", "pairs_kl", "kl")
 SETTINGS = {
     "main": Setting((*PAPER, *OURS), budgets=("steps", "tokens")),
     # What the divergence does there is seen against the same views without it; runs differ widely
-    "wrong_labels": Setting(_CORE, reference="pairs", wrong_labels=0.3, seeds=10),
+    "wrong_labels": Setting(_CORE, references=("pairs", "mix"), wrong_labels=0.3, seeds=10),
     "several_steps": Setting(_CORE, further=True),
     # At equal tokens the recipe without the divergence would see more labels
-    "few_vision_labels": Setting(("few", "few_kl", "kl", "pairs_kl"), reference="few", budgets=("steps",)),
+    "few_vision_labels": Setting(("few", "few_kl", "kl", "pairs_kl"), references=("few",), budgets=("steps",)),
     # Which rate is good for which recipe, so that none is held back by the one that all use
     "rate_0.0005": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 5e-4}),
     "rate_0.002": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 2e-3}),

@@ -18,6 +18,7 @@ COLUMNS = {
     "other tables": "other_tables_vision_centric",
     "other styles": "other_styles_vision_centric",
     "other questions": "other_questions_vision_centric",
+    "other questions, text_rich": "other_questions_text_rich",
     "text skill": "text_skill",
 }
 GOAL_COLUMNS = {"steps to 90 %": "steps_to_goal", "tokens": "tokens_to_goal", "seconds": "seconds_to_goal"}
@@ -31,12 +32,8 @@ def write_tables(rows: Sequence[Row], folder: Path) -> None:
             own = [row for row in rows if (row["setting"], row["budget"]) == (name, budget)]
             if own:
                 parts += ["", f"## {name}, equal {budget}", "", *_table(own)]
-                parts += [
-                    "",
-                    f"Minus `{setting.reference}`, of the same seed:",
-                    "",
-                    *_differences(own, setting.reference),
-                ]
+                for reference in setting.references:
+                    parts += ["", f"Minus `{reference}`, of the same seed:", "", *_differences(own, reference)]
     (folder / "recipes.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
     _plot_recipes(rows, folder / "recipes.png")
     _plot_settings(rows, folder / "recipe_settings.png")

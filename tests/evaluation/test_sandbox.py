@@ -9,20 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from namespaces import needs_namespaces
 
 from trl_modality.evaluation import sandbox
 from trl_modality.evaluation.sandbox import Limits, SandboxError, require_sandbox, run_tests
 
 
-def sandbox_reason() -> str:
-    try:
-        require_sandbox()
-    except SandboxError as error:
-        return str(error)
-    return ""
-
-
-needs_sandbox = pytest.mark.skipif(bool(REASON := sandbox_reason()), reason=REASON)
 DOUBLES = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(21) == 42\n"
 SMALL = Limits(seconds=2, memory_mib=128)
 
@@ -37,7 +29,7 @@ def seen_inside(expression: str, before: str = "") -> str:
     return verdict(code).detail
 
 
-@needs_sandbox
+@needs_namespaces
 def test_right_code_passes_and_wrong_code_fails():
     assert verdict("def f(x): return 2 * x").has_passed
     wrong = verdict("def f(x): return 2 + x")
@@ -47,7 +39,7 @@ def test_right_code_passes_and_wrong_code_fails():
     assert "NameError: the code defines no f" in verdict("def g(x): return 2 * x").detail
 
 
-@needs_sandbox
+@needs_namespaces
 def test_data_comes_back_as_it_was():
     values = [None, True, -3, 10**5000, 0.1, float("inf"), "é\ud800", b"\x00\xff", 1j, [1, (2,)], {(1, 2): {3}}, ()]
     values += [frozenset({1}), {}, {"list": [1]}, [[]], {"a": None}]
@@ -58,13 +50,13 @@ def test_data_comes_back_as_it_was():
     assert verdict("def f(x): return x", test, setup=setup).has_passed
 
 
-@needs_sandbox
+@needs_namespaces
 def test_tests_use_what_the_problem_defines_and_the_function_by_its_name():
     test = "def check(candidate):\n    assert candidate(three()) == f(3) == 6"
     assert verdict("def f(x): return 2 * x", test, setup="def three(): return 3\ndef f(x): pass").has_passed
 
 
-@needs_sandbox
+@needs_namespaces
 def test_errors_that_tests_expect_arrive():
     test = "def check(f):\n    try:\n        f(1)\n    except ValueError as e:\n        assert str(e) == 'no'"
     test += "\n    else:\n        assert 0"
@@ -72,7 +64,7 @@ def test_errors_that_tests_expect_arrive():
     assert verdict("def f(x): raise TypeError('no')", test).how == "wrong"
 
 
-@needs_sandbox
+@needs_namespaces
 @pytest.mark.parametrize(
     "code",
     [
@@ -100,7 +92,7 @@ def test_verdict_is_not_forged(code):
     assert verdict(code).how in ("wrong", "limit")
 
 
-@needs_sandbox
+@needs_namespaces
 @pytest.mark.parametrize(
     "code", ["def f(x):\n    while True: pass", "import time\ndef f(x): time.sleep(100)", "while True: pass"]
 )
@@ -111,13 +103,13 @@ def test_code_that_does_not_end_is_ended(code, monkeypatch):
     assert time.monotonic() - begun < 8
 
 
-@needs_sandbox
+@needs_namespaces
 def test_memory_is_limited():
     assert "MemoryError" in verdict("def f(x): return len(bytes(2 * 10 ** 8))").detail
     assert verdict("def f(x): return len(bytes(2 * 10 ** 7)) and 2 * x").has_passed
 
 
-@needs_sandbox
+@needs_namespaces
 @pytest.mark.parametrize(
     "make",
     [
@@ -132,14 +124,14 @@ def test_no_processes_threads_or_namespaces_are_made(make):
     assert re.match("PermissionError|RuntimeError: can't start new thread|ZeroDivisionError", verdict(code).detail)
 
 
-@needs_sandbox
+@needs_namespaces
 def test_fork_bomb_is_none():
     before = len(os.listdir("/proc"))
     assert verdict("import os\ndef f(x):\n    while True: os.fork()").how == "wrong"
     assert len(os.listdir("/proc")) < before + 50
 
 
-@needs_sandbox
+@needs_namespaces
 def test_there_is_no_network():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -150,7 +142,7 @@ def test_there_is_no_network():
             server.accept()
 
 
-@needs_sandbox
+@needs_namespaces
 def test_the_disk_is_not_there(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("known")
@@ -169,7 +161,7 @@ def test_the_disk_is_not_there(tmp_path):
     assert "File too large" in verdict("def f(x): open('big', 'wb').write(bytes(2 ** 24))").detail
 
 
-@needs_sandbox
+@needs_namespaces
 def test_nothing_of_this_process_is_seen(monkeypatch):
     monkeypatch.setenv("TOKEN_OF_MINE", "known")
     assert "known" not in seen_inside("str(dict(os.environ))", "import os")
@@ -195,7 +187,7 @@ def open_(fd):
         return False"""
 
 
-@needs_sandbox
+@needs_namespaces
 def test_nothing_is_left_behind(monkeypatch, tmp_path):
     marked = tmp_path / "worker.py"
     marked.write_text(f"{sandbox.WORKER.read_text()}# {tmp_path}")
@@ -226,7 +218,7 @@ def test_nothing_is_left_behind(monkeypatch, tmp_path):
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-@needs_sandbox
+@needs_namespaces
 def test_tests_that_cannot_run_are_no_verdict_on_the_code():
     for test, message in (("def check(f) return", "SyntaxError"), ("x = 1", "KeyError: 'check'"), ("1 / 0", "Zero")):
         with pytest.raises(ValueError, match=f"tests of 'f' cannot be run: {message}"):

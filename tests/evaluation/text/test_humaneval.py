@@ -1,9 +1,9 @@
 """Code in answers of all forms, and its grade."""
 
 import pytest
+from namespaces import needs_namespaces
 from text_sets import DOUBLE, DOUBLE_TEST
 
-from trl_modality.evaluation.sandbox import SandboxError, require_sandbox
 from trl_modality.evaluation.text.humaneval import complete, extract_code, fenced, humaneval_grader
 from trl_modality.evaluation.text.task import Example
 
@@ -38,33 +38,26 @@ WRONG = {
 }
 
 
-def sandbox_is_missing() -> bool:
-    try:
-        require_sandbox()
-    except SandboxError:
-        return True
-    return False
-
-
 @pytest.fixture(scope="module")
 def grade():
-    if sandbox_is_missing():
-        pytest.skip("code cannot be run safely here")
     fields = {"code": DOUBLE, "entry_point": "double", "test": DOUBLE_TEST}
     return humaneval_grader([Example("HumanEval/0", "", "", "HumanEval/0", fields=fields)])
 
 
+@needs_namespaces
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_code_in_any_form_is_right(grade, name):
     graded = grade(RIGHT[name], "HumanEval/0", None)
     assert (graded.is_correct, graded.how) == (True, "passed"), graded.answer
 
 
+@needs_namespaces
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_code_is_wrong(grade, name):
     assert not grade(WRONG[name], "HumanEval/0", None).is_correct
 
 
+@needs_namespaces
 def test_no_code_is_none(grade):
     for empty in ("", "  \n", "```python\n```"):
         assert (grade(empty, "HumanEval/0").is_correct, grade(empty, "HumanEval/0").how) == (False, "none")

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from namespaces import needs_namespaces
 from statsmodels.stats.contingency_tables import mcnemar
 from text_sets import LastWord, Scripted, write_gsm8k, write_humaneval, write_mmlu
 
@@ -153,13 +154,11 @@ def test_code_is_not_run_without_permission_or_sandbox(tmp_path, monkeypatch):
     assert not (tmp_path / "a").exists()
 
 
+@needs_namespaces
 def test_humaneval_run(tmp_path):
     answers = iter(["```python\ndef double(x):\n    return x + x\n```", "    return x", "    return 2 * x\n"])
     spec = [f"humaneval:{write_humaneval(tmp_path / 'h.jsonl')}"]
-    try:
-        result = run_quietly(Scripted(lambda _: next(answers)), spec, tmp_path / "a", allow_code_execution=True)
-    except SandboxError as error:
-        pytest.skip(str(error))
+    result = run_quietly(Scripted(lambda _: next(answers)), spec, tmp_path / "a", allow_code_execution=True)
     assert (result.skill.tasks["humaneval"].correct, result.skill.tasks["humaneval"].total) == (2, 3)
     lines = (tmp_path / "a" / "text" / "humaneval.jsonl").read_text().splitlines()
     assert [json.loads(line)["how"] for line in lines[1:]] == ["passed", "wrong", "passed"]
