@@ -37,7 +37,7 @@ from transformers import (
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from trl_modality import PairedCollator
-from trl_modality.batch import with_images_repeated
+from trl_modality.collation.layout import with_images_repeated
 
 
 N_PAIRS = 8

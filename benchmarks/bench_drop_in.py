@@ -30,7 +30,7 @@ from trl import SFTConfig, SFTTrainer
 from trl_modality import ModalityBalancedSFTTrainer
 
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/support", "examples")]
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", ".", "examples")]
 import test_drop_in  # noqa: E402
 
 

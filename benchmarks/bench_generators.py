@@ -14,9 +14,9 @@ from statistics import median
 import torch
 from rows import Origin, append, device_name, origin_of_cpu_run, percentiles_ms
 
-from trl_modality.data.generate import GENERATORS, generate_problem
-from trl_modality.data.look import Look
-from trl_modality.data.png import to_png
+from trl_modality.problems.generate import GENERATORS, generate_problem
+from trl_modality.problems.png import to_png
+from trl_modality.problems.render_style import RenderStyle
 
 
 IMAGE_SIZES = (224, 336)
@@ -37,7 +37,7 @@ class GeneratorRow(Origin):
     """Of a picture, on average."""
 
 
-def make(name: str, indices: range, look: Look) -> int:
+def make(name: str, indices: range, look: RenderStyle) -> int:
     """Bytes of the pictures of these pairs."""
     size = 0
     for index in indices:
@@ -57,7 +57,7 @@ def main() -> None:
     print(f"{device_name('cpu')}\n{'pairs a second':<16}" + "".join(f"{size:>10}" for size in IMAGE_SIZES))
     for name in GENERATORS:
         for image_size in IMAGE_SIZES:
-            look = Look(image_size=image_size)
+            look = RenderStyle(image_size=image_size)
             make(name, range(20), look)
             seconds, size = [], 0
             for turn in range(1, options.rounds + 1):

@@ -2,7 +2,7 @@
 
     python benchmarks/check_generators.py [--count 10000] [--ocr 0]
 
-An answer is right if `tests/support/solve_in_words.py`, which knows nothing of the generators, finds it in the words.
+An answer is right if `tests/testing/solve_in_words.py`, which knows nothing of the generators, finds it in the words.
 With `--ocr N` (`pip install rapidocr-onnxruntime`), N pictures of each generator are read by an OCR model, twice as
 large as they are, and the labels that it finds are counted: a model misses single letters and digits, so that this is
 a figure to look at, not a test. Ends with 1 if an answer is wrong.
@@ -15,23 +15,23 @@ from dataclasses import replace
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from solve_in_words import solve
 
-from trl_modality.data.generate import GENERATORS, generate_problem
-from trl_modality.data.look import Look
+from tests.testing.solve_in_words import solve
+from trl_modality.problems.generate import GENERATORS, generate_problem
+from trl_modality.problems.render_style import RenderStyle
 
 
 # Those whose words `solve_in_words` reads
 CHARTS = ("bar", "grouped_bar", "line", "pie", "scatter", "table")
 LOOKS = (
-    Look(),
-    Look(image_size=224, label_size=12, distractors=2),
-    Look(image_size=448, label_size=16, marks=12, distractors=3, styles=8),
-    Look(image_size=224, marks=4, styles=1),
-    Look(image_size=336, label_size=20, marks=7, distractors=1),
+    RenderStyle(),
+    RenderStyle(image_size=224, label_size=12, distractors=2),
+    RenderStyle(image_size=448, label_size=16, marks=12, distractors=3, styles=8),
+    RenderStyle(image_size=224, marks=4, styles=1),
+    RenderStyle(image_size=336, label_size=20, marks=7, distractors=1),
 )
 
 

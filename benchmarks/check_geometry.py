@@ -2,7 +2,7 @@
 
     python benchmarks/check_geometry.py --count 10000
 
-Prints each error and the counts; exits with 1 if there is any. `tests/support/geometry_check.py` does the measuring.
+Prints each error and the counts; exits with 1 if there is any. `tests/testing/geometry_check.py` does the measuring.
 """
 
 import argparse
@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in (".", "tests/support")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from geometry_check import ambiguous, errors, leaks, sufficiency_errors  # noqa: E402
-
-from trl_modality.data.geometry.generate import TEMPLATES, plane_geometry  # noqa: E402
-from trl_modality.data.look import Look  # noqa: E402
+from tests.testing.geometry_check import ambiguous, errors, leaks, sufficiency_errors
+from trl_modality.problems.geometry.generate import TEMPLATES, plane_geometry
+from trl_modality.problems.render_style import RenderStyle
 
 
 def check(problem) -> Iterator[str]:
@@ -36,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     wrong, kinds, answers = Counter(), Counter(), Counter()
     for index in range(options.count):
-        problem = plane_geometry(index, options.seed, Look(marks=options.marks, distractors=index % 4))
+        problem = plane_geometry(index, options.seed, RenderStyle(marks=options.marks, distractors=index % 4))
         kinds[problem.meta["template"]] += 1
         answers[problem.answer] += 1
         for error in check(problem):

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from interval_coverage import SIZES, answers, paired_coverage, paired_truths
 from rows import Origin, append, origin_of_cpu_run
 from scipy import stats
 
-from trl_modality.evaluation.statistics import mean_difference, paired_difference, wilson_interval
+from tests.testing.interval_coverage import SIZES, answers, paired_coverage, paired_truths
+from trl_modality.evaluation.intervals import mean_difference, paired_difference, wilson_interval
 
 
 Z = stats.norm.ppf(0.975)

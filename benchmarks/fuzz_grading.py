@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from trl_modality.evaluation import symbolic
-from trl_modality.evaluation._symbolic_worker import is_refused
-from trl_modality.evaluation.grading import Grader
+from trl_modality.evaluation.grading import symbolic
+from trl_modality.evaluation.grading._symbolic_worker import is_refused
+from trl_modality.evaluation.grading.grader import Grader
 
 
 CANARY = Path(tempfile.gettempdir()) / f"fuzz_grading_canary_{os.getpid()}"

@@ -7,9 +7,9 @@ from pair_steps import PATCH, Layout, Run, Size, build
 from PIL import Image
 
 from trl_modality import PairedCollator
-from trl_modality.attention import use_shared_prefix
-from trl_modality.batch import ViewLayout
-from trl_modality.forward import LossSettings, add_paired_loss
+from trl_modality.collation.layout import ViewLayout
+from trl_modality.modeling.attention import use_shared_prefix
+from trl_modality.modeling.forward import LossSettings, add_paired_loss
 from trl_modality.views import View
 
 

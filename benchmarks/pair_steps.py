@@ -30,8 +30,8 @@ from transformers import (
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from trl_modality import PairedCollator
-from trl_modality.attention import use_shared_prefix
-from trl_modality.forward import LossSettings, add_paired_loss
+from trl_modality.modeling.attention import use_shared_prefix
+from trl_modality.modeling.forward import LossSettings, add_paired_loss
 
 
 PATCH = 14

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from datasets import Dataset
 
-from trl_modality.data.demo import draw_problems, make_demo_pairs, to_dataset
-from trl_modality.data.demo_problem import FURTHER_FACTS, NAMED_FACTS, DemoProblem
-from trl_modality.data.drawing import SHIFTED_DRAWINGS
-from trl_modality.data.tables import load_records
+from trl_modality.problems.demo.draw import SHIFTED_DRAWINGS
+from trl_modality.problems.demo.pairs import draw_problems, make_demo_pairs, to_dataset
+from trl_modality.problems.demo.problem import FURTHER_FACTS, NAMED_FACTS, DemoProblem
+from trl_modality.problems.real_tables import load_records
 
 
 N_TEST, N_SHIFTED = 400, 200

@@ -18,14 +18,14 @@ from recipe_data import held_out_sets, training_pairs
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
-from trl_modality.attention import own_attention
-from trl_modality.data.text_skill import make_text_skill
-from trl_modality.evaluation.asking import Question, ask
+from trl_modality.evaluation.asking.ask import Question, ask
 from trl_modality.evaluation.conditions import VIEWS, Condition
 from trl_modality.evaluation.gap import ModalityGapEvaluator
-from trl_modality.evaluation.generation import TransformersGenerator
-from trl_modality.evaluation.grading import Grader
-from trl_modality.evaluation.requests import Request
+from trl_modality.evaluation.grading.grader import Grader
+from trl_modality.evaluation.models.generation import TransformersGenerator
+from trl_modality.evaluation.models.requests import Request
+from trl_modality.modeling.attention import own_attention
+from trl_modality.problems.demo.text_skill import make_text_skill
 
 
 BASE = Path(__file__).resolve().parents[1] / "examples" / "base_model"

@@ -7,13 +7,13 @@ Writes `docs/images/<generator>.png`.
 
 from pathlib import Path
 
-from trl_modality.data.contact_sheet import contact_sheet
-from trl_modality.data.generate import GENERATORS, generate_problem
-from trl_modality.data.look import Look
+from trl_modality.problems.generate import GENERATORS, generate_problem
+from trl_modality.problems.render_style import RenderStyle
+from trl_modality.problems.sheet import contact_sheet
 
 
 IMAGES = Path(__file__).parent / "images"
-LOOK = Look(image_size=256, label_size=12, distractors=1, styles=6)
+LOOK = RenderStyle(image_size=256, label_size=12, distractors=1, styles=6)
 LARGEST = 250_000  # bytes
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 
-from trl_modality.data.demo_problem import FURTHER_FACTS, NAMED_FACTS, DemoProblem
-from trl_modality.data.drawing import DRAWINGS
-from trl_modality.data.tables import Record, load_records
-from trl_modality.data.text_skill import make_text_skill
+from trl_modality.problems.demo.draw import DRAWINGS
+from trl_modality.problems.demo.problem import FURTHER_FACTS, NAMED_FACTS, DemoProblem
+from trl_modality.problems.demo.text_skill import make_text_skill
+from trl_modality.problems.real_tables import Record, load_records
 
 
 # The names of the demo's tables, and others; always in the same order within a table

@@ -7,7 +7,7 @@ pulls the vision_centric view towards the text_rich one. The gap between the vie
 
 Without arguments: a LLaVA of 1.4 million parameters that reads well and cannot yet answer from what it sees
 (`examples/make_base_model.py`) is asked about charts and tables, drawn from real tables (see
-`trl_modality/data/tables.py`), trained, and asked again; a minute and a half on two CPU cores:
+`trl_modality/problems/real_tables.py`), trained, and asked again; a minute and a half on two CPU cores:
 
 ```bash
 accelerate launch examples/llava_kl.py
@@ -47,16 +47,16 @@ from datasets import Dataset, load_dataset
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
-from trl_modality.data.demo import make_demo_pairs
-from trl_modality.data.text_skill import make_text_skill
-from trl_modality.evaluation.asking import Question, ask
+from trl_modality.evaluation.asking.ask import Question, ask
 from trl_modality.evaluation.gap import ModalityGapEvaluator
-from trl_modality.evaluation.generation import TransformersGenerator
-from trl_modality.evaluation.grading import Grader
-from trl_modality.evaluation.requests import Request
+from trl_modality.evaluation.grading.grader import Grader
+from trl_modality.evaluation.models.generation import TransformersGenerator
+from trl_modality.evaluation.models.requests import Request
 from trl_modality.evaluation.text.run import write_text_result
-from trl_modality.gap_metrics import measure_gap
+from trl_modality.problems.demo.pairs import make_demo_pairs
+from trl_modality.problems.demo.text_skill import make_text_skill
 from trl_modality.report import write_report
+from trl_modality.training.gap import measure_gap
 
 
 BASE_MODEL = os.path.relpath(Path(__file__).parent / "base_model")

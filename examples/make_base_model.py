@@ -25,7 +25,7 @@ from _tiny_llava import build_tiny_llava
 from datasets import Dataset
 
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
-from trl_modality.data.drawing import IMAGE_SIZE
+from trl_modality.problems.demo.draw import IMAGE_SIZE
 
 
 FOLDER = Path(__file__).parent / "base_model"

@@ -1,8 +1,9 @@
-"""The shape of the house: layers, sizes, public names, light imports. Each rule is proved to bite on a bad example."""
+"""The shape of the house: rooms, sizes, public names, light imports. Each rule is proved to bite on a bad example."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -10,79 +11,98 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "trl_modality"
-# A module imports only from its own layer or lower ones, and never in a cycle
-LAYERS = {
-    "views": 0,
-    "_compat": 0,
-    "_extras": 0,
-    "data": 1,
-    "curriculum": 1,
-    "kernels": 1,
-    "attention": 1,
-    "batch": 2,
-    "families": 1,
-    "backbone": 2,
-    "image_runs": 1,
-    "images_once": 1,
-    "overlong": 2,
-    "groups": 2,
-    "sampling": 2,
-    "run_plan": 2,
-    "collator": 2,
-    "packing": 2,
-    "forward": 2,
-    "metrics": 2,
-    "evaluation": 2,
-    "gap_metrics": 2,
-    "run_record": 2,
-    "callbacks": 3,
-    "config": 3,
-    "preflight": 2,
-    "trainer": 3,
-    "report": 3,
-    "cli": 4,
-}
+# From the top of the house down: a room imports only rooms after it. A room inside a room stands in the list too; the
+# files of the outer one that it may not import stand before it.
+ROOMS = (
+    "cli",
+    "trainer",
+    "training",
+    "report",
+    "report.figures",
+    "report.reading",
+    "evaluation.text",
+    "evaluation",
+    "evaluation.asking",
+    "evaluation.models",
+    "evaluation.grading",
+    "config",
+    "modeling",
+    "collation",
+    "curriculum",
+    "data.loaders",
+    "data",
+    "problems.demo",
+    "problems.geometry",
+    "problems.charts",
+    "problems",
+    "kernels",
+    "views",
+    "_compat",
+    "_extras",
+    "_lazy",
+    "_version",
+)
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_KERNEL_LINES = 400, 60, 120
 
 
 def modules() -> dict[str, Path]:
+    """The files of the package by name below it."""
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 
-def relative_imports(module: str, source: str) -> set[str]:
-    """The package's modules that a module imports at any depth, but for those under TYPE_CHECKING."""
-    tree = ast.parse(source)
-    typing_only = {
-        id(child)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for child in ast.walk(node)
-    }
+def package_imports(module: str, source: str, known: Collection[str]) -> set[str]:
+    """The package's modules that a module imports, at any depth and under TYPE_CHECKING too.
+
+    Args:
+        module: Its name below the package, a package's own ending in `.__init__`.
+        source: Its text.
+        known: Names of all modules.
+    """
     folder = module.split(".")[:-1]
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in typing_only:
-            base = folder[: len(folder) - node.level + 1]
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            found |= {".".join([*base, name]) for name in names}
-    return found
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] == "trl_modality"):
+            base = folder[: len(folder) - node.level + 1] if node.level else []
+            base = [*base, *(node.module or "").removeprefix("trl_modality").split(".")]
+            origin = ".".join(filter(None, base))
+            for alias in node.names:
+                name = ".".join(filter(None, (origin, alias.name)))
+                found.add(name if name in known or f"{name}.__init__" in known else origin)
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "trl_modality"]
+            found |= {name.removeprefix("trl_modality").removeprefix(".") for name in names}
+    return found - {""}
 
 
-def layer_errors(sources: dict[str, str]) -> list[str]:
+def room_of(module: str) -> str | None:
+    """The innermost room that a module is in."""
+    parts = module.removesuffix(".__init__").split(".")
+    return next((room for n in range(len(parts), 0, -1) if (room := ".".join(parts[:n])) in ROOMS), None)
+
+
+def room_errors(sources: dict[str, str]) -> list[str]:
+    """Imports of a room that does not stand after the importing one."""
     errors = []
     for module, source in sources.items():
-        top = module.split(".")[0]
-        for imported in relative_imports(module, source):
-            target = imported.split(".")[0]
-            if target != top and LAYERS[target] > LAYERS[top]:
-                errors.append(f"{module} (L{LAYERS[top]}) imports {imported} (L{LAYERS[target]})")
+        room = room_of(module)
+        for imported in sorted(package_imports(module, source, sources)):
+            target = room_of(imported)
+            if room is None or target is None:
+                errors.append(f"{module} or {imported} is in no room")
+            elif ROOMS.index(target) < ROOMS.index(room):
+                errors.append(f"{module} imports {imported}, which stands above it")
     return errors
 
 
 def cycles(sources: dict[str, str]) -> list[str]:
+    """Modules that import themselves by way of others."""
     graph = {
-        module.removesuffix(".__init__"): {i.removesuffix(".__init__") for i in relative_imports(module, source)}
+        module.removesuffix(".__init__"): {
+            each.removesuffix(".__init__") for each in package_imports(module, source, sources)
+        }
         for module, source in sources.items()
+        # A façade names what is below it and is imported by nothing of the package
+        if not module.endswith("__init__") or "lazy_names" not in source
     }
 
     def reaches(start: str, goal: str, seen: set[str]) -> bool:
@@ -92,25 +112,53 @@ def cycles(sources: dict[str, str]) -> list[str]:
     return [module for module in graph if reaches(module, module, set())]
 
 
+def facades_imported(sources: dict[str, str]) -> list[str]:
+    """Modules that import a façade of the package in place of the module that has the name."""
+    facades = {name.removesuffix(".__init__") for name, source in sources.items() if "lazy_names(" in source}
+    return [
+        f"{module} imports {imported}"
+        for module, source in sources.items()
+        for imported in sorted(package_imports(module, source, sources) & facades - {"_lazy"})
+    ]
+
+
 def sources() -> dict[str, str]:
     return {name: path.read_text() for name, path in modules().items() if name != "__init__"}
 
 
-def test_every_module_has_a_layer():
-    assert {name.split(".")[0] for name in sources()} == set(LAYERS)
+def test_every_module_has_a_room():
+    assert [name for name in sources() if room_of(name) is None] == []
+    assert {room for name in sources() if (room := room_of(name))} == set(ROOMS)
+    assert room_of("evaluation.text.files") == "evaluation.text"
+    assert room_of("attic.box") is None
 
 
-def test_imports_go_down():
-    assert layer_errors(sources()) == []
-    assert layer_errors({"views": "from .trainer import x"}) == ["views (L0) imports trainer (L3)"]
-    assert layer_errors({"kernels.reference": "from ..collator import x"}) == [
-        "kernels.reference (L1) imports collator (L2)"
-    ]
+def test_rooms_import_rooms_after_them():
+    assert room_errors(sources()) == []
+    upwards = {"views": "from .trainer import x", "trainer": ""}
+    assert room_errors(upwards) == ["views imports trainer, which stands above it"]
+    inside = {"report.figures.bars": "from ..wording import x", "report.wording": ""}
+    assert room_errors(inside) == ["report.figures.bars imports report.wording, which stands above it"]
+    late = {"kernels.spec": "def f():\n    from ..collation import collator", "collation.collator": ""}
+    assert room_errors(late) == ["kernels.spec imports collation.collator, which stands above it"]
+    absolute = {"config": "from trl_modality.trainer import x", "trainer": ""}
+    assert room_errors(absolute) == ["config imports trainer, which stands above it"]
+    assert room_errors({"attic": "from .views import x", "views": ""}) == ["attic or views is in no room"]
 
 
 def test_no_cycles():
     assert cycles(sources()) == []
-    assert cycles({"forward": "from .metrics import x", "metrics": "from .forward import y"}) == ["forward", "metrics"]
+    circle = {"modeling.a": "from .b import x", "modeling.b": "from .c import y", "modeling.c": "from .a import z"}
+    assert cycles(circle) == list(circle)
+    for_types = {"evaluation.a": "if TYPE_CHECKING:\n    from .b import x", "evaluation.b": "from .a import y"}
+    assert cycles(for_types) == ["evaluation.a", "evaluation.b"]
+    assert cycles({"modeling.a": "from .b import x", "modeling.b": ""}) == []
+
+
+def test_facades_are_for_users():
+    assert facades_imported(sources()) == []
+    bad = {"cli.eval": "from ..evaluation import Grader", "evaluation.__init__": "lazy_names(1)"}
+    assert facades_imported(bad) == ["cli.eval imports evaluation"]
 
 
 def test_kernels_import_nothing_but_torch():
@@ -200,7 +248,7 @@ import trl_modality
 for name in trl_modality.__all__:
     getattr(trl_modality, name)
 from transformers import BitsAndBytesConfig
-from trl_modality.data.tables import load_records
+from trl_modality.problems.real_tables import load_records
 for use in (load_records, lambda: trl_modality.ModalityBalancedSFTTrainer(quantization_config=BitsAndBytesConfig())):
     try:
         use()

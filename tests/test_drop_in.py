@@ -2,10 +2,10 @@
 
 import pytest
 from datasets import Dataset, Features, Image, List
-from tiny import MESSAGES, pair_row, tiny_llava, written_out
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from tests.testing.tiny import MESSAGES, pair_row, tiny_llava, written_out
 from trl_modality import ModalityBalancedSFTTrainer
 
 

@@ -11,14 +11,14 @@ import trl
 from accelerate.state import GradientState
 from datasets import Dataset
 from packaging.version import Version
-from tiny import pair_dataset, pair_row, tiny_llava, written_out
-from tiny_families import build
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from trl import SFTConfig, SFTTrainer
 
+from tests.testing.tiny import pair_dataset, pair_row, tiny_llava, written_out
+from tests.testing.tiny_families import build
 from trl_modality import ModalityBalancedSFTTrainer
 from trl_modality._compat import DataCollatorForVisionLanguageModeling, name_attention
-from trl_modality.families import FAMILIES
+from trl_modality.modeling.families import FAMILIES
 
 
 def parameters(function) -> list[str]:

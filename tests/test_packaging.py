@@ -16,7 +16,7 @@ import trl_modality
 from pathlib import Path
 assert Path(trl_modality.__file__).is_relative_to({site!r}), trl_modality.__file__
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
-from trl_modality.data.demo import make_demo_pairs
+from trl_modality.problems.demo.pairs import make_demo_pairs
 print(len(make_demo_pairs(20, 5)[0]), trl_modality.__version__)
 """
 

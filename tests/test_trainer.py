@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 from datasets import Dataset, Features, Image, IterableDataset, List, concatenate_datasets
-from runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
-from tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava, written_out
 from trl import SFTConfig, SFTTrainer
 
+from tests.testing.runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
+from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava, written_out
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer, View
-from trl_modality.batch import with_images_repeated
+from trl_modality.collation.layout import with_images_repeated
 from trl_modality.data.rows import PairRows
 from trl_modality.views import load_images
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 from datasets import Dataset
-from runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
-from tiny import pair_dataset, pair_row, tiny_llava, written_out
-from tiny_families import build
 from tokenizers.normalizers import Replace
 from trl import SFTConfig, SFTTrainer
 
+from tests.testing.runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
+from tests.testing.tiny import pair_dataset, pair_row, tiny_llava, written_out
+from tests.testing.tiny_families import build
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
 from trl_modality._compat import DataCollatorForVisionLanguageModeling
-from trl_modality.forward import LossSettings
+from trl_modality.modeling.forward import LossSettings
 
 
 def make(config, model=None, **kwargs):

@@ -2,8 +2,8 @@ import io
 
 import pytest
 from PIL import Image
-from tiny import pair_row, picture
 
+from tests.testing.tiny import pair_row, picture
 from trl_modality import PairError, validate_pair
 from trl_modality.views import INDEX_COLUMN, View, describe_row, images_of, load_images
 

@@ -3,21 +3,18 @@
 The names below are imported on first use: `import trl_modality` alone imports neither torch nor transformers.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from ._lazy import lazy_names
+from ._version import __version__
 
-__version__ = "0.1.0.dev0"
 
-_MODULE_OF = {
-    "GapCallback": "callbacks",
-    "ModalityBalancedSFTConfig": "config",
-    "ModalityBalancedSFTTrainer": "trainer",
-    "PairError": "views",
-    "PairedCollator": "collator",
-    "View": "views",
-    "validate_pair": "views",
-}
+if TYPE_CHECKING:
+    from .collation.collator import PairedCollator
+    from .config import ModalityBalancedSFTConfig
+    from .trainer import ModalityBalancedSFTTrainer
+    from .training.callbacks import GapCallback
+    from .views import PairError, View, validate_pair
 
 __all__ = [
     "GapCallback",
@@ -30,21 +27,15 @@ __all__ = [
     "validate_pair",
 ]
 
-if TYPE_CHECKING:
-    from .callbacks import GapCallback
-    from .collator import PairedCollator
-    from .config import ModalityBalancedSFTConfig
-    from .trainer import ModalityBalancedSFTTrainer
-    from .views import PairError, View, validate_pair
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "GapCallback": "training.callbacks",
+        "ModalityBalancedSFTConfig": "config",
+        "ModalityBalancedSFTTrainer": "trainer",
+        "PairError": "views",
+        "PairedCollator": "collation.collator",
+        "View": "views",
+        "validate_pair": "views",
+    },
+)

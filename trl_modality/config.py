@@ -8,11 +8,11 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 from trl import SFTConfig
 
+from .collation.overlong import POLICIES
 from .curriculum import FACTORS, SCHEDULES, Adaptive
+from .curriculum.loader import schedule_of
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
-from .overlong import POLICIES
-from .sampling import schedule_of
 
 
 logger = logging.get_logger(__name__)

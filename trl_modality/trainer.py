@@ -12,21 +12,21 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import logging
 from trl import SFTTrainer
 
-from . import preflight
 from ._compat import keep_4bit_trainable, last_complete_checkpoint, load_renamed_checkpoint
 from ._extras import require
-from .attention import follows_segments, shared_prefix_attention
-from .batch import labels_of, with_images_repeated, without_examples_from
-from .collator import PairedCollator
+from .collation.collator import PairedCollator
+from .collation.layout import labels_of, with_images_repeated, without_examples_from
 from .config import paired_config
 from .curriculum import BatchCut, Mix, Schedule
+from .curriculum.loader import lengths_of
 from .data.rows import PairRows
-from .forward import LossSettings, PairedModelOutput, add_paired_loss
-from .gap_metrics import EvaluationGap
-from .metrics import LossMetrics, counts_of
-from .run_plan import PLAN_STATE, RunPlan, Steps
-from .run_record import count_parameters, write_run_record
-from .sampling import lengths_of
+from .modeling.attention import follows_segments, shared_prefix_attention
+from .modeling.forward import LossSettings, PairedModelOutput, add_paired_loss
+from .training import checks as preflight
+from .training.gap import EvaluationGap
+from .training.metrics import LossMetrics, counts_of
+from .training.run_plan import PLAN_STATE, RunPlan, Steps
+from .training.run_record import count_parameters, write_run_record
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
 
 

@@ -20,7 +20,17 @@ class View(StrEnum):
 
 
 PROMPT_COLUMN = {View.TEXT_RICH: "text_rich_prompt", View.VISION_CENTRIC: "vision_centric_prompt"}
+PAIR_VIEWS = tuple(PROMPT_COLUMN)
 PAIR_PROMPTS = tuple(PROMPT_COLUMN.values())
+# The levels of MathVerse (arXiv 2403.14624), by the share of the needed facts that the words leave to the picture. Its
+# Vision Dominant keeps properties in words; here the words only ever lose facts, so that levels are points of a scale.
+LEVELS = {
+    "text_dominant": 0.0,
+    "text_lite": 0.25,
+    "vision_intensive": 0.5,
+    "vision_dominant": 0.75,
+    "vision_only": 1.0,
+}
 IMAGE_COLUMNS = ("images", "image", "vision_centric_images")
 PAIR_COLUMNS = (
     *IMAGE_COLUMNS,
@@ -34,6 +44,26 @@ INDEX_COLUMN = "__index__"
 SLOT_COLUMN = "__slot__"
 # What the host's own vision collator reads, beside ours: a mixed dataset has plain rows in these.
 PLAIN_COLUMNS = ("messages", "prompt", "completion", "image", "images", "text")
+
+
+def pair_features(*, category: bool = False, level_prompts: bool = False, vision_centric_images: bool = False) -> Any:
+    """The Arrow types (`datasets.Features`) of pairs with plain text messages, and of the optional columns named."""
+    from datasets import Features, Image, List, Value  # not at the top: this module stays light
+
+    messages = List({"role": Value("string"), "content": Value("string")})
+    return Features(
+        {
+            "id": Value("string"),
+            **({"category": Value("string")} if category else {}),
+            "images": List(Image()),
+            "text_rich_prompt": messages,
+            "vision_centric_prompt": messages,
+            "completion": messages,
+            "answer": Value("string"),
+            **({"level_prompts": List(messages)} if level_prompts else {}),
+            **({"vision_centric_images": List(Image())} if vision_centric_images else {}),
+        }
+    )
 
 
 class PairError(ValueError):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Image, List
-from tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava
 
+from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava
 from trl_modality import PairedCollator
-from trl_modality.batch import shared_prefix
 from trl_modality.cli import main
 from trl_modality.cli.check import load_processor, report
 from trl_modality.cli.row_reports import inspect_rows
+from trl_modality.collation.layout import shared_prefix
 from trl_modality.views import View
 
 

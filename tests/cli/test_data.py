@@ -5,12 +5,12 @@ import json
 import pytest
 from datasets import Dataset, load_dataset
 from PIL import Image
-from tiny import PAIR_FEATURES, pair_dataset, pair_row
 
+from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row
 from trl_modality.cli import main
 from trl_modality.cli.data_make import parse_look
-from trl_modality.data.look import Look
 from trl_modality.data.rows import PairRows
+from trl_modality.problems.render_style import RenderStyle
 from trl_modality.views import validate_pair
 
 
@@ -36,7 +36,7 @@ def test_make_from_generators(tmp_path, capsys):
     assert read["train"][0]["images"][0].size == (224, 224)
     card = (out / "README.md").read_text()
     assert f"trl-modality data make {out} {' '.join(MAKE)}" in card
-    assert "bar, table with seed 4 and Look(image_size=224" in card
+    assert "bar, table with seed 4 and RenderStyle(image_size=224" in card
     assert "license: cc0-1.0" in card
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width > 208
@@ -97,15 +97,15 @@ def test_make_says_what_is_wrong(words, message, tmp_path, capsys):
 
 
 def test_nothing_is_overwritten(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("trl_modality.data.generate.generate_pairs", None)  # it is told before the work
+    monkeypatch.setattr("trl_modality.problems.generate.generate_pairs", None)  # it is told before the work
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["data", "make", str(tmp_path), *MAKE]) == 2
     assert "not an empty folder" in capsys.readouterr().err
 
 
 def test_look():
-    assert parse_look([]) == Look()
-    assert parse_look(["marks=4", "label_size=20"]) == Look(marks=4, label_size=20)
+    assert parse_look([]) == RenderStyle()
+    assert parse_look(["marks=4", "label_size=20"]) == RenderStyle(marks=4, label_size=20)
 
 
 def test_show(tmp_path, capsys):

@@ -5,8 +5,8 @@ import re
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from tiny import PAIR_FEATURES, pair_row, tiny_llava
 
+from tests.testing.tiny import PAIR_FEATURES, pair_row, tiny_llava
 from trl_modality.cli import main
 
 
@@ -184,8 +184,8 @@ def test_what_text_tasks_lack_is_found_before_pairs_are_asked(pairs, tmp_path, c
 
 
 def test_no_sandbox_is_one_line(llava, tmp_path, capsys, monkeypatch):
-    from trl_modality.evaluation import sandbox
     from trl_modality.evaluation.text import run as text_run
+    from trl_modality.evaluation.text import sandbox
 
     def refuse():
         raise sandbox.SandboxError("no walls here")

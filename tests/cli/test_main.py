@@ -7,7 +7,7 @@ import pytest
 
 from trl_modality import __version__
 from trl_modality.cli import COMMANDS, main
-from trl_modality.cli.tables import histogram, quantile, share, spread
+from trl_modality.cli.text_tables import histogram, quantile, share, spread
 
 
 def test_help_imports_nothing_heavy():

@@ -1,7 +1,6 @@
 """`trl-modality report`: what it writes and says, and its errors."""
 
-from report_runs import AFTER, BEFORE, MadeEvaluation, history, write_state
-
+from tests.testing.report_runs import AFTER, BEFORE, MadeEvaluation, history, write_state
 from trl_modality.cli import main
 
 

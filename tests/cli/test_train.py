@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset
-from tiny import answered_dataset, pair_dataset, tiny_llava
 
+from tests.testing.tiny import answered_dataset, pair_dataset, tiny_llava
 from trl_modality.cli import main
 
 

@@ -4,11 +4,11 @@ import pytest
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image as PILImage
-from tiny import PAIR_FEATURES, pair_dataset, pair_row
 
+from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row
 from trl_modality.data.export import Card, write_dataset, yaml_features
-from trl_modality.data.pairs import pair_features
 from trl_modality.data.rows import PairRows
+from trl_modality.views import pair_features
 
 
 CARD = Card("Sums", "Made for a test.", "trl-modality data make x --seed 3", "1.2.3", "CC0 1.0.", "cc0-1.0")
@@ -59,7 +59,7 @@ def test_images_are_stored_as_they_are(tmp_path):
 
 def test_card(tmp_path):
     rows = [{**pair_row(i), "category": "sum" if i else "product", "answer": "3"} for i in range(3)]
-    dataset = Dataset.from_list(rows, features=pair_features(categories=True))
+    dataset = Dataset.from_list(rows, features=pair_features(category=True))
     write_dataset({"train": dataset}, tmp_path, CARD)
     card = DatasetCard.load(tmp_path / "README.md")
     info = card.data.dataset_info

@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from answering import FakeGenerator, is_rich, number_of, quiz_row
 
+from tests.testing.answering import FakeGenerator, is_rich, number_of, quiz_row
 from trl_modality.evaluation.gap import ModalityGapEvaluator
-from trl_modality.evaluation.grading import Grader
-from trl_modality.evaluation.requests import Request
-from trl_modality.evaluation.statistics import gap_change, paired_difference
+from trl_modality.evaluation.grading.grader import Grader
+from trl_modality.evaluation.intervals import gap_change, paired_difference
+from trl_modality.evaluation.models.requests import Request
 from trl_modality.views import text_of
 
 

@@ -3,11 +3,11 @@
 import io
 
 import pytest
-from answering import quiz_row
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import picture
 
+from tests.testing.answering import quiz_row
+from tests.testing.tiny import picture
 from trl_modality import PairError
 from trl_modality.evaluation.conditions import (
     DEFAULT_CONDITIONS,
@@ -17,8 +17,8 @@ from trl_modality.evaluation.conditions import (
     make_request,
     rows_with_other_images,
 )
-from trl_modality.evaluation.requests import RequestError
-from trl_modality.evaluation.slots import without_image_slots
+from trl_modality.evaluation.models.requests import RequestError
+from trl_modality.evaluation.models.slots import without_image_slots
 from trl_modality.views import text_of
 
 

@@ -7,17 +7,17 @@ import random
 import signal
 
 import pytest
-from answering import FakeGenerator, is_rich, number_of, quiz_row
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
-from tiny import MESSAGES
 
+from tests.testing.answering import FakeGenerator, is_rich, number_of, quiz_row
+from tests.testing.tiny import MESSAGES
 from trl_modality import PairError
+from trl_modality.evaluation.asking.records import read_records
 from trl_modality.evaluation.gap import ModalityGapEvaluator
-from trl_modality.evaluation.grading import Grader
-from trl_modality.evaluation.records import read_records
-from trl_modality.evaluation.requests import Request
-from trl_modality.evaluation.statistics import accuracy_of, paired_difference
+from trl_modality.evaluation.grading.grader import Grader
+from trl_modality.evaluation.intervals import accuracy_of, paired_difference
+from trl_modality.evaluation.models.requests import Request
 from trl_modality.views import text_of
 
 

@@ -5,17 +5,17 @@ import json
 
 import pytest
 import torch
-from answering import FakeGenerator
-from tiny import pair_dataset, pair_row, tiny_llava
-from tiny_families import build, pairs_of
 from trl import prepare_multimodal_messages
 
+from tests.testing.answering import FakeGenerator
+from tests.testing.tiny import pair_dataset, pair_row, tiny_llava
+from tests.testing.tiny_families import build, pairs_of
 from trl_modality import ModalityBalancedSFTTrainer, PairError
 from trl_modality.evaluation.conditions import DEFAULT_CONDITIONS, make_request
 from trl_modality.evaluation.gap import ModalityGapEvaluator
-from trl_modality.evaluation.generation import TransformersGenerator
+from trl_modality.evaluation.intervals import mean_difference
+from trl_modality.evaluation.models.generation import TransformersGenerator
 from trl_modality.evaluation.nats import completion_losses
-from trl_modality.evaluation.statistics import mean_difference
 
 
 def evaluator(rows, **options):

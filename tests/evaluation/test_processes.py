@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from answering import FakeGenerator, quiz_row
 from tiny import pair_row, tiny_llava
-from trl_modality.evaluation.asking import Question, ask
+from trl_modality.evaluation.asking.ask import Question, ask
 from trl_modality.evaluation.gap import ModalityGapEvaluator
-from trl_modality.evaluation.generation import TransformersGenerator
-from trl_modality.evaluation.records import Journal
-from trl_modality.evaluation.requests import Request, RequestError
+from trl_modality.evaluation.models.generation import TransformersGenerator
+from trl_modality.evaluation.asking.records import Journal
+from trl_modality.evaluation.models.requests import Request, RequestError
 from trl_modality.evaluation.text.run import TextTasks
 
 folder, processes, kind = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -99,7 +99,7 @@ def launch(folder, processes, kind):
         port = probe.getsockname()[1]
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support", ROOT / "examples"))),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "examples"))),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from losses import DEVICE, FAST_BACKENDS, in_float64, make_case, run
 
+from tests.testing.losses import DEVICE, FAST_BACKENDS, in_float64, make_case, run
 from trl_modality.kernels import paired_linear_loss, tiles
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from counting import Products
-from losses import DEVICE, FAST_BACKENDS, make_case, run
 
+from tests.testing.counting import Products
+from tests.testing.losses import DEVICE, FAST_BACKENDS, make_case, run
 from trl_modality.kernels import one_pass, paired_linear_loss
 from trl_modality.kernels.gradient_filter import MOST_KEPT, kept_columns
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from losses import (
+
+from tests.testing.losses import (
     DEVICE,
     FAST_BACKENDS,
     assert_no_further_than_eager,
@@ -13,7 +14,6 @@ from losses import (
     round_bfloat16_to_nearest,
     run,
 )
-
 from trl_modality.kernels import paired_linear_loss
 from trl_modality.kernels.backends import get_backend
 from trl_modality.kernels.reference import losses_of_logits

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from counting import PeakMemory, Products
-from losses import DEVICE, FAST_BACKENDS, INPUTS, make_case, run
 from torch.utils.checkpoint import checkpoint
 
+from tests.testing.counting import PeakMemory, Products
+from tests.testing.losses import DEVICE, FAST_BACKENDS, INPUTS, make_case, run
 from trl_modality.kernels import LossSpec, TokenGroup, grouped_linear_loss, paired_linear_loss
 from trl_modality.kernels.backends import get_backend
 from trl_modality.kernels.torch_rows import TorchRows

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from losses import (
+
+from tests.testing.losses import (
     FAST_BACKENDS,
     assert_no_further_than_eager,
     in_float64,
@@ -12,7 +13,6 @@ from losses import (
     round_bfloat16_to_nearest,
     run,
 )
-
 from trl_modality.kernels import tiles
 
 

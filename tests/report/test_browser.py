@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from report_runs import BEFORE, MadeEvaluation, rich_run, write_record
 
+from tests.testing.report_runs import BEFORE, MadeEvaluation, rich_run, write_record
+from trl_modality.report.figures.palette import PALETTE
 from trl_modality.report.page import page
-from trl_modality.report.palette import PALETTE
-from trl_modality.report.runs import read_runs
+from trl_modality.report.reading.runs import read_runs
 
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "make_screenshots.py"

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
-from report_runs import (
+
+from tests.testing.report_runs import (
     AFTER,
     BEFORE,
     MadeEvaluation,
@@ -17,11 +18,10 @@ from report_runs import (
     write_record,
     write_state,
 )
-
 from trl_modality.report import card_section, read_run, write_report
 from trl_modality.report.examples import _card
 from trl_modality.report.pictures import data_uri
-from trl_modality.report.runs import Answer, Example
+from trl_modality.report.reading.runs import Answer, Example
 from trl_modality.report.text import markdown_text
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trl_modality.report.logs import Log
-from trl_modality.report.runs import Comparison, Estimate, Evaluation, Run, TextSkill
+from trl_modality.report.reading.logs import Log
+from trl_modality.report.reading.runs import Comparison, Estimate, Evaluation, Run, TextSkill
 from trl_modality.report.wording import differences, headline, trained, vision_gain
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .tables import histogram, plural, quantile, share, spread
+from .text_tables import histogram, plural, quantile, share, spread
 
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     from datasets import disable_progress_bars
 
-    from .. import preflight
-    from ..collator import PairedCollator
+    from ..collation.collator import PairedCollator
     from ..data.sources import open_split
+    from ..training import checks as preflight
     from .row_reports import inspect_rows
 
     disable_progress_bars()
@@ -136,7 +136,7 @@ def _image_tokens(found: Inspection) -> list[str]:
 
 
 def _sharing(found: Inspection, config: Any) -> list[str]:
-    from ..families import FAMILIES, why_config_not_shared
+    from ..modeling.families import FAMILIES, why_config_not_shared
 
     apart, saved = sum(found.pair_tokens), sum(found.prefixes)
     lines = [

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from trl_modality import __version__
 
 from ..data.export import Card, require_empty, write_dataset
-from .tables import plural
+from .text_tables import plural
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..data.look import Look
+    from ..problems.render_style import RenderStyle
 
 SHEET_ROWS = 12
 VALUES = {"synthetic": "made-up values", "real": "tables of the package `vega_datasets`"}
@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the pairs, write them, say what was written."""
     from datasets import disable_progress_bars
 
-    from ..data.contact_sheet import contact_sheet
     from ..data.rows import PairRows
+    from ..problems.sheet import contact_sheet
 
     disable_progress_bars()
     require_empty(args.out)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _generated(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
-    from ..data.generate import generate_pairs
+    from ..problems.generate import generate_pairs
 
     if args.count is None or args.count < 1 or args.test_count < 0:
         raise ValueError("`--generators` needs `--count` of at least 1, and `--test-count` of 0 or more.")
@@ -120,15 +120,15 @@ def _loaded(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
     return splits, card
 
 
-def parse_look(texts: list[str]) -> Look:
-    """`["image_size=448", "marks=8"]` as a `Look`.
+def parse_look(texts: list[str]) -> RenderStyle:
+    """`["image_size=448", "marks=8"]` as a `RenderStyle`.
 
     Raises:
         ValueError: an unknown field, or a value that is no whole number.
     """
-    from ..data.look import Look
+    from ..problems.render_style import RenderStyle
 
-    known = [field.name for field in fields(Look)]
+    known = [field.name for field in fields(RenderStyle)]
     values: dict[str, Any] = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -138,4 +138,4 @@ def parse_look(texts: list[str]) -> Look:
             values[name] = int(value)
         except ValueError:
             raise ValueError(f"`--look`: `{name}` must be a whole number, got {value!r}.") from None
-    return Look(**values)
+    return RenderStyle(**values)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     for index in chosen:
         print(row_text(rows[index]), end="\n\n")
     if args.out:
-        from ..data.contact_sheet import contact_sheet
+        from ..problems.sheet import contact_sheet
 
         pairs = [rows[index] for index in chosen if is_pair(rows[index])]
         contact_sheet(pairs).save(args.out)
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 def row_text(row: Mapping[str, Any]) -> str:
     """A row as text: its name, the sizes of its images, its texts."""
-    from ..data.statistics import text_of
+    from ..data.summary import text_of
 
     if not is_pair(row):
         return f"{describe_row(row)}: not a pair"

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .tables import histogram, plural, share, spread
+from .text_tables import histogram, plural, share, spread
 
 
 if TYPE_CHECKING:
-    from ..data.statistics import Statistics
+    from ..data.summary import Statistics
 
 MOST = 10  # lines of a list
 
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from datasets import disable_progress_bars
 
     from ..data.sources import open_split
-    from ..data.statistics import count_pairs
+    from ..data.summary import count_pairs
 
     disable_progress_bars()
     counted = count_pairs(open_split(args.dataset, args.split))

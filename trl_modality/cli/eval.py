@@ -137,7 +137,7 @@ def _text_tasks(args: argparse.Namespace) -> Any:
 
 
 def _grader(args: argparse.Namespace) -> Any:
-    from ..evaluation.grading import Grader
+    from ..evaluation.grading.grader import Grader
 
     return Grader(tolerance=args.tolerance, symbolic=args.symbolic)
 
@@ -149,7 +149,7 @@ def _batch_size(args: argparse.Namespace) -> int:
 
 
 def _server(args: argparse.Namespace) -> Any:
-    from ..evaluation.server import ServerGenerator
+    from ..evaluation.models.server import ServerGenerator
 
     return ServerGenerator(args.server, args.model, max_new_tokens=args.max_new_tokens, seed=args.seed)
 
@@ -159,7 +159,7 @@ def _model(args: argparse.Namespace) -> Any:
     from transformers import AutoModelForImageTextToText
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    from ..evaluation.generation import TransformersGenerator
+    from ..evaluation.models.generation import TransformersGenerator
 
     _check_dtype(args.dtype)
     device = _device(args)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..collator import PairedCollator
+from ..collation.collator import PairedCollator
 from ..data.rows import PairRows
 from ..views import PairError, View, describe_row, is_pair, validate_pair
 

@@ -1,1 +1,36 @@
-"""Problems (facts, question, answer) and the pairs made from them. Nothing heavy is imported until it is called."""
+"""Sets of pairs: made from other columns, read from files and hubs, written with a card."""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+
+if TYPE_CHECKING:
+    from .export import Card, write_dataset
+    from .pairs import make_pairs
+    from .rows import PairRows
+    from .sources import open_dataset, open_split
+    from .summary import count_pairs
+
+__all__ = [
+    "Card",
+    "PairRows",
+    "count_pairs",
+    "make_pairs",
+    "open_dataset",
+    "open_split",
+    "write_dataset",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Card": "export",
+        "PairRows": "rows",
+        "count_pairs": "summary",
+        "make_pairs": "pairs",
+        "open_dataset": "sources",
+        "open_split": "sources",
+        "write_dataset": "export",
+    },
+)

@@ -35,24 +35,6 @@ Column = str | Callable[[Row], Any]
 PLACEHOLDER = "<image>"
 
 
-def pair_features(categories: bool = False) -> Features:
-    """Arrow types of pairs whose messages have plain text, as the makers of pairs in this package write them."""
-    from datasets import Features, Image, List, Value
-
-    messages = List({"role": Value("string"), "content": Value("string")})
-    return Features(
-        {
-            "id": Value("string"),
-            **({"category": Value("string")} if categories else {}),
-            "images": List(Image()),
-            "text_rich_prompt": messages,
-            "vision_centric_prompt": messages,
-            "completion": messages,
-            "answer": Value("string"),
-        }
-    )
-
-
 def user(text: str) -> list[dict[str, str]]:
     """One message of the user."""
     return [{"role": "user", "content": text}]

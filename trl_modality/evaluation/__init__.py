@@ -1,1 +1,47 @@
-"""How well a model answers: the gap between the views, what is right, text skill. Nothing heavy is imported here."""
+"""How well a model answers: the gap between the views, what is right, text skill."""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+
+if TYPE_CHECKING:
+    from .asking.ask import Question, ask
+    from .conditions import Condition
+    from .gap import ModalityGapEvaluator
+    from .grading.grader import Grader
+    from .models.generation import TransformersGenerator
+    from .models.requests import Generation, Generator, Request
+    from .models.server import ServerGenerator
+    from .results import GapResult
+
+__all__ = [
+    "Condition",
+    "GapResult",
+    "Generation",
+    "Generator",
+    "Grader",
+    "ModalityGapEvaluator",
+    "Question",
+    "Request",
+    "ServerGenerator",
+    "TransformersGenerator",
+    "ask",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Condition": "conditions",
+        "GapResult": "results",
+        "Generation": "models.requests",
+        "Generator": "models.requests",
+        "Grader": "grading.grader",
+        "ModalityGapEvaluator": "gap",
+        "Question": "asking.ask",
+        "Request": "models.requests",
+        "ServerGenerator": "models.server",
+        "TransformersGenerator": "models.generation",
+        "ask": "asking.ask",
+    },
+)

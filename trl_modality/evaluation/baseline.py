@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .asking.records import read_records
 from .conditions import VIEWS
-from .records import read_records
+from .intervals import gap_change, paired_difference
 from .results import Comparison
-from .statistics import gap_change, paired_difference
 
 
 Record = Mapping[str, Any]

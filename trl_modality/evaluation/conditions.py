@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from ..data.problem import LEVELS
-from ..views import PROMPT_COLUMN, PairError, View, describe_row, load_images, without_none
-from .requests import Request
+from ..views import LEVELS, PROMPT_COLUMN, PairError, View, describe_row, load_images, without_none
+from .models.requests import Request
 
 
 class Condition(StrEnum):

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..views import INDEX_COLUMN, PairError, describe_row
-from .asking import Question, ask
+from .asking.ask import Question, ask
+from .asking.batches import Processes
+from .asking.records import write_json
 from .baseline import check_asked, compare, read_baseline
-from .batches import Processes
+from .checked_rows import CheckedRows, check_rows
 from .conditions import (
     DEFAULT_CONDITIONS,
     LEVEL_CONDITIONS,
@@ -20,13 +22,11 @@ from .conditions import (
     make_request,
     rows_with_other_images,
 )
-from .examples import pick_examples
-from .grading import Grader
+from .grading.grader import Grader
+from .models.requests import Generator
 from .nats import measure_nats
-from .records import write_json
-from .requests import Generator
 from .results import GapResult, summarize, summarize_groups
-from .rows import CheckedRows, check_rows
+from .worst_pairs import pick_examples
 
 
 ANSWERS, ZOOM_ANSWERS, NATS, RESULT = "answers.jsonl", "zoom.jsonl", "nats.jsonl", "gap.json"
@@ -39,7 +39,7 @@ class ModalityGapEvaluator:
 
     ```python
     from trl_modality.evaluation.gap import ModalityGapEvaluator
-    from trl_modality.evaluation.generation import TransformersGenerator
+    from trl_modality.evaluation.models.generation import TransformersGenerator
 
     evaluate = ModalityGapEvaluator(pairs)
     result = evaluate(TransformersGenerator(model, processor, max_new_tokens=64), folder="evals/base")
@@ -180,7 +180,7 @@ class ModalityGapEvaluator:
         if questions:
             answers += ask(generator, questions, self.grader, folder and folder / ANSWERS, **options)
         if Condition.ZOOM in self.conditions:
-            from .zoom import ZoomGenerator
+            from .models.zoom import ZoomGenerator
 
             # A file of its own, so that zoom can be added to what was asked before
             questions = [self._question(row, Condition.ZOOM) for row in range(len(self._checked))]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .batches import in_batches
+from .asking.batches import in_batches
+from .checked_rows import CheckedRows
 from .conditions import Condition, make_request, rows_with_other_images
-from .rows import CheckedRows
-from .statistics import MeanDifference, mean_difference
+from .intervals import MeanDifference, mean_difference
 
 
 if TYPE_CHECKING:
-    from .generation import TransformersGenerator
+    from .models.generation import TransformersGenerator
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]
     """
     import torch
 
-    from ..collator import PairedCollator
-    from ..forward import LossSettings, paired_loss_added
-    from .generation import base_of, evaluation_mode
+    from ..collation.collator import PairedCollator
+    from ..modeling.forward import LossSettings, paired_loss_added
+    from .models.generation import base_of, evaluation_mode
 
     batch = PairedCollator(processor)(rows)
     inputs = {key: _on(value, model) for key, value in batch.items()}
@@ -118,7 +118,7 @@ def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]
 
 def _as_plain(processor: Any, row: Any, condition: str, other: Any) -> dict[str, Any]:
     """The condition as a row of its own, as it is trained on."""
-    from .slots import without_image_slots
+    from .models.slots import without_image_slots
 
     request = make_request(row, condition, other)
     prompt = request.prompt

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .conditions import Condition
+from .intervals import Accuracy, GapChange, PairedDifference, accuracy_of, paired_difference
 from .nats import NatsGap
-from .statistics import Accuracy, GapChange, PairedDifference, accuracy_of, paired_difference
 
 
 Record = Mapping[str, Any]
@@ -179,7 +179,7 @@ class GapResult:
 
     def table(self) -> str:
         """A table for the terminal, with intervals."""
-        from .tables import gap_table
+        from .terminal import gap_table
 
         return gap_table(self)
 

@@ -13,7 +13,16 @@ from torch.autograd.function import once_differentiable
 
 from .gradient_filter import kept_columns
 from .head import HeadProducts
-from .spec import IGNORE_INDEX, LossSpec, TileRows, TokenGroup, TokenStats, accumulation_dtype, part_of, weighted_sum
+from .spec import (
+    IGNORE_INDEX,
+    LossSpec,
+    TileRows,
+    TokenGroup,
+    TokenStats,
+    accumulation_dtype,
+    part_of,
+    weighted_sum,
+)
 from .tiles import TileBuffers, plan_tiles, product_dtype
 
 

@@ -1,7 +1,7 @@
 """Reports on runs and evaluations: a page for people, pictures and Markdown for a model card."""
 
 from .markdown import card_section
-from .runs import read_run
+from .reading.runs import read_run
 from .write import ReportFiles, write_report
 
 

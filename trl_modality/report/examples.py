@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .figures import VIEWS
+from .charts import VIEWS
 from .pictures import MOST_BYTES, data_uri
-from .runs import Answer, Evaluation, Example, Run
+from .reading.runs import Answer, Evaluation, Example, Run
 from .text import cut, html_text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .runs import Run
+from .reading.runs import Run
 from .tables import compared_table, run_table
 from .text import markdown_text
 from .wording import comparison_notes, confidence_text, headline, trained

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-from .drawing import Drawing
 from .examples import examples_html
-from .palette import css_variables
-from .runs import Run
+from .figures.drawing import Drawing
+from .figures.palette import css_variables
+from .reading.runs import Run
 from .sections import (
     Section,
     accuracy_section,

@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .bars import decimal
-from .drawing import Drawing
-from .figures import (
+from .charts import (
     VIEWS,
     accuracy_figure,
     compared_figures,
@@ -18,21 +16,14 @@ from .figures import (
     text_figures,
     training_figures,
 )
+from .figures.bars import decimal
+from .figures.drawing import Drawing
+from .figures.svg import to_svg
 from .markdown import intervals_note
-from .runs import Estimate, Run
-from .svg import to_svg
+from .reading.runs import Estimate, Run
 from .tables import compared_table, group_table, run_table, text_table
 from .text import html_text
-from .wording import (
-    CONTROLS,
-    against_zero,
-    between,
-    change,
-    headline,
-    paired_change,
-    trained,
-    vision_gain,
-)
+from .wording import CONTROLS, against_zero, between, change, headline, paired_change, trained, vision_gain
 
 
 _MOST_ROWS = 15  # of a table of groups that is not folded

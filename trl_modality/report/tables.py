@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .bars import decimal
-from .runs import Estimate, Evaluation, Run
+from .figures.bars import decimal
+from .reading.runs import Estimate, Evaluation, Run
 from .text import html_text, markdown_text
 from .wording import between, ordered, percent
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ..data.problem import LEVELS
-from .bars import decimal, interval_text
-from .runs import Estimate, Evaluation, Run
+from ..views import LEVELS
+from .figures.bars import decimal, interval_text
+from .reading.runs import Estimate, Evaluation, Run
 
 
 CONDITIONS = {

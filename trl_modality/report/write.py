@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from .figures.png import to_png
 from .markdown import markdown_report
 from .page import page
-from .png import to_png
-from .runs import Run, read_runs
+from .reading.runs import Run, read_runs
 from .wording import comparison_notes
 
 

@@ -8,9 +8,8 @@ from PIL import Image as PILImage
 
 from trl_modality.data.loaders import load_mathverse, load_mathverse_levels
 from trl_modality.data.loaders.mathverse import VERSIONS
-from trl_modality.data.problem import LEVELS
 from trl_modality.data.rows import PairRows
-from trl_modality.views import View, images_of, shows_same_images, validate_pair
+from trl_modality.views import LEVELS, View, images_of, shows_same_images, validate_pair
 
 
 FOLDERS = dict(zip(VERSIONS, ("1-4", "1-4", "1-4", "5", "6"), strict=True))

@@ -1,9 +1,9 @@
 """Code in answers of all forms, and its grade."""
 
 import pytest
-from namespaces import needs_namespaces
-from text_sets import DOUBLE, DOUBLE_TEST
 
+from tests.testing.namespaces import needs_namespaces
+from tests.testing.text_sets import DOUBLE, DOUBLE_TEST
 from trl_modality.evaluation.text.humaneval import complete, extract_code, fenced, humaneval_grader
 from trl_modality.evaluation.text.task import Example
 

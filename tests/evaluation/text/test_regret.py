@@ -4,15 +4,15 @@ import json
 import re
 
 import pytest
-from namespaces import needs_namespaces
 from statsmodels.stats.contingency_tables import mcnemar
-from text_sets import LastWord, Scripted, write_gsm8k, write_humaneval, write_mmlu
 
-from trl_modality.evaluation.requests import Generation
-from trl_modality.evaluation.sandbox import SandboxError
+from tests.testing.namespaces import needs_namespaces
+from tests.testing.text_sets import LastWord, Scripted, write_gsm8k, write_humaneval, write_mmlu
+from trl_modality.evaluation.models.requests import Generation
 from trl_modality.evaluation.text import run
 from trl_modality.evaluation.text.regret import text_regret, text_skill
 from trl_modality.evaluation.text.run import TextTasks
+from trl_modality.evaluation.text.sandbox import SandboxError
 
 
 def adds(right_up_to: int):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from datasets import Dataset
-from text_sets import write_gsm8k, write_humaneval, write_lines, write_mmlu
 
+from tests.testing.text_sets import write_gsm8k, write_humaneval, write_lines, write_mmlu
 from trl_modality.evaluation.text.files import is_hub_id
 from trl_modality.evaluation.text.gsm8k import read_gsm8k
 from trl_modality.evaluation.text.humaneval import read_humaneval

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...views import validate_pair
-from ..pairs import assistant, pair_features, user
+from ...views import pair_features, validate_pair
+from ..pairs import assistant, user
 
 
 if TYPE_CHECKING:
@@ -106,4 +106,4 @@ def to_dataset(rows: list[dict[str, Any]]) -> Dataset:
     """The rows of `pair` as a dataset; its images stay in their files until they are read."""
     from datasets import Dataset
 
-    return Dataset.from_list(rows, features=pair_features(categories=True))
+    return Dataset.from_list(rows, features=pair_features(category=True))

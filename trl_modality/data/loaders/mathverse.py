@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..pairs import assistant, pair_features, user
+from ...views import pair_features
+from ..pairs import assistant, user
 from .files import Layout, check_split, field, pair, to_dataset
 
 
@@ -72,7 +73,7 @@ def load_mathverse_levels(folder: str | Path = HUB, split: str = "testmini", *, 
     from datasets import Dataset, Features, Value
 
     check_split(split, SPLITS)
-    known = pair_features(categories=True)
+    known = pair_features(category=True)
     texts = dict.fromkeys(("id", "problem", "level", "category", "answer", "question_type"), Value("string"))
     features = Features(
         {**texts, "images": known["images"], "prompt": known["completion"], "completion": known["completion"]}
@@ -169,5 +170,5 @@ def _with_own_images(rows: list[dict[str, Any]]) -> Dataset:
 
     if not any(row["vision_centric_images"] for row in rows):
         return to_dataset([{k: v for k, v in row.items() if k != "vision_centric_images"} for row in rows])
-    features = pair_features(categories=True)
+    features = pair_features(category=True)
     return Dataset.from_list(rows, features=Features({**features, "vision_centric_images": features["images"]}))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..sandbox import Limits, run_tests
 from .files import hub_rows, is_hub_id, jsonl_rows, local_file, text
+from .sandbox import Limits, run_tests
 from .task import Example
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..records import read_records
-from ..statistics import Accuracy, Interval, PairedDifference, accuracy_of, paired_difference
+from ..asking.records import read_records
+from ..intervals import Accuracy, Interval, PairedDifference, accuracy_of, paired_difference
 
 
 MAY_DIFFER = ("model", "weights", "batch_size", "dtype", "server", "server_seed")

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import asking
-from ..batches import Processes
-from ..records import write_json
-from ..requests import Generator
-from ..sandbox import require_sandbox
+from ..asking import ask as asking
+from ..asking.batches import Processes
+from ..asking.records import write_json
+from ..models.requests import Generator
 from .gsm8k import read_gsm8k
 from .humaneval import humaneval_grader, read_humaneval
 from .mmlu import read_mmlu
 from .regret import TextRegret, TextSkill, check_baseline, text_regret, text_skill
+from .sandbox import require_sandbox
 from .task import Example, Grade, TextTask, digest, questions
 
 
@@ -31,7 +31,7 @@ def _with_grader(examples: Sequence[Example], grader: Grade | None) -> Grade:
 
 
 def _default_grader() -> Grade:
-    from ..grading import Grader
+    from ..grading.grader import Grader
 
     return Grader()
 

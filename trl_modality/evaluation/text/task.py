@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..asking import Question
-from ..requests import Request
+from ..asking.ask import Question
+from ..models.requests import Request
 
 
 Grade = Callable[[str, str, "Sequence[str] | None"], Any]

@@ -1,0 +1,105 @@
+"""`docs/families.md` says what the code does, and the code knows every decoder that it says it knows.
+
+    WRITE_DOCS=1 python -m pytest tests/modeling/test_families_table.py
+
+writes the table anew.
+"""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from tests.testing.tiny_families import build, exact, pairs_of
+from trl_modality import PairedCollator
+from trl_modality.modeling.attention import give_back, use_shared_prefix
+from trl_modality.modeling.families import DECODERS, FAMILIES, encodes_once, why_not_shared
+from trl_modality.modeling.forward import LossSettings, add_paired_loss
+
+
+# The others are parts of one family
+PLAIN_DECODERS = sorted(name for name in DECODERS if not name.endswith("_text") and name not in FAMILIES)
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+
+
+def table() -> str:
+    lines = [
+        "| family | `model_type` | prefix once, no padding | image once in the tower |",
+        "| --- | --- | --- | --- |",
+    ]
+    for model_type, family in FAMILIES.items():
+        shared = "yes" if family.why_not_shared is None else f"no: {family.why_not_shared}"
+        lines.append(f"| {family.name} | `{model_type}` | {shared} | {'yes' if family.encodes_once else 'no'} |")
+    return "\n".join(lines)
+
+
+def between(text: str, begin: str, end: str, new: str) -> str:
+    head, rest = text.split(begin)
+    return f"{head}{begin}{new}{end}{rest.split(end)[1]}"
+
+
+def test_the_page_says_what_the_code_does():
+    page = PAGE.read_text()
+    begin = "<!-- begin table: written by tests/modeling/test_families_table.py -->"
+    expected = between(page, begin, "<!-- end table -->", f"\n{table()}\n")
+    plain = ", ".join(f"`{name}`" for name in PLAIN_DECODERS)
+    expected = between(expected, "<!-- begin decoders -->", "<!-- end decoders -->", plain)
+    if os.environ.get("WRITE_DOCS"):
+        PAGE.write_text(expected)
+    assert page == expected
+
+
+@pytest.mark.parametrize(
+    "decoder", sorted(name for name in DECODERS if not name.endswith("_text") and name not in FAMILIES)
+)
+def test_every_decoder_reads_a_shared_prefix_exactly(decoder):
+    """Inside LLaVA-NeXT, in float64, with a window where the decoder has one."""
+    sizes = {"sliding_window": 8} if decoder in ("mistral", "phi3", "starcoder2") else {}
+    model, processor = build("llava_next", text_config=lambda **text: AutoConfig.for_model(decoder, **text), **sizes)
+    assert model.config.get_text_config().model_type == decoder
+    assert why_not_shared(model) is None
+    add_paired_loss(model)
+    batch = exact(PairedCollator(processor)(pairs_of("llava_next")))
+
+    def gradients(**settings):
+        model.zero_grad()
+        output = model(**batch, paired_loss=LossSettings(**settings))
+        output.loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), output
+
+    expected, rows = gradients()
+    use_shared_prefix(model.get_decoder())
+    found, shared = gradients(share_prefix=True)
+    give_back(model.get_decoder())
+    torch.testing.assert_close(shared.pairs.vision_nll, rows.pairs.vision_nll, rtol=1e-6, atol=0)
+    assert (found - expected).norm() <= 1e-6 * expected.norm()
+
+
+def model_of(model_type: str, decoder: str):
+    text = SimpleNamespace(model_type=decoder)
+    return SimpleNamespace(config=SimpleNamespace(model_type=model_type, get_text_config=lambda: text))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "decoder", "reason"),
+    [
+        ("llava", "llama", None),
+        ("llava", "gemma2", "decoders of type 'gemma2' are not known"),
+        ("llava", "gpt_oss", "decoders of type 'gpt_oss' are not known"),
+        ("paligemma", "gemma", "in PaliGemma the tokens of a prompt see those after them"),
+        ("mllama", "mllama_text_model", "in Mllama images are read through cross-attention"),
+        ("florence2", "llama", "models of type 'florence2' are not known"),
+    ],
+)
+def test_reasons(model_type, decoder, reason):
+    found = why_not_shared(model_of(model_type, decoder))
+    assert found is None if reason is None else reason in found
+
+
+def test_what_is_not_known_is_not_encoded_once():
+    assert encodes_once(model_of("gemma3", "gemma3_text"))
+    assert not encodes_once(model_of("mllama", "mllama_text_model"))
+    assert not encodes_once(model_of("florence2", "llama"))

@@ -1,0 +1,1 @@
+"""Asking many questions: batches, answers kept in a file, going on after an interruption."""

@@ -1,0 +1,1 @@
+"""Whether an answer is right: numbers with units, choices, words, formulas."""

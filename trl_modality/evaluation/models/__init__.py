@@ -1,0 +1,1 @@
+"""What answers: transformers models, servers, a model that looks twice."""

@@ -1,0 +1,313 @@
+"""Attention in which several branches continue one prefix, for models that take their attention from transformers.
+
+A *segment* is a run of tokens that attends causally to itself and, before that, to all of its prefix: an earlier run
+that other segments see too. A pair is two of them, `[prefix | text_rich suffix]` and `[vision_centric suffix]` with
+the prefix of the first; a row without a partner is one. Every token sees what it would see in a row of its own,
+without a mask of the whole sequence: one variable-length call on GPUs, one call for each segment elsewhere.
+
+Legend of the shapes: B rows, L places of a row, T = B·L, K keys, A heads, D head size.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .._compat import VarlenKernel, attention_named, name_attention, varlen_kernel
+
+
+NAME = "shared_prefix"
+# The attention that a decoder had, by the name of the one it was given instead
+_ORIGINALS = {NAME: "sdpa"}
+_is_segmented: ContextVar[bool] = ContextVar("is_segmented", default=False)
+
+
+class Segment(NamedTuple):
+    """Tokens at consecutive places of a batch `[B, L]`, laid out row after row."""
+
+    start: int
+    end: int
+    prefix_start: int = 0
+    prefix_end: int = 0
+    """The prefix: consecutive places before `start`. None where `prefix_end` is `prefix_start`."""
+
+
+@dataclass(frozen=True)
+class SegmentLayout:
+    """The segments of a batch, in order and without gaps; it travels to the layers as the keyword `segment_layout`."""
+
+    segments: tuple[Segment, ...]
+    _on_device: dict[torch.device, "SegmentTensors"] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self):
+        end = 0
+        for segment in self.segments:
+            if not (segment.start == end < segment.end and 0 <= segment.prefix_start <= segment.prefix_end <= end):
+                raise ValueError(f"{segment} does not begin at place {end}, or its prefix is not before it.")
+            end = segment.end
+
+    @cached_property
+    def query_lengths(self) -> list[int]:
+        return [segment.end - segment.start for segment in self.segments]
+
+    @cached_property
+    def key_lengths(self) -> list[int]:
+        """With the prefix."""
+        return [segment.prefix_end - segment.prefix_start + segment.end - segment.start for segment in self.segments]
+
+    def to(self, device: torch.device) -> "SegmentTensors":
+        """What the calls need, made once for all layers."""
+        if device not in self._on_device:
+            self._on_device[device] = SegmentTensors(self, device)
+        return self._on_device[device]
+
+
+class SegmentTensors:
+    """A layout as tensors on one device."""
+
+    def __init__(self, layout: SegmentLayout, device: torch.device):
+        bounds = ([0, *accumulate(lengths)] for lengths in (layout.query_lengths, layout.key_lengths))
+        self.cu_seqlens_q, self.cu_seqlens_k = (torch.tensor(b, dtype=torch.int32, device=device) for b in bounds)
+        self.max_q, self.max_k = max(layout.query_lengths), max(layout.key_lengths)
+        places = [
+            torch.arange(*span)
+            for segment in layout.segments
+            for span in ((segment.prefix_start, segment.prefix_end), (segment.start, segment.end))
+        ]
+        shares = layout.query_lengths != layout.key_lengths
+        self.key_places: torch.Tensor | None = torch.cat(places).to(device) if shares else None
+        """`[K]`, where each key comes from; `None` where they are the sequence itself."""
+        self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
+        self._device = device
+
+    def gathered(self, x_T: torch.Tensor, dim: int) -> torch.Tensor:
+        """Keys or values in the order of the segments, each with its prefix."""
+        return x_T if self.key_places is None else x_T.index_select(dim, self.key_places)
+
+    def mask(self, n_queries: int, n_keys: int, window: int | None) -> torch.Tensor | None:
+        """`[queries, keys]`, true where a query sees a key: causal and aligned at the end. `None` for the triangle.
+
+        It is of one segment, so it grows with neither the number of segments nor, for short suffixes, with the prefix
+        squared.
+        """
+        is_cut = window is not None and window < n_keys
+        if n_queries == n_keys and not is_cut:
+            return None
+        key = n_queries, n_keys, window if is_cut else None
+        if key not in self._masks:
+            mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=self._device).tril(n_keys - n_queries)
+            if window is not None and is_cut:
+                mask = mask.triu(n_keys - n_queries - window + 1)
+            self._masks[key] = mask
+        return self._masks[key]
+
+
+def segmented_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    original: str,
+    segment_layout: SegmentLayout | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """An attention function of transformers that follows `segment_layout`; without one it is the `original`.
+
+    Args:
+        module: the attention layer.
+        query: `[B, A, L, D]`.
+        key, value: `[B, A or fewer, L, D]`.
+        attention_mask: not used with a layout.
+        original: name of the attention that the model had.
+        segment_layout: of the B·L places.
+        scaling, dropout, sliding_window: as for every attention function. A window of w sees w tokens, itself
+            included, and counts the tokens of the prefix as those before the segment.
+
+    Returns:
+        `[B, L, A, D]`, and `None`.
+
+    Raises:
+        ValueError: on what the layout's calls cannot do (soft-capped scores, sinks).
+    """
+    if segment_layout is None:
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(original, _eager_of(module))
+        options = {"scaling": scaling, "dropout": dropout, **kwargs}
+        if sliding_window is not None:
+            options["sliding_window"] = sliding_window
+        with attention_named(getattr(module, "config", None), original):
+            return function(module, query, key, value, attention_mask, **options)
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"Attention of {type(module).__name__} uses `{name}`, which segments do not know.")
+    query, key, value = (_autocast(x) for x in (query, key, value))
+    kernel = varlen_kernel(query, dropout)
+    arguments = (segment_layout.to(query.device), scaling, dropout, sliding_window)
+    if kernel is None:
+        output = _by_segment(segment_layout, query, key, value, *arguments)
+    else:
+        output = _in_one_call(kernel, query, key, value, *arguments)
+    return output, None
+
+
+def _in_one_call(
+    kernel: VarlenKernel, query, key, value, tensors: SegmentTensors, scaling, dropout: float, window: int | None
+) -> torch.Tensor:
+    batch, n_heads, length, head_size = query.shape
+    q_TAD, k_TAD, v_TAD = (x.transpose(1, 2).reshape(batch * length, -1, x.shape[-1]) for x in (query, key, value))
+    output_TAD = kernel(
+        q_TAD,
+        tensors.gathered(k_TAD, 0),
+        tensors.gathered(v_TAD, 0),
+        cu_seqlens_q=tensors.cu_seqlens_q,
+        cu_seqlens_k=tensors.cu_seqlens_k,
+        max_seqlen_q=tensors.max_q,
+        max_seqlen_k=tensors.max_k,
+        dropout=dropout,
+        scale=scaling,
+        window=window,
+    )
+    return output_TAD.reshape(batch, length, n_heads, -1)
+
+
+def _by_segment(
+    layout: SegmentLayout,
+    query,
+    key,
+    value,
+    tensors: SegmentTensors,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+) -> torch.Tensor:
+    batch, n_heads, length, _ = query.shape
+    # One row after the other, then cut once: the backward of a cut is a concatenation, that of slices a sum of as
+    # many full tensors
+    q, k, v = (x.transpose(0, 1).reshape(1, x.shape[1], batch * length, -1) for x in (query, key, value))
+    k, v = tensors.gathered(k, 2), tensors.gathered(v, 2)
+    cuts = q.split(layout.query_lengths, 2), k.split(layout.key_lengths, 2), v.split(layout.key_lengths, 2)
+    outputs = []
+    for q_part, k_part, v_part in zip(*cuts, strict=True):
+        mask = tensors.mask(q_part.shape[2], k_part.shape[2], window)
+        outputs.append(
+            F.scaled_dot_product_attention(
+                q_part,
+                k_part,
+                v_part,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=k_part.shape[1] != n_heads,
+            )
+        )
+    output = torch.cat(outputs, 2)
+    return output.reshape(n_heads, batch, length, -1).permute(1, 2, 0, 3)
+
+
+def _autocast(x: torch.Tensor) -> torch.Tensor:
+    """As SDPA under autocast casts its inputs: positions leave them in float32, which the kernels do not take."""
+    device = x.device.type
+    is_cast = x.dtype == torch.float32 and torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if is_cast else x
+
+
+def _eager_of(module: torch.nn.Module) -> Any:
+    """The eager attention of a model is a function beside its layers, not in the interface."""
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+
+
+def _mask_of(original: str, *args: Any, **kwargs: Any) -> Any:
+    """No mask where segments say what is seen; else that of the attention that the model had."""
+    return None if _is_segmented.get() else ALL_MASK_ATTENTION_FUNCTIONS[original](*args, **kwargs)
+
+
+@contextmanager
+def without_masks() -> Iterator[None]:
+    """While it lasts, models with `shared_prefix` attention make no mask."""
+    token = _is_segmented.set(True)
+    try:
+        yield
+    finally:
+        _is_segmented.reset(token)
+
+
+def use_shared_prefix(decoder: PreTrainedModel) -> None:
+    """Let the layers of a decoder follow a `segment_layout` where they get one. Once is enough.
+
+    It stays until `give_back`, not for one forward: with activation checkpointing layers run again in the backward.
+    """
+    if follows_segments(decoder):
+        return
+    original: Any = decoder.config._attn_implementation
+    # Opaque: a name that speaks of flash attention, or looks like a repository, is one to transformers
+    name = next((name for name, other in _ORIGINALS.items() if other == original), f"{NAME}_{len(_ORIGINALS)}")
+    _ORIGINALS[name] = original
+    AttentionInterface.register(name, partial(segmented_attention, original=original))
+    AttentionMaskInterface.register(name, partial(_mask_of, original))
+    name_attention(decoder.config, name)
+
+
+def follows_segments(decoder: PreTrainedModel) -> bool:
+    """Whether a decoder has been given `shared_prefix` attention."""
+    name: Any = decoder.config._attn_implementation
+    return name in _ORIGINALS
+
+
+def check_follows_segments(decoder: PreTrainedModel) -> None:
+    """Any other attention would ignore a layout without a word, and every token would see all before it.
+
+    Raises:
+        ValueError: the decoder has not been given `shared_prefix` attention.
+    """
+    if not follows_segments(decoder):
+        raise ValueError(
+            f"`share_prefix` and `padding_free` need a decoder whose attention follows segments, that of "
+            f"{type(decoder).__name__} is {decoder.config._attn_implementation!r}. Call `use_shared_prefix` with it "
+            "first."
+        )
+
+
+def give_back(decoder: PreTrainedModel) -> None:
+    """Give a decoder the attention that it had."""
+    name: Any = decoder.config._attn_implementation
+    if follows_segments(decoder):
+        name_attention(decoder.config, _ORIGINALS[name])
+
+
+@contextmanager
+def shared_prefix_attention(decoder: PreTrainedModel) -> Iterator[None]:
+    """`use_shared_prefix` while it lasts; a decoder that had it before keeps it."""
+    had_it = follows_segments(decoder)
+    use_shared_prefix(decoder)
+    try:
+        yield
+    finally:
+        if not had_it:
+            give_back(decoder)
+
+
+@contextmanager
+def own_attention(decoder: PreTrainedModel) -> Iterator[None]:
+    """The attention that a decoder had, while it lasts: to generate, where there are no segments."""
+    had_it = follows_segments(decoder)
+    give_back(decoder)
+    try:
+        yield
+    finally:
+        if had_it:
+            use_shared_prefix(decoder)

@@ -1,0 +1,184 @@
+"""Pairs of any number from generators of problems: the same rows whatever the number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..views import LEVELS, pair_features
+from .png import to_png
+from .render_style import RenderStyle
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .problem import Problem
+
+_ROWS_PER_SHARD = 250  # one worker makes so many in a row
+
+
+class Generator(Protocol):
+    """A pure function of (index, seed, look): the same problem and the same pixels in any process, in any order."""
+
+    def __call__(self, index: int, seed: int, look: RenderStyle) -> Problem: ...
+
+
+@dataclass(frozen=True)
+class _Lazy:
+    """A generator that is imported when it is first called."""
+
+    module: str
+    function: str
+    sources: tuple[str, ...] = ("synthetic",)
+    """Where it can take its data from; with several, it takes the keyword `source`."""
+
+    def __call__(self, index: int, seed: int, look: RenderStyle, **options: Any) -> Problem:
+        return getattr(import_module(f"{__package__}.{self.module}"), self.function)(index, seed, look, **options)
+
+
+_EITHER = ("synthetic", "real")
+GENERATORS: dict[str, Generator] = {
+    "bar": _Lazy("charts.chart", "bar", _EITHER),
+    "grouped_bar": _Lazy("charts.chart", "grouped_bar", _EITHER),
+    "line": _Lazy("charts.chart", "line", _EITHER),
+    "pie": _Lazy("charts.chart", "pie", _EITHER),
+    "scatter": _Lazy("charts.scatter", "scatter", _EITHER),
+    "table": _Lazy("charts.chart", "table", _EITHER),
+    "plane_geometry": _Lazy("geometry.generate", "plane_geometry"),
+}
+
+
+def generate_problem(
+    name: str, index: int, seed: int = 0, look: RenderStyle | None = None, source: str = "synthetic"
+) -> Problem:
+    """One problem of a generator.
+
+    Args:
+        name: One of `GENERATORS`.
+        index: Its number: any one, from 0.
+        seed: Seed of the sequence that it is taken from.
+        look: Limits of the picture; by default `RenderStyle()`.
+        source: "synthetic", or "real" for charts and tables of the tables in `vega_datasets`.
+
+    Raises:
+        ValueError: an unknown generator, or one that has no such source.
+        ImportError: "real" without `vega_datasets`.
+    """
+    if name not in GENERATORS:
+        raise ValueError(f"`generators` must be among {', '.join(GENERATORS)}, got {name!r}.")
+    generator = GENERATORS[name]
+    sources = getattr(generator, "sources", ("synthetic",))
+    if source not in sources:
+        raise ValueError(f"`source` of {name!r} must be one of {', '.join(sources)}, got {source!r}.")
+    options = {"source": source} if len(sources) > 1 else {}
+    return generator(index, seed, look or RenderStyle(), **options)
+
+
+def generate_pairs(
+    generators: Sequence[str],
+    count: int,
+    seed: int = 0,
+    *,
+    look: RenderStyle | None = None,
+    text_rich: float | str = 0.0,
+    vision_centric: float | str = 0.75,
+    num_workers: int = 1,
+    source: str = "synthetic",
+    cache_dir: str | None = None,
+) -> Dataset:
+    """Pairs of problems that the generators make in turn: row i is problem i of generator i modulo their number.
+
+    The rows are written to the cache of `datasets` as they are made, a thousand or so in memory at a time, and found
+    there again by the arguments and the code that made them. They do not depend on the number of workers.
+
+    Args:
+        generators: Names from `GENERATORS`.
+        count: Number of pairs.
+        seed: Seed of all generators; another one gives other problems, as a test set needs.
+        look: Limits of the pictures; by default `RenderStyle()`.
+        text_rich, vision_centric: What the two views leave to the picture, from 0 to 1 or as the name of a level (see
+            `Problem.facts_in_words`).
+        num_workers: Processes that make rows.
+        source: "synthetic", or "real" for charts and tables of the tables in `vega_datasets`.
+        cache_dir: Where the rows are kept; by default in the cache of `datasets`.
+
+    Returns:
+        The columns `id`, `category`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`, `answer`,
+        `level_prompts`, and with `vision_centric` at 1 `vision_centric_images`; pictures are PNG.
+
+    Raises:
+        ValueError: no or unknown generators, a source that one of them has not, or a count, a number of workers or a
+            ratio out of bounds.
+        ImportError: "real" without `vega_datasets`.
+    """
+    from datasets import Dataset
+
+    _check_counts(generators, count, num_workers)
+    settings: dict[str, Any] = {
+        "names": tuple(generators),
+        "seed": seed,
+        "look": look or RenderStyle(),
+        "text_rich": text_rich,
+        "vision_centric": vision_centric,
+        "source": source,
+    }
+    for index in range(len(generators)):
+        _row(index, **settings)  # a wrong argument is told here, not from within a worker
+    features = pair_features(category=True, level_prompts=True, vision_centric_images=_is_vision_only(vision_centric))
+    shards = [(start, min(start + _ROWS_PER_SHARD, count)) for start in range(0, count, _ROWS_PER_SHARD)]
+    return Dataset.from_generator(
+        _rows,
+        features=features,
+        # A list is what `datasets` hands out to workers, in order
+        gen_kwargs={"shards": shards, "made_by": _code_version(), **settings},
+        num_proc=min(num_workers, len(shards)) if num_workers > 1 else None,
+        cache_dir=cache_dir,  # pyright: ignore[reportArgumentType]  (None is its default)
+    )
+
+
+def _check_counts(generators: Sequence[str], count: int, num_workers: int) -> None:
+    if isinstance(generators, str) or not generators:
+        raise ValueError(f"`generators` must be names from {', '.join(GENERATORS)} in a list, got {generators!r}.")
+    for name, value in (("count", count), ("num_workers", num_workers)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+
+
+def _is_vision_only(ratio: float | str) -> bool:
+    return LEVELS[ratio] == 1.0 if isinstance(ratio, str) else ratio == 1.0
+
+
+def _rows(shards: list[tuple[int, int]], made_by: str, **settings: Any) -> Iterator[dict[str, Any]]:
+    for start, stop in shards:
+        for index in range(start, stop):
+            yield _row(index, **settings)
+
+
+def _row(
+    index: int,
+    names: tuple[str, ...],
+    seed: int,
+    look: RenderStyle,
+    text_rich: float | str,
+    vision_centric: float | str,
+    source: str,
+) -> dict[str, Any]:
+    row = generate_problem(names[index % len(names)], index, seed, look, source).to_pair(text_rich, vision_centric)
+    for column in ("images", "vision_centric_images"):
+        if column in row:
+            row[column] = [{"bytes": to_png(image), "path": None} for image in row[column]]
+    return row
+
+
+def _code_version() -> str:
+    """Changes with the code of the generators and with what draws for them, so that the cache never holds old rows."""
+    digest = hashlib.sha256(version("pillow").encode() + version("numpy").encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

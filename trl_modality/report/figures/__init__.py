@@ -1,0 +1,1 @@
+"""Drawing: marks, scales and colours, as SVG and as PNG."""
