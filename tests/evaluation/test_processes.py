@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from answering import FakeGenerator, quiz_row
-from tiny import pair_row, tiny_llava
+from tests.testing.tiny import pair_row, tiny_llava
 from trl_modality.evaluation.asking.ask import Question, ask
 from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.models.generation import TransformersGenerator

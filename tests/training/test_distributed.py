@@ -12,7 +12,7 @@ from tests.testing.processes import launch
 WORKER = """
 import json, sys
 import torch
-from tiny import pair_dataset, tiny_llava
+from tests.testing.tiny import pair_dataset, tiny_llava
 from transformers import TrainerCallback
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 
@@ -47,7 +47,7 @@ trainer.end()
 SHARDED_WORKER = """
 import sys
 import torch
-from tiny import pair_row, tiny_llava
+from tests.testing.tiny import pair_row, tiny_llava
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from trl_modality import PairedCollator
@@ -77,7 +77,7 @@ torch.distributed.destroy_process_group()
 ZERO_WORKER = """
 import sys
 import torch
-from tiny import pair_dataset, tiny_llava
+from tests.testing.tiny import pair_dataset, tiny_llava
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 
 out, batch_size, stage = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -149,7 +149,7 @@ WORKER = """
 import json, sys
 import torch
 from datasets import Dataset
-from tiny import answered_dataset, tiny_llava
+from tests.testing.tiny import answered_dataset, tiny_llava
 from transformers import EarlyStoppingCallback
 from trl_modality import GapCallback, ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 from trl_modality.evaluation.gap import ModalityGapEvaluator
