@@ -28,17 +28,20 @@ demo-sft: $(READY)  ## the same without the KL: what plain SFT gives
 base-model: $(READY)  ## train the model that the demo starts from, again (about 25 minutes on one core)
 	$(BIN)/python examples/make_base_model.py
 
+# A worker a core; tests that use several cores, or run against the clock, are in groups (tests/conftest.py)
+PYTEST := -m pytest -n auto --dist loadgroup
+
 test: $(READY)  ## the whole suite (about a quarter of an hour on two cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-fast: $(READY)  ## the suite without the slow tests (about a minute)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
-FLOOR := trl==1.16.0 transformers==5.19.0 accelerate==1.12.0 datasets==4.7.0 peft==0.18.0 pillow==10.1.0
+FLOOR := trl==1.16.0 transformers==5.19.0 accelerate==1.12.0 datasets==4.7.0 peft==0.18.0 pillow==10.1.0 jinja2==3.1.0
 test-floor:  ## the fast tests on the lowest versions that pyproject.toml allows, in an environment of their own
 	$(PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet --editable '.[dev]' $(FLOOR)
-	.venv-floor/bin/python -m pytest -m "not slow"
+	.venv-floor/bin/python $(PYTEST) -m "not slow"
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .

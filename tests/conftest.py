@@ -1,7 +1,12 @@
 import os
 
+
+# Before torch: also the threads made later have one, and so have those of the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
+from hypothesis import settings
 
 
 # Before any test builds a config: nothing may reach for a hub, a tracker or a GPU that the machine happens to have
@@ -9,11 +14,26 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 if not os.environ["CUDA_VISIBLE_DEVICES"]:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels on CPU tensors; read when they are first imported
+# The same examples at every run, however loaded the machine is; `--hypothesis-profile=default` looks for others
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
+
+# Of each of these one test at a time is run, by whatever worker: they have processes beside their worker's, and limits
+# of time that others must not use up
+ONE_AT_A_TIME = ("distributed", "sandbox", "browser")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its groups
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker in ONE_AT_A_TIME:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.xdist_group(marker))
 
 
 @pytest.fixture(autouse=True)
 def _deterministic():
-    """One thread: sums in one order, and no oversubscription when two test processes share two cores."""
+    """One thread: sums in one order, and no oversubscription when several workers share the cores."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
 

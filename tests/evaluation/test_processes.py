@@ -15,7 +15,7 @@ import json, sys, time
 from pathlib import Path
 
 import torch
-from answering import FakeGenerator, quiz_row
+from tests.testing.answering import FakeGenerator, quiz_row
 from tests.testing.tiny import pair_row, tiny_llava
 from trl_modality.evaluation.asking.ask import Question, ask
 from trl_modality.evaluation.gap import ModalityGapEvaluator
@@ -111,6 +111,7 @@ def launch(folder, processes, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_are_one(tmp_path, kind):
     one, two = launch(tmp_path / "one", 1, kind), launch(tmp_path / "two", 2, kind)

@@ -14,6 +14,8 @@ from trl_modality.problems.demo.pairs import make_demo_pairs
 
 
 ROOT = Path(__file__).resolve().parents[2]
+# One after another: each starts a process of its own from what the first one wrote
+pytestmark = pytest.mark.xdist_group("example")
 FEW = ["--train_pairs", "300", "--test_pairs", "20", "--logging_steps", "2", "--check_rows", "8"]
 
 

@@ -21,7 +21,7 @@ screenshots = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(screenshots)
 PROGRAM = screenshots.find_chromium()
 
-pytestmark = [pytest.mark.skipif(PROGRAM is None, reason="needs Chromium"), pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(PROGRAM is None, reason="needs Chromium"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -14,4 +14,9 @@ def _are_allowed() -> bool:
         return False
 
 
-needs_namespaces = pytest.mark.skipif(not _are_allowed(), reason="the kernel gives users no namespaces of their own")
+_skips = pytest.mark.skipif(not _are_allowed(), reason="the kernel gives users no namespaces of their own")
+
+
+def needs_namespaces(test):
+    """Mark a test as one that runs code in the sandbox."""
+    return pytest.mark.sandbox(_skips(test))

@@ -57,6 +57,7 @@ def read(folder, name):
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("stream", [False, True, "shuffled"], ids=["stored", "stream", "shuffled stream"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, stream, ranks):
@@ -79,6 +80,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, stream, ranks):
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("stream", [False, True], ids=["stored", "stream"])
 def test_resuming_with_other_ranks_or_another_cut_keeps_the_rows_of_a_step(tmp_path, stream):
     whole = run_of("whole", 2, 1, 3, stream)

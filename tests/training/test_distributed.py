@@ -100,6 +100,7 @@ if trainer.is_world_process_zero():
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("options", [{"kl_weight": 0.0}, {"kl_weight": 1.0}, {"curriculum": "two_stage"}], ids=str)
 def test_two_processes_are_one(tmp_path, options):
     one = launch(tmp_path, WORKER, "one", 1, "8", json.dumps(options))
@@ -123,6 +124,7 @@ def test_two_processes_are_one(tmp_path, options):
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 def test_sharded_model_is_the_whole_one(tmp_path):
     """FSDP2: the head is a DTensor outside its own forward, and is gathered for the loss."""
     (loss, grads), (sharded_loss, sharded_grads) = launch(tmp_path, SHARDED_WORKER, "sharded", 2)
@@ -133,6 +135,7 @@ def test_sharded_model_is_the_whole_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra `deepspeed`")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_is_one_process(tmp_path, stage):

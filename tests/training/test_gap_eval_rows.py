@@ -176,6 +176,7 @@ trainer.end()
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 def test_two_processes_measure_what_one_does(tmp_path):
     """Each answers its share: 7 and 3 rows in batches of 2, which neither can split evenly."""
     one, two = (launch(tmp_path, WORKER, f"run-{n}", n, str(8 // n)) for n in (1, 2))

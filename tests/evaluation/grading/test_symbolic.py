@@ -20,6 +20,8 @@ from trl_modality.evaluation.grading.symbolic import SymbolicWorker, is_formula
 
 
 ROOT = Path(__file__).parents[3]
+# Against the clock: one at a time
+pytestmark = pytest.mark.xdist_group("symbolic")
 
 
 @pytest.fixture(scope="module", autouse=True)
