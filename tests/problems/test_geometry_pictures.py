@@ -107,7 +107,7 @@ def test_labels_keep_apart_from_each_other_the_edge_and_the_strokes():
         problem = plane_geometry(index, 6, look)
         figure = problem.render.__self__
         labels = figure.labels(everything(problem))
-        texts = sorted(label.wanted.text for label in labels)
+        texts = sorted(label.request.text for label in labels)
         named = set(problem.meta["points"])
         stated = [text for fact in problem.facts if fact.kind is FactKind.CONDITION for text in fact.labels]
         assert texts == sorted([*named, *stated])
@@ -129,11 +129,11 @@ def test_labels_stand_near_what_they_are_about():
         figure = plane_geometry(index, 8, look).render.__self__
         for label in figure.labels(frozenset(range(len(figure.clauses)))):
             left, top, right, bottom = label.box
-            centre, points = complex(left + right, top + bottom) / 2, label.wanted.points
+            centre, points = complex(left + right, top + bottom) / 2, label.request.points
             near = [max(left - p.real, p.real - right, top - p.imag, p.imag - bottom) for p in points]
-            if label.wanted.form == "name":
+            if label.request.form == "name":
                 assert max(near) <= 12
-            elif label.wanted.form == "length":
+            elif label.request.form == "length":
                 (a, b), reach = points, (right - left + bottom - top) / 2
                 assert abs(((centre - a) * (b - a).conjugate()).imag) / abs(b - a) <= reach + 9
             else:

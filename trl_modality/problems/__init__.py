@@ -1,4 +1,4 @@
-"""Problems (facts, a question, an answer, a drawing) and the pairs generated from them."""
+"""Generated problems (facts, a question, an answer and a drawing) and the pairs made from them."""
 
 from typing import TYPE_CHECKING
 
@@ -8,13 +8,13 @@ from .._lazy import lazy_names
 if TYPE_CHECKING:
     from .generate import GENERATORS, generate_pairs, generate_problem
     from .problem import Problem
-    from .render_style import Look
+    from .render_style import RenderStyle
     from .sheet import contact_sheet
 
 __all__ = [
     "GENERATORS",
-    "Look",
     "Problem",
+    "RenderStyle",
     "contact_sheet",
     "generate_pairs",
     "generate_problem",
@@ -24,8 +24,8 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "GENERATORS": "generate",
-        "Look": "render_style",
         "Problem": "problem",
+        "RenderStyle": "render_style",
         "contact_sheet": "sheet",
         "generate_pairs": "generate",
         "generate_problem": "generate",

@@ -1,4 +1,4 @@
-"""Pairs of any number from generators of problems: the same rows whatever the number of workers."""
+"""Generate pairs from problem generators; a row depends on the arguments alone, not on the number of workers."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
     from .problem import Problem
 
-_ROWS_PER_SHARD = 250  # one worker makes so many in a row
+_ROWS_PER_SHARD = 250  # rows that a worker process makes at a time
 
 
 class Generator(Protocol):
-    """A pure function of (index, seed, look): the same problem and the same pixels in any process, in any order."""
+    """A pure function of (index, seed, look): any process, in any order, makes the same problem and pixels."""
 
     def __call__(self, index: int, seed: int, look: RenderStyle) -> Problem: ...
 
 
 @dataclass(frozen=True)
 class _Lazy:
-    """A generator that is imported when it is first called."""
+    """A generator whose module is imported at its first call."""
 
     module: str
     function: str
     sources: tuple[str, ...] = ("synthetic",)
-    """Where it can take its data from; with several, it takes the keyword `source`."""
+    """Where its values can come from; with more than one, the generator takes the keyword `source`."""
 
     def __call__(self, index: int, seed: int, look: RenderStyle, **options: Any) -> Problem:
         return getattr(import_module(f"{__package__}.{self.module}"), self.function)(index, seed, look, **options)
@@ -57,17 +57,17 @@ GENERATORS: dict[str, Generator] = {
 def generate_problem(
     name: str, index: int, seed: int = 0, look: RenderStyle | None = None, source: str = "synthetic"
 ) -> Problem:
-    """One problem of a generator.
+    """Make one problem.
 
     Args:
         name: One of `GENERATORS`.
-        index: Its number: any one, from 0.
-        seed: Seed of the sequence that it is taken from.
-        look: Limits of the picture; by default `RenderStyle()`.
-        source: "synthetic", or "real" for charts and tables of the tables in `vega_datasets`.
+        index: Number of the problem in the generator's sequence, from 0.
+        seed: Seed of the sequence.
+        look: Limits on the look of the picture; by default `RenderStyle()`.
+        source: "synthetic", or "real" for charts and tables of the data in `vega_datasets`.
 
     Raises:
-        ValueError: an unknown generator, or one that has no such source.
+        ValueError: an unknown generator, or a source that it does not have.
         ImportError: "real" without `vega_datasets`.
     """
     if name not in GENERATORS:
@@ -92,29 +92,29 @@ def generate_pairs(
     source: str = "synthetic",
     cache_dir: str | None = None,
 ) -> Dataset:
-    """Pairs of problems that the generators make in turn: row i is problem i of generator i modulo their number.
+    """A dataset of generated pairs: row i is problem i of `generators[i % len(generators)]`.
 
-    The rows are written to the cache of `datasets` as they are made, a thousand or so in memory at a time, and found
-    there again by the arguments and the code that made them. They do not depend on the number of workers.
+    Rows are written to the cache of `datasets` as they are made, so that about a thousand are in memory at a time. The
+    cache key is made of the arguments and the code of the generators. Rows do not depend on the number of workers.
 
     Args:
         generators: Names from `GENERATORS`.
         count: Number of pairs.
-        seed: Seed of all generators; another one gives other problems, as a test set needs.
-        look: Limits of the pictures; by default `RenderStyle()`.
-        text_rich, vision_centric: What the two views leave to the picture, from 0 to 1 or as the name of a level (see
-            `Problem.facts_in_words`).
+        seed: Seed of all generators. Another seed gives other problems, as a test set needs.
+        look: Limits on the look of the pictures; by default `RenderStyle()`.
+        text_rich, vision_centric: `vision_ratio` of the two views, the share of the facts that a view leaves to the
+            picture: from 0 to 1, or the name of a level (see `Problem.facts_in_words`).
         num_workers: Processes that make rows.
-        source: "synthetic", or "real" for charts and tables of the tables in `vega_datasets`.
-        cache_dir: Where the rows are kept; by default in the cache of `datasets`.
+        source: "synthetic", or "real" for charts and tables of the data in `vega_datasets`.
+        cache_dir: Folder of the cache; by default that of `datasets`.
 
     Returns:
         The columns `id`, `category`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`, `answer`,
-        `level_prompts`, and with `vision_centric` at 1 `vision_centric_images`; pictures are PNG.
+        `level_prompts`, and, if `vision_centric` is 1, `vision_centric_images`. Pictures are stored as PNG.
 
     Raises:
-        ValueError: no or unknown generators, a source that one of them has not, or a count, a number of workers or a
-            ratio out of bounds.
+        ValueError: no or unknown generators, a source that one of them does not have, or a count, a number of workers
+            or a ratio out of bounds.
         ImportError: "real" without `vega_datasets`.
     """
     from datasets import Dataset
@@ -129,13 +129,13 @@ def generate_pairs(
         "source": source,
     }
     for index in range(len(generators)):
-        _row(index, **settings)  # a wrong argument is told here, not from within a worker
+        _row(index, **settings)  # so that a wrong argument raises here, not within a worker
     features = pair_features(category=True, level_prompts=True, vision_centric_images=_is_vision_only(vision_centric))
     shards = [(start, min(start + _ROWS_PER_SHARD, count)) for start in range(0, count, _ROWS_PER_SHARD)]
     return Dataset.from_generator(
         _rows,
         features=features,
-        # A list is what `datasets` hands out to workers, in order
+        # `datasets` splits an argument that is a list among the workers, in order
         gen_kwargs={"shards": shards, "made_by": _code_version(), **settings},
         num_proc=min(num_workers, len(shards)) if num_workers > 1 else None,
         cache_dir=cache_dir,  # pyright: ignore[reportArgumentType]  (None is its default)
@@ -177,7 +177,7 @@ def _row(
 
 
 def _code_version() -> str:
-    """Changes with the code of the generators and with what draws for them, so that the cache never holds old rows."""
+    """SHA-256 of this folder's code and the versions of Pillow and NumPy, so that the cache serves no older rows."""
     digest = hashlib.sha256(version("pillow").encode() + version("numpy").encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())

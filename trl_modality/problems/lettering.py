@@ -1,4 +1,4 @@
-"""Text in pictures: the bundled font, the signs of geometry that it lacks, and lines that fit a width."""
+"""Text in pictures: the bundled font, the geometry signs that it lacks (∠ △ ⊙ ∥ ⊥), and wrapping to a width."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 
-# Strokes of the signs that the font lacks, in a box of width and height 1 with y down; a circle is (x, y, radius)
+# Polylines of the signs that the font lacks, in the unit square with y down; three numbers are a circle (x, y, radius)
 _SIGNS = {
     "∠": [((0.92, 0.02), (0.05, 0.92), (0.98, 0.92))],
     "△": [((0.5, 0.08), (0.04, 0.92), (0.96, 0.92), (0.5, 0.08), (0.04, 0.92))],
@@ -16,12 +16,15 @@ _SIGNS = {
     "∥": [((0.3, 0.0), (0.3, 1.0)), ((0.7, 0.0), (0.7, 1.0))],
     "⊥": [((0.5, 0.05), (0.5, 0.95)), ((0.02, 0.95), (0.98, 0.95))],
 }
-_FINE = 4
+_FINE = 4  # signs are drawn this much larger, then reduced, which smooths their edges
 
 
 @lru_cache(maxsize=64)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's bundled font; the basic layout, since the other one is not everywhere and places glyphs otherwise."""
+    """Pillow's bundled font at `size` pixels.
+
+    Its layout is the basic one: the other, Raqm, is not installed everywhere and places glyphs differently.
+    """
     bundled = ImageFont.load_default(size)
     assert isinstance(bundled, ImageFont.FreeTypeFont)
     return bundled.font_variant(layout_engine=ImageFont.Layout.BASIC)
@@ -29,14 +32,14 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=4096)
 def ink_box(text: str, size: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the text's ink, from its pen position on the baseline."""
+    """Bounding box (left, top, right, bottom) of the text's ink in pixels, from the start of its baseline."""
     left, top, right, bottom = font(size).getbbox(text, anchor="ls")
     return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
 
 @lru_cache(maxsize=256)
 def _sign(sign: str, size: int) -> Image.Image:
-    """A sign as a mask, as high as a capital letter."""
+    """Mask of a sign: a square as high as a capital letter, 0.72 of the font size."""
     side = round(0.72 * size)
     fine = side * _FINE
     mask = Image.new("L", (fine, fine), 0)
@@ -52,7 +55,7 @@ def _sign(sign: str, size: int) -> Image.Image:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text cut at the signs, which stand alone."""
+    """Split a text so that every geometry sign is a piece of its own."""
     pieces = [""]
     for character in text:
         if character in _SIGNS:
@@ -64,14 +67,14 @@ def _pieces(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def width(text: str, size: int) -> float:
-    """Pixels from the start of a text, signs included, to the start of what follows."""
+    """Advance width in pixels: from the start of a text, signs included, to the start of what follows it."""
     own = sum(1 for character in text if character in _SIGNS)
     plain = "".join(character for character in text if character not in _SIGNS)
     return font(size).getlength(plain) + own * (round(0.72 * size) + 2)
 
 
 def wrap(text: str, size: int, most: float) -> list[str]:
-    """Lines of at most this width in pixels; a word that is wider has a line of its own."""
+    """Break a text into lines of at most `most` pixels; a word wider than that gets a line of its own."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -83,7 +86,7 @@ def wrap(text: str, size: int, most: float) -> list[str]:
 
 
 def write(image: Image.Image, at: tuple[float, float], text: str, size: int, ink: tuple[int, int, int]) -> None:
-    """Write a line, its baseline starting at a place in pixels; signs included."""
+    """Write one line of text, signs included; `at` is the start of its baseline in pixels."""
     draw, (x, y) = ImageDraw.Draw(image), at
     for piece in _pieces(text):
         if piece in _SIGNS:

@@ -1,6 +1,6 @@
-"""A problem: facts, a question about them and what follows; and its views, in which facts are told in words or shown.
+"""A problem (facts, a question, reasoning, an answer) and its views, which tell each fact in words or in the picture.
 
-The named levels are those of MathVerse (arXiv 2403.14624), with facts of its three kinds.
+The named levels (`views.LEVELS`) and the three kinds of facts are those of MathVerse (arXiv 2403.14624).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 class FactKind(StrEnum):
-    """What a fact is to the picture, in the order in which facts leave the words as `vision_ratio` rises."""
+    """Kinds of facts, in the order in which they leave the words of a view as its `vision_ratio` rises."""
 
     DESCRIPTION = "description"
-    """What anyone sees at once: which shapes, axes or columns there are."""
+    """Obvious in the picture: which shapes, axes or columns there are."""
     PROPERTY = "property"
-    """What is seen with some thought: which lines are parallel, how the rows are ordered."""
+    """Seen on a closer look: which lines are parallel, which colour is which series."""
     CONDITION = "condition"
     """What the answer is computed from: values, lengths, angles."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact, told by a sentence and by the picture.
+    """One fact, which a sentence can tell, and the picture too.
 
     Args:
-        words: A sentence that tells it without the picture.
-        labels: What the picture writes down to tell it, as written there ("42", "AB"); empty where it is drawn only.
-        kind: What it is to the picture.
+        words: A sentence that tells the fact without the picture.
+        labels: Strings that the picture contains to tell it ("42", "AB"); empty where the fact is drawn without text.
+        kind: Decides at which `vision_ratio` the fact leaves the words.
     """
 
     words: str
@@ -43,23 +43,23 @@ class Fact:
     kind: FactKind = FactKind.CONDITION
 
 
-# Draws a problem: the positions of the facts that the picture shall tell, and the question where it shall stand in it
+# Draws a problem, given the positions of the facts to show and the question, or None to leave it out of the picture
 Renderer = Callable[[frozenset[int], str | None], "Image.Image"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Facts, a question about them, the reasoning from the one to the other, and how the facts are drawn.
+    """Facts, a question about them, the reasoning from the facts to the answer, and a function that draws them.
 
     Args:
         id: Unique within a data set; the same in every run.
-        facts: All that has to be known, and maybe more.
+        facts: All that the answer depends on, and perhaps distractors.
         question: Asks for the answer; tells no fact.
-        answer: The final answer alone: a number, with its unit apart in the question, or a word.
-        reasoning: The steps from the facts to the answer, a sentence each; the last one states the answer.
-        render: Draws the picture with some of the facts in it, the same pixels each time.
-        category: What kind of question it is, to count and report by.
-        meta: What a check of the answer needs: plain numbers, strings, lists and dicts of them.
+        answer: The final answer alone: a word, or a number whose unit the question states.
+        reasoning: The steps from the facts to the answer, one sentence each; the last one states the answer.
+        render: Draws the picture with some of the facts; the same arguments give the same pixels.
+        category: Kind of question, by which results are counted and reported.
+        meta: What a checker of the answer needs: numbers, strings, lists and dicts.
 
     Raises:
         ValueError: no facts, or an empty question, answer or reasoning.
@@ -77,17 +77,20 @@ class Problem:
     def __post_init__(self) -> None:
         for name in ("facts", "question", "answer", "reasoning"):
             if not getattr(self, name):
-                raise ValueError(f"problem {self.id!r}: `{name}` is empty; a problem needs facts and what follows.")
+                raise ValueError(
+                    f"problem {self.id!r}: `{name}` is empty; a problem needs facts, a question, an answer and "
+                    "reasoning."
+                )
 
     def facts_in_words(self, vision_ratio: float | str) -> tuple[int, ...]:
-        """Positions of the facts that a view tells in words.
+        """Positions in `facts` of those that a view tells in words.
 
-        Descriptions leave the words between 0 and 0.25, properties between 0.25 and 0.5, conditions between 0.5 and
-        0.75, the last of each kind first; the question leaves them at 1.
+        As the ratio rises, descriptions leave the words between 0 and 0.25, properties between 0.25 and 0.5,
+        conditions between 0.5 and 0.75, the last fact of each kind first; the question leaves them at 1.
 
         Args:
-            vision_ratio: From 0, all facts in words, to 1, all in the picture and the question too; or the name of a
-                level.
+            vision_ratio: From 0 (all facts in words) to 1 (all facts, and the question, in the picture), or the name
+                of a level.
 
         Raises:
             ValueError: an unknown name, or a ratio outside [0, 1].
@@ -101,9 +104,9 @@ class Problem:
         return tuple(sorted(told))
 
     def prompt(self, vision_ratio: float | str) -> str:
-        """The words of a view: some of the facts, and the question where the picture does not hold it.
+        """The text of a view: the facts that it tells in words, then the question.
 
-        At 1 they only say where the question is.
+        At a ratio of 1 the question is in the picture, and the text only says so.
         """
         if _ratio(vision_ratio) == 1.0:
             return "Answer the question in the image."
@@ -114,20 +117,20 @@ class Problem:
         """The picture of a view.
 
         Args:
-            vision_ratio: As for `facts_in_words`; at 1 the question stands in the picture.
-            repeats: Whether the picture also tells the facts that the words tell. All views below 1 then show the
-                same picture, which a pair needs to encode it once.
+            vision_ratio: As for `facts_in_words`; at 1 the question is drawn into the picture.
+            repeats: Whether the picture also shows the facts that the words tell. All views below 1 then have the
+                same picture, so that the views of a pair can share its encoding.
         """
         told = () if repeats else self.facts_in_words(vision_ratio)
         shown = frozenset(range(len(self.facts))) - frozenset(told)
         return self.render(shown, self.question if _ratio(vision_ratio) == 1.0 else None)
 
     def to_pair(self, text_rich: float | str = 0.0, vision_centric: float | str = 0.75) -> dict[str, Any]:
-        """The pair row: the question in two views, whose one completion is the reasoning and the answer.
+        """The pair row: two views of the question, and one completion of the reasoning and the answer.
 
         Args:
-            text_rich, vision_centric: `vision_ratio` of the two views. With the vision_centric view at 1, it has
-                images of its own, with the question in them.
+            text_rich, vision_centric: `vision_ratio` of the two views. A vision_centric view at 1 has an image of its
+                own, with the question in it.
 
         Returns:
             `id`, `category`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`, `answer`, and

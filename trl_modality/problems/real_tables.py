@@ -48,7 +48,7 @@ def load_records(shifted: bool = False) -> list[Record]:
     Distinct records of all tables, in a fixed order; no two have the same facts.
 
     Args:
-        shifted: Those of other tables (stocks, barley), to test a model on that was trained on the first ones.
+        shifted: Whether to read other tables (stocks, barley), to test a model that was trained on the first ones.
 
     Raises `ImportError`, naming the extra, when `vega_datasets` is not installed.
     """

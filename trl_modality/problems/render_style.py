@@ -1,4 +1,4 @@
-"""How hard a generated picture is to read: its size, how much is in it, how small its labels are."""
+"""Limits on the look of generated pictures, which set how hard they are to read."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _BOUNDS = {
     "distractors": (0, 8),
     "styles": (1, 64),
 }
-# A title and a question still fit if the picture is this many times as wide as a label is high.
+# Least width of a picture in heights of a label: a title and a question still fit.
 _LABELS_ACROSS = 16
 
 
 @dataclass(frozen=True)
 class RenderStyle:
-    """What a generated picture looks like; generators draw the rest at random from within these limits.
+    """Limits on the look of a generated picture; a generator draws all else at random within them.
 
     Args:
         image_size: Width and height in pixels, 192-2048.
         marks: Most marks (bars, points, slices, rows, labelled elements) in a picture, at least 4. Fewer are drawn
-            where that many would not be legible together with all else, such as a long question in the picture.
+            where that many would not be legible, for example beside a long question in the picture.
         label_size: Height of the labels' font in pixels, 10 or more.
-        distractors: Facts or marks beside those that the question needs, 0-8; fewer where a kind of picture has
-            fewer, or no room for them.
+        distractors: Facts or marks that the question does not need, 0-8; fewer where a kind of picture has fewer, or
+            no room for them.
         styles: How many of the styles (colours, orientation, where values stand ...) are drawn from, 1-64; with 1, all
             pictures of a generator look alike.
 
@@ -58,10 +58,10 @@ class RenderStyle:
         if self.marks > self.most_marks:
             raise ValueError(
                 f"`marks` of {self.marks} are more than are legible at an `image_size` of {self.image_size} with a "
-                f"`label_size` of {self.label_size}; use {self.most_marks} or fewer, smaller labels or a larger one."
+                f"`label_size` of {self.label_size}; use {self.most_marks} or fewer, smaller labels or a larger image."
             )
 
     @property
     def most_marks(self) -> int:
-        """The most marks that this size of picture and of labels allows: rows of labels, beside title and legend."""
+        """Most marks that fit this size of picture and labels: one row of text per mark, beside title and legend."""
         return (self.image_size - 6 * self.label_size) // (self.label_size + 4)

@@ -1,4 +1,4 @@
-"""Samples to look at: pictures with what the two views ask about them, and the answers."""
+"""Contact sheets: pictures of samples with both prompts and the answer, to look at."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MOST_LINES = 20  # of one prompt
 
 
 def contact_sheet(samples: Iterable[Mapping[str, Any] | Problem], columns: int = 3, width: int = 336) -> Image.Image:
-    """Cards of samples in rows, each with its picture, both prompts and the answer.
+    """A picture of many samples as cards in rows; a card has the picture, both prompts and the answer.
 
     Args:
-        samples: Pairs, as rows of a dataset or as dicts, or problems; the first image of the vision_centric view is
-            shown, where there is one. A prompt longer than 20 lines is cut, which three dots tell.
+        samples: Pairs (rows of a dataset, or dicts) or problems. A card shows the first image of the vision_centric
+            view, if there is one. A prompt longer than 20 lines is cut and ends in three dots.
         columns: Cards side by side.
-        width: Of a card's picture in pixels: larger ones are shrunk, smaller ones keep their size.
+        width: Width of a card's picture in pixels; larger pictures are shrunk, smaller ones keep their size.
 
     Returns:
         An RGB picture.

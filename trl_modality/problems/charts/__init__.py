@@ -1,1 +1,1 @@
-"""Charts and tables: data, questions about them, and their drawings. `data.generate` knows them by name."""
+"""Charts and tables: their data, questions about it, and their drawings; `problems.generate` registers them."""

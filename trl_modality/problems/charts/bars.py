@@ -1,4 +1,4 @@
-"""Bars, one or several to a category, upright or lying; each with its value written at its end."""
+"""Bar charts: vertical or horizontal bars, one or several per category, with the value written at each bar's end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VARIANTS = ("columns", "rows")
 
 
 def draw_bars(scene: Scene, seen: Seen, style: Style, room: Box) -> None:
-    """Bars of the values that are told, on a scale from 0; a value that is not told leaves its place empty."""
+    """Draw bars for the visible values, on a scale from 0; the place of a hidden value stays empty."""
     targets = [] if seen.target is None else [seen.target]
     top = float(max([Fraction(0), *seen.values.values(), *seen.ticks, *targets])) or 1.0
     if style.variant == "rows":

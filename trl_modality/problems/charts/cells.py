@@ -1,4 +1,4 @@
-"""Tables: a row for each category, a column for each series."""
+"""Tables: a row per category, a column per series."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ VARIANTS = ("ruled", "striped", "boxed")
 
 
 def draw_cells(scene: Scene, seen: Seen, style: Style, room: Box) -> None:
-    """Names of rows and columns and the values that are told; the cell of any other value is empty."""
+    """Draw the names of rows and columns and the visible values; the cell of a hidden value is empty."""
     left, top, right, bottom = room
     size, theme = style.label_size, style.theme
     if seen.n_series == 1:
-        # One column of numbers is read across: not too far from its names
+        # A single column of numbers stays near the row names, to be read across
         spare = 0.3 * (right - left)
         left, right = (left + spare / 2, right - spare / 2) if theme.centred else (left, right - spare)
     row = min((bottom - top) / (seen.n_categories + 1), 2.6 * size)
@@ -49,7 +49,7 @@ def draw_cells(scene: Scene, seen: Seen, style: Style, room: Box) -> None:
 
 
 def _columns(scene: Scene, seen: Seen, style: Style, left: float, right: float) -> list[float]:
-    """Where the columns of values begin."""
+    """Left edge of each column of values, in pixels."""
     size, pad = style.label_size, style.label_size * 0.5
     names = max((width_of(name, size) for name in seen.categories or ()), default=0) + 2 * pad
     first = left + max(names, 0.25 * (right - left))

@@ -1,4 +1,4 @@
-"""Bar charts, line charts, pies and tables as problems: the facts of a grid, a question and the drawing of both."""
+"""Bar, line and pie charts and tables as problems: the facts of a grid, a question about them, and the drawing."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from .theme import pick
 
 
 SOURCES = {"synthetic": synthetic_grid, "real": real_grid}
-_ATTEMPTS = 60  # to draw data that fits the picture: most do at once, and ever smaller ones are tried
+_ATTEMPTS = 60  # draws until a picture has room for all; most fit at once, and later draws have fewer marks
 
 
 @dataclass(frozen=True)
 class Form:
-    """A kind of chart: how it draws, and what its parts are called."""
+    """A kind of chart: the function that draws it, and the words for its parts."""
 
     draw: Callable[[Scene, Seen, Style, Box], None]
     variants: tuple[str, ...]
     noun: str
     mark: str
     place: str
-    """How the categories are told, before their names."""
+    """Beginning of the sentence that lists the categories."""
     has_axis: bool = True
     extras: tuple[str, ...] = ("highlighted", "target", "note")
-    """What can stand in the picture without being asked about, in one series; in several, only the note."""
+    """Elements that the picture may have beside the grid; a chart of several series (no table) has only the note."""
 
 
 FORMS = {
@@ -56,7 +56,7 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A grid in a form and a style; called, it draws some of its facts (a `data.problem.Renderer`)."""
+    """A grid of values in a form and a style; calling it draws some of its facts (a `problems.problem.Renderer`)."""
 
     form: str
     grid: Grid
@@ -67,15 +67,15 @@ class Chart:
     note: str | None = None
 
     def facts(self) -> tuple[Fact, ...]:
-        """What there is to know, descriptions first, then properties, then conditions."""
-        return tuple(fact for _, fact in self._told)
+        """All facts of the chart: descriptions, then properties, then conditions."""
+        return tuple(fact for _, fact in self._roles_and_facts)
 
     def seen(self, shown: frozenset[int], question: str | None) -> Seen:
-        """What the facts at these positions tell, and nothing else."""
+        """The content that the facts at the positions `shown` make visible, and nothing else."""
         grid = self.grid
         values: dict[tuple[int, int], Fraction] = {}
         parts: dict[str, Any] = {}
-        for position, (role, _) in enumerate(self._told):
+        for position, (role, _) in enumerate(self._roles_and_facts):
             if position in shown:
                 if isinstance(role, dict):
                     parts.update(role)
@@ -84,7 +84,7 @@ class Chart:
         return Seen(len(grid.categories), len(grid.values), values=values, question=question, **parts)
 
     def scene(self, shown: frozenset[int], question: str | None) -> Scene:
-        """The layout of the picture."""
+        """The layout of the picture with the facts at the positions `shown`."""
         seen, scene = self.seen(shown, question), new_scene(self.style)
         room = draw_frame(scene, seen, self.style, legend=FORMS[self.form].has_axis)
         FORMS[self.form].draw(scene, seen, self.style, room)
@@ -95,15 +95,15 @@ class Chart:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names above the columns of a table, also of a single one."""
+        """Headings of a table's columns; a single column is headed by its quantity."""
         return self.grid.series or (self.grid.quantity.capitalize(),)
 
     @cached_property
-    def _told(self) -> list[tuple[dict[str, Any] | tuple[int, int], Fact]]:
-        return list(self._tell())
+    def _roles_and_facts(self) -> list[tuple[dict[str, Any] | tuple[int, int], Fact]]:
+        return list(self._iterate_facts())
 
-    def _tell(self) -> Iterator[tuple[dict[str, Any] | tuple[int, int], Fact]]:
-        """Each fact with the fields of `Seen` that it fills, or with the (series, category) of its value."""
+    def _iterate_facts(self) -> Iterator[tuple[dict[str, Any] | tuple[int, int], Fact]]:
+        """Each fact after its role: the fields of `Seen` that it fills, or the (series, category) of its value."""
         grid, form = self.grid, FORMS[self.form]
         yield {"title": grid.title}, _described(f'The {form.noun} is titled "{grid.title}".', grid.title)
         measure = f"{grid.quantity.capitalize()} in {grid.unit}"
@@ -154,7 +154,7 @@ def _described(words: str, *labels: str) -> Fact:
 def make_chart(
     name: str, rng: np.random.Generator, look: RenderStyle, source: str = "synthetic"
 ) -> tuple[Chart, Question] | None:
-    """A chart of the form `name` and a question about it, drawn until they fit the look; `None` where nothing does."""
+    """A random chart of the form `name` with a question; `None` if no attempt fits the picture that `look` allows."""
     form = FORMS[name]
     for attempt in range(_ATTEMPTS):
         marks = max(4, look.marks - attempt // 3)
@@ -210,13 +210,13 @@ def _kinds(name: str, grid: Grid) -> dict[str, Maker]:
 
 
 def _extras(name: str, grid: Grid) -> tuple[str, ...]:
-    """What the picture can hold beside the grid."""
+    """Names of the elements that this chart may have beside the grid."""
     allowed = FORMS[name].extras
     return tuple(extra for extra in allowed if extra == "note" or not grid.series or name == "table")
 
 
 def _ask(name: str, rng: np.random.Generator, grid: Grid) -> tuple[dict[str, Any], Question] | None:
-    """A question of a kind drawn at random, with what it needs in the picture beside the grid."""
+    """A question of a random kind, after the elements beside the grid that it asks about (fields of `Chart`)."""
     kinds = _kinds(name, grid)
     names = list(kinds)
     for i in rng.permutation(len(names)).tolist():
@@ -235,7 +235,7 @@ def _ask(name: str, rng: np.random.Generator, grid: Grid) -> tuple[dict[str, Any
 
 
 def _draw_target(rng: np.random.Generator, grid: Grid) -> Fraction | None:
-    """A number between two of the values and equal to none."""
+    """A number between two neighbouring values of the first series; `None` if rounding makes it equal to a value."""
     order = sorted(grid.values[0])
     i = int(rng.integers(len(order) - 1))
     target = rounded((order[i] + order[i + 1]) / 2, 0 if order[i + 1] - order[i] >= 2 else 1)
@@ -245,31 +245,31 @@ def _draw_target(rng: np.random.Generator, grid: Grid) -> Fraction | None:
 def _distractors(
     name: str, rng: np.random.Generator, grid: Grid, most: int, used: dict[str, Any], source: str
 ) -> dict[str, Any]:
-    """Up to `most` things in the picture that the question does not need."""
+    """Up to `most` elements that the question does not need, as fields of `Chart`."""
     free = [extra for extra in _extras(name, grid) if extra not in used]
     chosen = [free[i] for i in rng.permutation(len(free))[:most].tolist()]
     makers: dict[str, Callable[[], Any]] = {
         "highlighted": lambda: int(rng.integers(len(grid.categories))),
         "target": lambda: _draw_target(rng, grid),
-        # A real table must not be given a source that it has not
+        # A real table must not claim a made-up source
         "note": lambda: draw_note(rng, plain_only=source == "real"),
     }
     return {extra: makers[extra]() for extra in chosen}
 
 
 def draw_note(rng: np.random.Generator, plain_only: bool) -> str:
-    """A line of small print; with `plain_only`, one that claims nothing about where the data is from."""
+    """A line of small print; with `plain_only`, one that names no source of the data."""
     place, number = PLACES[int(rng.integers(len(PLACES)))], int(rng.integers(12, 99))
     notes = (f"Source: {place} council", f"Survey of {number} people", f"Checked in {place}", f"Sheet {number}")
     return notes[-1] if plain_only else notes[int(rng.integers(len(notes)))]
 
 
-# One for each form, so that charts of the same index and seed have nothing else in common
+# Part of the random seed, so that charts of different forms are unrelated at the same index and seed
 _STREAMS = {"bar": 101, "grouped_bar": 102, "line": 103, "pie": 104, "table": 105}
 
 
 def chart_problem(name: str, index: int, seed: int, look: RenderStyle, source: str) -> Problem:
-    """The problem with this index of a form; see `bar` for the arguments and errors."""
+    """Problem number `index` of the form `name`; other arguments and errors as for `bar`."""
     if source not in SOURCES:
         raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {source!r}.")
     made = make_chart(name, np.random.default_rng([seed, index, _STREAMS[name]]), look, source)
@@ -304,13 +304,13 @@ def chart_problem(name: str, index: int, seed: int, look: RenderStyle, source: s
 
 
 def bar(index: int, seed: int, look: RenderStyle, source: str = "synthetic") -> Problem:
-    """A bar chart of one series, upright or lying.
+    """A bar chart of one series, with vertical or horizontal bars.
 
     Args:
-        index: Which problem; each has data, a question and a style of its own.
-        seed: Which sequence of problems.
-        look: Limits of the picture.
-        source: "synthetic", or "real" for parts of the tables of `vega_datasets`.
+        index: Number of the problem; each has its own data, question and style.
+        seed: Seed of the sequence of problems.
+        look: Limits on the look of the picture.
+        source: "synthetic", or "real" for parts of the tables in `vega_datasets`.
 
     Raises:
         ValueError: an unknown source.

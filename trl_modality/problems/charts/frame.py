@@ -1,4 +1,4 @@
-"""What all charts and tables have around their marks: title, measure, legend, note and question."""
+"""The frame around the marks of a chart or table: title, measure, legend, note and question."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .theme import THEMES, Theme, pick
 
 @dataclass(frozen=True)
 class Seen:
-    """What a picture shall tell: a drawing is made from this alone, so that what is left out cannot leave a trace.
+    """The visible content of a picture. A drawing is made from it alone, so that hidden facts cannot leave a trace.
 
     Args:
-        n_categories, n_series: How many there are, told or not: they say where the marks stand.
-        values: By (series, category), those that are told.
+        n_categories, n_series: Numbers of categories and series, hidden ones included; they fix the marks' places.
+        values: The visible values, by (series, category).
         ticks: Numbers along the value axis, from its lowest to its highest; empty for an axis without numbers.
         target: Value of the target line.
-        question: The question, where it shall stand in the picture.
+        question: The question, if it is drawn into the picture.
     """
 
     n_categories: int
@@ -43,7 +43,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Style:
-    """How one picture is drawn; sizes in pixels. `variant` is a way of drawing that the kind of chart knows."""
+    """Colours, sizes in pixels and options of one picture; `variant` is one of `VARIANTS` of the kind of chart."""
 
     theme: Theme
     image_size: int
@@ -55,7 +55,7 @@ class Style:
 
     @property
     def line(self) -> int:
-        """From one row of labels to the next."""
+        """Pixels from one row of labels to the next."""
         return round(1.3 * self.label_size) + 1
 
     @property
@@ -75,7 +75,7 @@ class Style:
 
 
 def draw_style(rng: np.random.Generator, look: RenderStyle, variants: tuple[str, ...]) -> Style:
-    """A style for a picture, from the first `look.styles` options of each kind."""
+    """A random style, from the first `look.styles` options of each choice."""
     return Style(
         theme=pick(rng, THEMES, look),
         image_size=look.image_size,
@@ -92,9 +92,9 @@ def new_scene(style: Style) -> Scene:
 
 
 def draw_frame(scene: Scene, seen: Seen, style: Style, legend: bool = True) -> Box:
-    """Draw what stands around the marks; returns the box that is left for them.
+    """Draw everything around the marks; returns the box left for the marks.
 
-    Room for title and measure is kept whether they are told or not; a legend takes some where it is told.
+    Title and measure take room even when hidden; the legend only when visible.
     """
     left, top, right, bottom = style.margin, style.margin, style.image_size - style.margin, style.image_size
     if seen.question is not None:
@@ -120,7 +120,7 @@ def draw_frame(scene: Scene, seen: Seen, style: Style, legend: bool = True) -> B
 
 
 def _draw_question(scene: Scene, question: str, style: Style) -> tuple[int, int]:
-    """A band with the question over the width of the picture; returns top and bottom of what it leaves."""
+    """Draw the question in a band across the picture; returns top and bottom of the area left."""
     size, theme = style.question_size, style.theme
     lines = wrap(question, size, style.image_size - 2 * style.margin)
     step = round(1.3 * size)
@@ -133,7 +133,7 @@ def _draw_question(scene: Scene, question: str, style: Style) -> tuple[int, int]
 
 
 def _draw_legend(scene: Scene, seen: Seen, style: Style, room: Box) -> float:
-    """Names of the series and of the target line, in rows; returns where the marks may begin."""
+    """Draw the names of the series and of the target line in rows; returns the top of the area left for the marks."""
     entries = list(enumerate(seen.series or ()))
     if seen.target is not None:
         entries.append((-1, target_label(seen.target)))
@@ -167,22 +167,22 @@ def _draw_legend(scene: Scene, seen: Seen, style: Style, room: Box) -> float:
 
 
 def target_label(target: Fraction) -> str:
-    """What the legend writes beside the dashed line."""
+    """Text of the legend beside the dashed target line."""
     return f"target {plain(target)}"
 
 
 def band_colour(style: Style) -> Colour:
-    """Behind a highlighted category."""
+    """Background of a highlighted category."""
     return mix_colours(style.theme.paper, style.theme.highlight, 0.75)
 
 
 def plate_colour(seen: Seen, style: Style, category: int) -> Colour:
-    """Behind a label that stands at a category: what is behind the category."""
+    """Background of a label at a category: that of the category."""
     return band_colour(style) if category == seen.highlighted else style.theme.paper
 
 
 def nice_ticks(high: Fraction, most: int, low: Fraction = Fraction(0)) -> tuple[Fraction, ...]:
-    """At most `most` round numbers from `low` at the most to `high` at the least, evenly spaced."""
+    """At most `most` evenly spaced round numbers; the first is ≤ `low`, the last ≥ `high`."""
     span = high - low
     if span <= 0 or most < 3:
         raise ValueError(f"No {most} ticks from {low} to {high}.")

@@ -1,4 +1,4 @@
-"""The data of a chart or a table: one quantity by category and series, synthetic by topic."""
+"""The data of a chart or table: exact values of one quantity by series and category, made up by topic."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Grid:
-    """One quantity for each category, in one series or several.
+    """Values of one quantity for each category, in one series or several.
 
     Args:
-        title: What the picture is called.
+        title: Title of the picture.
         quantity: A singular noun: "revenue".
         unit: A plural or a symbol that follows a number: "kg".
-        noun, nouns: What a category is: "month", "months".
-        joiner: What stands before a category: "in" for "the revenue in May".
-        categories: Their names, in the order in which they are drawn.
-        ordered: Whether that order is one of time, so that rises and falls mean something.
-        additive: Whether sums of the quantity mean something; they do not for temperatures.
-        values: `values[s][c]`, exact, of series s and category c.
-        series: Their names; empty where there is one only, which needs none.
-        series_joiner: What stands before a series: "of" for "the revenue of Nord".
+        noun, nouns: Words for one category and for several: "month", "months".
+        joiner: Preposition before a category: "in" for "the revenue in May".
+        categories: Names of the categories, in the order in which they are drawn.
+        ordered: Whether the categories are in order of time, so that rises and falls are meaningful.
+        additive: Whether sums of the quantity are meaningful; they are not for temperatures.
+        values: `values[s][c]` is the exact value of series s and category c.
+        series: Names of the series; empty if there is only one, which has no name.
+        series_joiner: Preposition before a series: "of" for "the revenue of Nord".
     """
 
     title: str
@@ -41,21 +41,21 @@ class Grid:
     series_joiner: str = "of"
 
     def what(self, series: int = 0) -> str:
-        """ "revenue", or "revenue of Nord" where there are several series."""
+        """The quantity in words: "revenue", or "revenue of Nord" where there are several series."""
         return f"{self.quantity} {self.series_joiner} {self.series[series]}" if self.series else self.quantity
 
     def at(self, category: int) -> str:
-        """ "in May"."""
+        """A category in words: "in May"."""
         return f"{self.joiner} {self.categories[category]}"
 
     def phrase(self, category: int, series: int = 0) -> str:
-        """ "revenue of Nord in May"."""
+        """A value's name in words: "revenue of Nord in May"."""
         return f"{self.what(series)} {self.at(category)}"
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What synthetic grids are drawn from; `low`, `high`, `step` are whole or decimal numbers, as text."""
+    """A subject of made-up grids; values are `low`, `low` + `step`, … up to `high`, which are numbers as text."""
 
     title: str
     quantity: str
@@ -133,12 +133,12 @@ TOPICS = (
 def synthetic_grid(
     rng: np.random.Generator, n_categories: int, n_series: int = 1, ordered: bool = False, additive: bool = False
 ) -> Grid:
-    """A grid of a topic drawn at random: values without repeats in a series, names without repeats.
+    """A made-up grid of a random topic; no value occurs twice in a series, and no name twice.
 
     Args:
         n_categories: At most this many; fewer where the topic has fewer names.
-        ordered: Only categories with an order of time.
-        additive: Only quantities that can be added up.
+        ordered: Whether to draw only categories in order of time.
+        additive: Whether to draw only quantities that can be added up.
     """
     topics = [
         topic
@@ -156,7 +156,7 @@ def synthetic_grid(
     joiner, pool = _SERIES[topic.series]
     low, step = Fraction(topic.low), Fraction(topic.step)
     n_values = int((Fraction(topic.high) - low) / step) + 1
-    # No value twice, unless there are too few for that; never twice in a series
+    # No value twice in the grid or, where the topic has too few values for that, not twice in a series
     n_draws = 1 if n_values >= n_series * n_categories else n_series
     shuffled = [rng.permutation(n_values).tolist() for _ in range(n_draws)]
     drawn = [
@@ -186,9 +186,9 @@ def _draw(rng: np.random.Generator, names: tuple[str, ...], count: int) -> tuple
 
 @lru_cache(maxsize=1 << 14)
 def plain(value: Fraction) -> str:
-    """The number as it is written everywhere: without an exponent or trailing zeros, at most three decimals.
+    """A number as pictures and sentences write it: no exponent, no trailing zeros, at most three decimals.
 
-    Raises ValueError for a number that needs more.
+    Raises ValueError for a number that needs more decimals.
     """
     thousandths = value * 1000
     if thousandths.denominator != 1:
@@ -198,7 +198,7 @@ def plain(value: Fraction) -> str:
 
 
 def rounded(value: Fraction, places: int) -> Fraction:
-    """Rounded to so many decimals, halves away from zero."""
+    """Round to `places` decimals, halves away from zero."""
     scale = 10**places
     whole = (abs(value) * scale * 2 + 1) // 2
     return Fraction(whole if value >= 0 else -whole, scale)

@@ -1,4 +1,4 @@
-"""Lines over categories in order, a dot for each value and the value written beside it."""
+"""Line charts: a dot per value with the value written beside it, joined in the order of the categories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VARIANTS = ("dots", "area", "rings")
 
 
 def draw_lines(scene: Scene, seen: Seen, style: Style, room: Box) -> None:
-    """Dots of the values that are told, joined where neighbours are; the scale is that of the ticks, where told."""
+    """Draw the visible values as dots, neighbours joined; the scale spans the ticks or, without ticks, the values."""
     left, top, right, bottom = room
     size, theme = style.label_size, style.theme
     cap = cap_height(size)
@@ -76,7 +76,7 @@ def _draw_marks(scene: Scene, seen: Seen, style: Style, dots: dict) -> None:
 
 
 def _runs(points: list) -> list[list[tuple[float, float]]]:
-    """The points without the gaps, one list for each stretch."""
+    """The stretches of points between the gaps, where a point is `None`."""
     runs: list[list[tuple[float, float]]] = [[]]
     for point in points:
         if point is None:
@@ -87,7 +87,7 @@ def _runs(points: list) -> list[list[tuple[float, float]]]:
 
 
 def _draw_values(scene: Scene, seen: Seen, style: Style, dots: dict, room: Box, column: float) -> None:
-    """Values beside their dots, in their line's colour; further off where a label, a dot or a line is in the way."""
+    """Write each value beside its dot, in its line's colour; further off where a label, dot or line is in the way."""
     radius = _radius(style)
     marks = {at: (x - radius, y - radius, x + radius, y + radius) for at, (x, y) in dots.items()}
     joined = [(dots[s, c], dots[s, c + 1]) for s, c in dots if (s, c + 1) in dots]
@@ -97,7 +97,7 @@ def _draw_values(scene: Scene, seen: Seen, style: Style, dots: dict, room: Box, 
         if width_of(text, style.label_size) > column - 2:
             scene.tight.append(f"{text!r} is wider than its column")
         fill = style.theme.ink if seen.n_series == 1 else style.theme.text_colour(style.position(s))
-        # On an area, a plate would be a hole in it
+        # On a filled area, a background of its own would look like a hole
         plate = None if style.variant == "area" and seen.n_series == 1 else plate_colour(seen, style, c)
         label = crossed = None
         for x, y, anchor in _places(dot, radius, style, _peaks(seen, s, c)):
@@ -124,14 +124,14 @@ def _radius(style: Style) -> float:
 
 
 def _peaks(seen: Seen, series: int, category: int) -> bool:
-    """Whether the line comes from below and goes below: above it, a label is then clear of the line."""
+    """Whether a dot is not below the mean of its neighbours: a label above it is then clear of the line."""
     value = seen.values[series, category]
     around = [seen.values.get((series, category + step), value) for step in (-1, 1)]
     return sum(around, Fraction(0)) <= 2 * value
 
 
 def _places(dot: tuple[float, float], radius: float, style: Style, above: bool) -> Iterator[tuple[float, float, str]]:
-    """Nearest first: over or under the dot, then beside it, then further off."""
+    """Candidate places (x, y, anchor) of a label: over or under the dot, then beside it, then further off."""
     x, y = dot
     size, cap = style.label_size, cap_height(style.label_size)
     for k in range(5):

@@ -1,4 +1,4 @@
-"""Pies and rings: a slice for each value, the value beside it, the names in a legend at the right."""
+"""Pie and ring charts: a slice per value with the value beside it, and the names in a legend at the right."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .scene import Box, Label, Scene, cap_height, make_label, overlap, width_of
 
 
 VARIANTS = ("pie", "ring")
-SMALLEST_SHARE = 0.03  # of a slice: below, its label has no place of its own
+SMALLEST_SHARE = 0.03  # of the whole; the labels of smaller slices would collide
 
 
 def draw_pie(scene: Scene, seen: Seen, style: Style, room: Box) -> None:
-    """Slices of the values that are told, as shares of their sum; without any, an empty circle."""
+    """Draw the visible values as slices, in shares of their sum; without any, an empty circle."""
     left, top, right, bottom = room
     size, theme = style.label_size, style.theme
     if seen.series is not None:
@@ -51,7 +51,7 @@ def draw_pie(scene: Scene, seen: Seen, style: Style, room: Box) -> None:
 
 
 def _direction(turn: float) -> tuple[float, float]:
-    """Of a share of a full turn, clockwise from the top."""
+    """Unit vector at a share of a full turn, clockwise from the top."""
     return math.sin(2 * math.pi * turn), -math.cos(2 * math.pi * turn)
 
 
@@ -64,7 +64,7 @@ def _sector(x: float, y: float, radius: float, start: float, stop: float) -> lis
 def _value_label(
     scene: Scene, style: Style, text: str, circle: tuple[float, float, float], middle: float, placed: list[Label]
 ) -> Label:
-    """The value beside the middle of its slice, or as little off as keeps it clear of the labels before it."""
+    """Label of a slice beside its middle, shifted as little as keeps it clear of the labels in `placed`."""
     x, y, radius = circle
     half_width, half_height = width_of(text, style.label_size) / 2, cap_height(style.label_size) / 2
     label = None
@@ -81,7 +81,7 @@ def _value_label(
 
 
 def _draw_names(scene: Scene, seen: Seen, style: Style, room: Box) -> float:
-    """Names beside their colours, one below the other at the right; returns where they begin."""
+    """Draw the legend, a column at the right; returns its left edge in pixels."""
     assert seen.series is not None
     _, top, right, bottom = room
     size, chip = style.label_size, style.label_size * 0.75

@@ -1,4 +1,4 @@
-"""Questions about the points of a scatter plot: those of one axis, and those that need both or the colours."""
+"""Questions about the points of a scatter plot: about one axis, about both axes, and about the coloured groups."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from . import questions
 from .grid import Grid, plain, rounded
-from .questions import Ask, Question, added, is_extreme, listed
+from .questions import Ask, Question, added, is_unique, listed
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points as two grids, whose categories are their letters, and the group of each."""
+    """The points of a scatter plot as one grid per axis, whose categories are the letters, and each point's group."""
 
     x: Grid
     y: Grid
@@ -46,7 +46,7 @@ def at_extremum(rng: np.random.Generator, cloud: Cloud) -> Question | None:
     largest = bool(rng.integers(2))
     values = by.values[0]
     i = values.index(max(values) if largest else min(values))
-    if not is_extreme(values, i):
+    if not is_unique(values, i):
         return None
     word, answer = "largest" if largest else "smallest", plain(asked.values[0][i])
     text = f"What is the {asked.quantity} of the point with the {word} {by.quantity}, in {asked.unit}?"
@@ -170,12 +170,12 @@ BOTH: dict[str, Maker] = {
     "group_average": group_average,
     "group_larger": group_larger,
 }
-# A share of a sum of heights says nothing
+# Without `share`: a percentage of a sum of coordinates is meaningless
 ONE_AXIS = {kind: make for kind, make in questions.KINDS.items() if kind != "share"}
 
 
 def ask_about_points(rng: np.random.Generator, cloud: Cloud) -> Question | None:
-    """A question of a kind drawn at random, or `None` where the kind does not suit these points."""
+    """A question of a random kind, or `None` if that kind has no clear answer for these points."""
     names = [*ONE_AXIS, *BOTH]
     kind = names[int(rng.integers(len(names)))]
     if kind in BOTH:

@@ -1,4 +1,4 @@
-"""Scatter plots: lettered points, read from the grid or from coordinates beside them, in one group or two colours."""
+"""Scatter plots: lettered points in one or two colours, read off the grid or from coordinates written beside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIANTS = ("grid", "written")
 
 @dataclass(frozen=True)
 class Point:
-    """One point: `group` is the position of its colour."""
+    """A point and its letter; `group` is the position of its colour in the palette."""
 
     letter: str
     x: Fraction
@@ -25,13 +25,13 @@ class Point:
     group: int = 0
 
     def label(self, written: bool) -> str:
-        """The letter, with the coordinates where they are written."""
+        """Label of the point: its letter, and its coordinates if these are `written`."""
         return f"{self.letter} ({plain(self.x)}, {plain(self.y)})" if written else self.letter
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows, and the range of its numbers; every `step` has a line, every second or so a number."""
+    """An axis: its quantity and unit, the numbered `ticks`, and the spacing `step` of the grid lines."""
 
     name: str
     unit: str
@@ -45,7 +45,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class SeenPoints:
-    """What a scatter plot shall tell; see `frame.Seen`."""
+    """The visible content of a scatter plot; see `frame.Seen`."""
 
     frame: Seen
     x_axis: Axis | None = None
@@ -54,7 +54,7 @@ class SeenPoints:
 
 
 def draw_points(scene: Scene, seen: SeenPoints, style: Style) -> None:
-    """Points that are told, on the scale of the axes, where told, else of the points."""
+    """Draw the visible points; an axis spans its ticks if it is visible, else the points."""
     left, top, right, bottom = draw_frame(scene, seen.frame, style)
     size, theme = style.label_size, style.theme
     cap = cap_height(size)
@@ -99,7 +99,7 @@ def draw_points(scene: Scene, seen: SeenPoints, style: Style) -> None:
 
 
 def _range(ticks: tuple[Fraction, ...], values: list[Fraction]) -> tuple[float, float]:
-    """Of an axis: of its ticks, where it has some, else of the points, which may all be one."""
+    """Ends of an axis: those of its ticks, else those of the points' values with a margin."""
     if ticks:
         return float(ticks[0]), float(ticks[-1])
     low, high = float(min(values, default=0)), float(max(values, default=1))
@@ -108,7 +108,7 @@ def _range(ticks: tuple[Fraction, ...], values: list[Fraction]) -> tuple[float, 
 
 
 def _lines(axis: Axis, style: Style) -> list[Fraction]:
-    """Where grid lines are: at every step where points are read from them, else at the numbers."""
+    """Values with a grid line: every step if points are read off the grid, else the ticks (or none, by the style)."""
     if style.variant == "written":
         return list(axis.ticks) if style.grid_lines else []
     count = int((axis.ticks[-1] - axis.ticks[0]) / axis.step)
@@ -116,7 +116,7 @@ def _lines(axis: Axis, style: Style) -> list[Fraction]:
 
 
 def _draw_labels(scene: Scene, seen: SeenPoints, style: Style, dots: list, radius: float, room: Box) -> None:
-    """Each label beside its point, where neither another point nor another label is."""
+    """Place each label beside its point, clear of other points and labels."""
     boxes = [(x - radius, y - radius, x + radius, y + radius) for x, y in dots]
     if any(overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i]):
         scene.tight.append("points touch")
@@ -132,7 +132,7 @@ def _draw_labels(scene: Scene, seen: SeenPoints, style: Style, dots: list, radiu
             box = label.box
             inside = room[0] <= box[0] and room[1] <= box[1] and box[2] <= room[2] and box[3] <= room[3]
             if inside and not any(overlap(box, other, 2) for other in others):
-                # Good enough for a part of the facts, but no picture begins like that
+                # Accepted in a picture of some of the facts, but a problem is rejected if its full picture needs it
                 scene.tight += [f"{text!r} is far from its point"] if k >= len(near) else []
                 break
         else:

@@ -1,4 +1,4 @@
-"""Questions about one series of a grid: wording, answer and the steps to it, each from the grid's own values."""
+"""Questions about one series of a grid; wording, answer and reasoning are computed from the grid's values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .grid import Grid, plain, rounded
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answer and the way there.
+    """A question, its answer and the reasoning.
 
     Args:
-        kind: Its name in `KINDS` or `compare.KINDS`.
+        kind: Its name in `KINDS`, or among the questions of `relations` or `point_questions`.
         operands: What it is about, as plain data: positions of categories and series, a threshold.
     """
 
@@ -30,12 +30,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a question is made from.
+    """The input from which a question is made: a source of random numbers, a grid, and the elements beside it.
 
     Args:
-        mark: What a category is drawn as: "bar", "point", "row".
-        highlighted: Position of the highlighted category, where there is one.
-        target: Value of the target line, where there is one.
+        mark: Word for the drawing of a category: "bar", "point", "row".
+        highlighted: Position of the highlighted category, if there is one.
+        target: Value of the target line, if there is one.
     """
 
     rng: np.random.Generator
@@ -45,7 +45,7 @@ class Ask:
     target: Fraction | None = None
 
     def pick(self, count: int, without: int | None = None) -> list[int]:
-        """Positions of so many categories, each once."""
+        """Positions of `count` random categories, none twice and none equal to `without`."""
         order = self.rng.permutation(len(self.grid.categories)).tolist()
         return [c for c in order if c != without][:count]
 
@@ -53,7 +53,7 @@ class Ask:
         return int(self.rng.integers(len(self.grid.values)))
 
     def told(self, series: int, categories: Sequence[int]) -> str:
-        """ "Mon: 3, Tue: 4." """
+        """Values of some categories as text: `Mon: 3, Tue: 4.`"""
         grid = self.grid
         return ", ".join(f"{grid.categories[c]}: {plain(grid.values[series][c])}" for c in categories) + "."
 
@@ -62,7 +62,7 @@ class Ask:
 
 
 def listed(items: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """Items as a sentence lists them: "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
@@ -70,8 +70,8 @@ def added(values: Sequence[Fraction]) -> str:
     return " + ".join(map(plain, values))
 
 
-def is_extreme(values: Sequence[Fraction], position: int) -> bool:
-    """Whether no other value equals this one: the answer is then one category."""
+def is_unique(values: Sequence[Fraction], position: int) -> bool:
+    """Whether no other value equals the one at `position`, so that a question about it has one answer."""
     return list(values).count(values[position]) == 1
 
 
@@ -147,7 +147,7 @@ def extremum(ask: Ask) -> Question | None:
     g, s, largest = ask.grid, ask.pick_series(), bool(ask.rng.integers(2))
     values = g.values[s]
     position = values.index(max(values) if largest else min(values))
-    if not is_extreme(values, position):
+    if not is_unique(values, position):
         return None
     name, word = g.categories[position], "largest" if largest else "smallest"
     steps = (
@@ -203,7 +203,7 @@ def rank(ask: Ask) -> Question | None:
     place = int(ask.rng.integers(2, min(4, len(values)) + 1)) - 1
     order = sorted(range(len(values)), key=lambda c: values[c], reverse=largest)
     position = order[place]
-    if not is_extreme(values, position):
+    if not is_unique(values, position):
         return None
     word = f"{('second', 'third', 'fourth')[place - 1]} {'largest' if largest else 'smallest'}"
     name = g.categories[position]
@@ -265,7 +265,7 @@ def share(ask: Ask) -> Question | None:
 
 
 Maker = Callable[[Ask], Question | None]
-# About one series; `SUMS` are those that need a quantity that can be added up
+# Questions about one series; those in `SUMS` need a quantity that can be added up
 SUMS: dict[str, Maker] = {
     "add": add,
     "total": total,

@@ -1,6 +1,6 @@
-"""Grids and points from real tables that ship inside the PyPI package `vega_datasets` 0.9 (see `data.tables`).
+"""Grids and points from real tables that ship inside the PyPI package `vega_datasets` 0.9.
 
-Beside the weather, cars and irises that `data.tables` states the sources of:
+`problems.real_tables` states the sources of the weather, cars and irises; those of the other tables are:
 
 - `barley`: yields of barley by variety, site and year. Immer, Hayes and LeRoy Powers (1934), "Statistical
   determination of barley varietal adaptation", Journal of the American Society for Agronomy 26, 403-419.
@@ -26,7 +26,7 @@ from .grid import Grid, rounded
 
 @dataclass(frozen=True)
 class _Source:
-    """A quantity by category and series, before a part of it is drawn: `cells[series, category]`."""
+    """All values of a quantity, `cells[series, category]`, from which a grid takes a random part."""
 
     title: str
     quantity: str
@@ -132,7 +132,7 @@ def real_grid(
         categories = categories[first : first + n_categories]
     else:
         categories = [categories[i] for i in rng.permutation(len(categories))[:n_categories]]
-    # A year in parts of which only one is shown is part of the title
+    # The title names the series (a year, a site) if only one of several is shown
     title = source.title if n_series > 1 or not series[0] else f"{source.title}, {series[0]}"
     return Grid(
         title=title,
@@ -152,7 +152,7 @@ def real_grid(
 
 @dataclass(frozen=True)
 class RealPoints:
-    """Measured pairs of numbers, each of a group."""
+    """Measured points (group, x, y), with the names and units of both axes."""
 
     title: str
     x: str
@@ -164,7 +164,7 @@ class RealPoints:
 
 @lru_cache(maxsize=1)
 def real_points() -> tuple[RealPoints, ...]:
-    """Cars and irises as (group, x, y), those with both numbers, each once.
+    """Cars and irises as points; those that lack a number are left out, and equal ones are kept once.
 
     Raises `ImportError`, naming the extra, when `vega_datasets` is not installed.
     """

@@ -1,11 +1,11 @@
-"""Questions about changes over time, about several series, and about what is marked in the picture."""
+"""Questions about changes over time, about several series, and about the highlighted category and target line."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
 from .grid import plain
-from .questions import Ask, Maker, Question, _counted, is_extreme, listed
+from .questions import Ask, Maker, Question, _counted, is_unique, listed
 
 
 def largest_rise(ask: Ask) -> Question | None:
@@ -13,7 +13,7 @@ def largest_rise(ask: Ask) -> Question | None:
     values = g.values[s]
     rises = [after - before for before, after in zip(values, values[1:], strict=False)]
     top = rises.index(max(rises))
-    if rises[top] <= 0 or not is_extreme(rises, top):
+    if rises[top] <= 0 or not is_unique(rises, top):
         return None
     name = g.categories[top + 1]
     text = f"For which {g.noun} is the rise of the {g.what(s)} over the {g.noun} before the largest?"
@@ -111,7 +111,7 @@ def widest_gap(ask: Ask) -> Question | None:
     a, b = pair
     gaps = [abs(x - y) for x, y in zip(g.values[a], g.values[b], strict=True)]
     top = gaps.index(max(gaps))
-    if not is_extreme(gaps, top):
+    if not is_unique(gaps, top):
         return None
     name = g.categories[top]
     text = f"For which {g.noun} do {g.series[a]} and {g.series[b]} differ most in {g.quantity}?"
@@ -155,7 +155,7 @@ def highlighted_rank(ask: Ask) -> Question | None:
     g, h, s = ask.grid, ask.highlighted, ask.pick_series()
     assert h is not None
     values = g.values[s]
-    if not is_extreme(values, h):
+    if not is_unique(values, h):
         return None
     larger = [c for c, value in enumerate(values) if value > values[h]]
     text = f"Counted from the largest {g.what(s)}, which place has the highlighted {ask.mark}? Answer with a number."

@@ -31,7 +31,7 @@ _STREAM = 106
 
 @dataclass(frozen=True)
 class Topic:
-    """What a plot is about: two quantities with their units, and the names of two groups."""
+    """The subject of a made-up plot: two quantities with their units, and the names of two groups."""
 
     title: str
     x: tuple[str, str]
@@ -53,7 +53,7 @@ TOPICS = (
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points in a style; called, it draws some of their facts (a `data.problem.Renderer`)."""
+    """A scatter plot in a style; calling it draws some of its facts (a `problems.problem.Renderer`)."""
 
     title: str
     x_axis: Axis
@@ -64,15 +64,15 @@ class Scatter:
     note: str | None = None
 
     def facts(self) -> tuple[Fact, ...]:
-        """What there is to know, descriptions first, then properties, then conditions."""
-        return tuple(fact for _, fact in self._told)
+        """All facts of the plot: descriptions, then properties, then conditions."""
+        return tuple(fact for _, fact in self._roles_and_facts)
 
     def scene(self, shown: frozenset[int], question: str | None) -> Scene:
-        """The layout of the picture."""
+        """The layout of the picture with the facts at the positions `shown`."""
         frame: dict[str, Any] = {}
         axes: dict[str, Axis] = {}
         points = []
-        for position, (role, _) in enumerate(self._told):
+        for position, (role, _) in enumerate(self._roles_and_facts):
             if position not in shown:
                 continue
             if isinstance(role, Point):
@@ -91,11 +91,11 @@ class Scatter:
         return paint(self.scene(shown, question))
 
     @cached_property
-    def _told(self) -> list[tuple[dict[str, Any] | str | Point, Fact]]:
-        return list(self._tell())
+    def _roles_and_facts(self) -> list[tuple[dict[str, Any] | str | Point, Fact]]:
+        return list(self._iterate_facts())
 
-    def _tell(self) -> Iterator[tuple[dict[str, Any] | str | Point, Fact]]:
-        """Each fact with the fields of `Seen` that it fills, the name of its axis, or its point."""
+    def _iterate_facts(self) -> Iterator[tuple[dict[str, Any] | str | Point, Fact]]:
+        """Each fact after its role: the fields of `Seen` that it fills, the name of its axis, or its point."""
         described = FactKind.DESCRIPTION
         yield {"title": self.title}, Fact(f'The scatter plot is titled "{self.title}".', (self.title,), described)
         for role, side, axis in (("x_axis", "horizontal", self.x_axis), ("y_axis", "vertical", self.y_axis)):
@@ -145,13 +145,13 @@ def scatter(index: int, seed: int, look: RenderStyle, source: str = "synthetic")
 
 
 def make_scatter(rng: np.random.Generator, look: RenderStyle, source: str) -> tuple[Scatter, Question] | None:
-    """A plot and a question about it, drawn until they fit the look; `None` where nothing does."""
+    """A random plot with a question; `None` if no attempt fits the picture that `look` allows."""
     for attempt in range(_ATTEMPTS):
         style = draw_style(rng, look, VARIANTS)
         if source == "real":
             style = replace(style, variant="written")  # measured numbers do not lie on grid lines
         elif attempt >= _ATTEMPTS // 4:
-            style = replace(style, variant="grid")  # large coordinates have no room
+            style = replace(style, variant="grid")  # written coordinates need more room
         marks = min(look.marks, _MOST_POINTS) - attempt // 4
         few = max(3, round(0.6 * marks))
         count = int(rng.integers(few, max(few, marks) + 1))
@@ -174,7 +174,7 @@ def _draw_synthetic(rng: np.random.Generator, style: Style, count: int) -> Scatt
     most = style.image_size // (4 * style.label_size)
     if style.variant == "grid":
         high = (8, 10, 12)[int(rng.integers(3))]
-        # Numbers at every second or so line, the same with and without a question in the picture
+        # Only every second line or so has a number, and the same ones with and without the question in the picture
         every = next(k for k in (2, 4, 5, 6, 8, 10, 12) if high % k == 0 and high // k < max(most, 3))
         ticks = tuple(Fraction(value) for value in range(0, high + 1, every))
         x_axis, y_axis = (Axis(*name, ticks, Fraction(1)) for name in (topic.x, topic.y))
@@ -219,14 +219,14 @@ def _axes(names: tuple[tuple[str, str], tuple[str, str]], spots: list, most: int
 
 
 def _groups(rng: np.random.Generator, count: int) -> list[int]:
-    """A group for each point; neither is empty."""
+    """A random group (0 or 1) for each point; neither group is empty."""
     groups = rng.integers(0, 2, count)
     groups[rng.permutation(count)[:2]] = (0, 1)
     return groups.tolist()
 
 
 def _cloud(plot: Scatter) -> Cloud:
-    """The same points as two grids, one for each axis."""
+    """The points of a plot as one grid per axis."""
     letters = tuple(point.letter for point in plot.points)
     grids = [
         Grid(plot.title, axis.name, axis.unit, "point", "points", "of point", letters, False, True, (values,))

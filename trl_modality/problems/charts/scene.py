@@ -1,4 +1,4 @@
-"""A picture as a list of shapes and labels, laid out before it is painted, so that its labels can be checked."""
+"""A picture as shapes and labels, laid out before it is painted, so that collisions of labels can be found."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cap_height(size: int) -> int:
 
 @dataclass(frozen=True)
 class Label:
-    """A line of text: `x`, `y` is the left end of its baseline, `plate` the colour behind it, where there is one."""
+    """A line of text: (`x`, `y`) is the left end of its baseline in pixels, `plate` the colour behind it, if any."""
 
     text: str
     x: int
@@ -54,14 +54,14 @@ class Label:
 
 @dataclass
 class Scene:
-    """What a picture is made of, in pixels from the top left; shapes are painted in their order, then the labels."""
+    """Shapes and labels of a picture, in pixels from the top left; shapes are painted in order, then the labels."""
 
     size: int
     paper: Colour
     shapes: list[tuple] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     tight: list[str] = field(default_factory=list)
-    """What the layout found no room for."""
+    """Messages about marks and labels that the layout found no room for."""
 
     def rectangle(self, box: Box, fill: Colour, radius: float = 0, corners: str = "") -> None:
         """`corners` names the rounded ones by side ("top", "right"); by default all."""
@@ -79,13 +79,17 @@ class Scene:
     def text(
         self, text: str, x: float, y: float, size: int, fill: Colour, anchor: str = "lm", plate: Colour | None = None
     ) -> Label:
-        """Add a label by a point of it: `anchor` is l, m or r, then t, m or b of its capital letters."""
+        """Add a label by a point of it.
+
+        `anchor` says which point (`x`, `y`) is: l, m or r (left, middle, right), then t, m or b (top, middle or bottom
+        of the capital letters).
+        """
         label = make_label(text, x, y, size, fill, anchor, plate)
         self.labels.append(label)
         return label
 
     def faults(self) -> list[str]:
-        """What keeps the picture from being a good one: collisions, and what the layout found no room for."""
+        """Reasons to reject the picture: collisions of labels, and what the layout found no room for."""
         return self.collisions() + self.tight
 
     def collisions(self) -> list[str]:
@@ -104,7 +108,7 @@ class Scene:
 def make_label(
     text: str, x: float, y: float, size: int, fill: Colour, anchor: str = "lm", plate: Colour | None = None
 ) -> Label:
-    """A label from a point of it, as for `Scene.text`."""
+    """A label from its anchor point; arguments as for `Scene.text`."""
     left = x - {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * width_of(text, size)
     base = y + {"t": 1.0, "m": 0.5, "b": 0.0}[anchor[1]] * cap_height(size)
     return Label(text, round(left), round(base), size, fill, plate)
@@ -116,7 +120,7 @@ def overlap(a: Box, b: Box, gap: float = 1) -> bool:
 
 
 def crosses(box: Box, start: tuple[float, float], stop: tuple[float, float]) -> bool:
-    """Whether the straight line enters the box."""
+    """Whether the segment from `start` to `stop` meets the box."""
     low, high = 0.0, 1.0
     for axis in (0, 1):
         origin, delta = start[axis], stop[axis] - start[axis]
@@ -130,7 +134,7 @@ def crosses(box: Box, start: tuple[float, float], stop: tuple[float, float]) -> 
 
 
 def mix_colours(a: Colour, b: Colour, share: float) -> Colour:
-    """`share` of b, the rest of a."""
+    """A mixture of two colours: `share` of b, the rest of a."""
     red, green, blue = (round(x + share * (y - x)) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
@@ -161,7 +165,7 @@ def paint(scene: Scene) -> Image.Image:
 
 @lru_cache(maxsize=1 << 12)
 def _stamp(text: str, size: int) -> Image.Image:
-    """Coverage of the text in its ink box: names and numbers come again, and rendering them is most of their cost."""
+    """Mask of the text in its ink box; cached, since names and numbers recur and rendering is most of their cost."""
     left, top, right, bottom = _ink(text, size)
     mask = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(mask).text((-left, -top), text, 255, font(size), anchor="ls")
@@ -172,7 +176,7 @@ def _paint_rectangle(draw: ImageDraw.ImageDraw, box: Box, fill: Colour, radius: 
     left, top, right, bottom = (round(SCALE * value) for value in box)
     if right <= left or bottom <= top:
         return
-    # Pillow's boxes hold their last pixel
+    # Pillow's boxes include their last pixel
     inner = (left, top, right - 1, bottom - 1)
     radius = min(SCALE * radius, (right - left) // 2, (bottom - top) // 2)
     if radius < 1:

@@ -1,4 +1,4 @@
-"""Colours and manners of drawing; every colour of a palette is what its name says, since facts name it."""
+"""Colour themes of charts. Facts name colours, so every colour of a palette is recognizably what its name says."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Theme:
         return self.palette[position][0]
 
     def text_colour(self, position: int) -> Colour:
-        """A mark's colour, moved towards the ink so that thin letters in it keep their contrast with the paper."""
+        """A mark's colour moved towards the ink, so that thin letters in it keep their contrast with the paper."""
         return mix_colours(self.colour(position), self.ink, 0.35)
 
 

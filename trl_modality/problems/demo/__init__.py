@@ -1,1 +1,1 @@
-"""The problems of the demo: records of real tables, drawn small, and exercises in words alone."""
+"""The demo's data: pairs on small drawings of records from real tables, and text-only exercises."""

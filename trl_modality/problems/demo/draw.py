@@ -17,7 +17,7 @@ Facts = Sequence[tuple[str, int]]
 
 def draw_chart(facts: Facts) -> Image.Image:
     """
-    One bar per fact to the right of its name, top to bottom; light lines one unit apart, so that it can be counted.
+    One horizontal bar per fact, top to bottom, beside its name; grid lines one unit apart, to count the values by.
 
     Raises ValueError for a value outside 0-9.
     """
@@ -51,7 +51,7 @@ def draw_table(facts: Facts) -> Image.Image:
 
 def draw_columns(facts: Facts) -> Image.Image:
     """
-    One column per fact above its name, left to right, in another colour than the bars of `draw_chart`; no lines.
+    One vertical bar per fact, left to right, above its name; other colours than `draw_chart`, and no grid lines.
 
     Raises ValueError for a value outside 0-9.
     """
@@ -68,7 +68,7 @@ def draw_columns(facts: Facts) -> Image.Image:
 
 def draw_dark_table(facts: Facts) -> Image.Image:
     """
-    The table of `draw_table` in light ink on dark paper, with smaller digits and without frames.
+    The table of `draw_table` in light ink on a dark ground, with smaller digits and without frames.
 
     Raises ValueError for a value outside 0-9.
     """
@@ -81,7 +81,7 @@ def draw_dark_table(facts: Facts) -> Image.Image:
     return image
 
 
-# The forms in which facts are shown.
+# How the demo draws facts, by the name of the form
 DRAWINGS: dict[str, Callable[[Facts], Image.Image]] = {"chart": draw_chart, "table": draw_table}
 # Forms that a model has not been trained on
 SHIFTED_DRAWINGS: dict[str, Callable[[Facts], Image.Image]] = {"columns": draw_columns, "dark_table": draw_dark_table}

@@ -1,4 +1,4 @@
-"""Pairs to try things on: charts and tables of real records, with held-out records for the test."""
+"""The demo's pairs: charts and tables of real records, with other records held out for the test split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .problem import NAMED_FACTS, DemoProblem
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TEST_SHARE = 0.15  # of the records
+TEST_SHARE = 0.15  # of the records are held out
 
 
 def make_demo_pairs(
@@ -27,14 +27,14 @@ def make_demo_pairs(
     """
     Pairs for training and for testing; no facts of a test problem occur in training.
 
-    Every kind of question has the same share of a set, within one row, until the distinct questions of a kind are used
+    All kinds of questions have the same number of rows, within one, until the distinct questions of a kind are used
     up. Questions and forms (chart, table) are drawn without replacement, a pure function of the arguments.
 
     Args:
         n_train: number of training pairs.
         n_test: number of test pairs.
         seed: seed of the split and of the draw.
-        kinds: kinds of question, with the number of facts that each names.
+        kinds: kinds of questions, and how many facts a question of the kind names.
 
     Returns:
         (train, test) with the columns `id`, `category` ("chart, sum"), `images`, `text_rich_prompt`,
@@ -63,10 +63,10 @@ def draw_problems(
     kinds: Mapping[str, int] = NAMED_FACTS,
     forms: Collection[str] = tuple(DRAWINGS),
 ) -> list[tuple[DemoProblem, str]]:
-    """`count` (problem, form) about some records, without repeats, shuffled; ids name the record by its key.
+    """Draw `count` distinct (problem, form) about some records, in random order; ids contain the key of the record.
 
     Raises:
-        ValueError: if there are fewer distinct ones.
+        ValueError: if there are fewer distinct problems than `count`.
     """
     queues = []
     for kind, n_names in kinds.items():
@@ -79,7 +79,7 @@ def draw_problems(
         queues.append([options[i] for i in rng.permutation(len(options))])
     if count > (available := sum(map(len, queues))):
         raise ValueError(f"{count} pairs asked for, but these tables give {available} distinct ones.")
-    # Kinds in turn; a kind that is used up leaves its turn to the others.
+    # The kinds take turns; one that is used up is skipped.
     in_turn = [option for turn in zip_longest(*queues) for option in turn if option is not None][:count]
     chosen = []
     for index, form, kind, names in (in_turn[i] for i in rng.permutation(count)):
@@ -89,10 +89,10 @@ def draw_problems(
 
 
 def to_dataset(problems: Iterable[tuple[DemoProblem, str]]) -> Dataset:
-    """Pairs of (problem, form)."""
+    """The pair rows of (problem, form), with the pictures as PNG."""
     from datasets import Dataset
 
-    # A record is asked about many times: each of its two drawings is made and compressed once.
+    # Many questions are about the same record: each of its drawings is made and compressed once.
     drawn: dict[tuple, bytes] = {}
     rows = []
     for problem, form in problems:

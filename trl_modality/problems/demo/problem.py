@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 
-# How many facts a question names; the others are about all of them.
+# Kinds of questions, and how many facts a question of the kind names; with 0 it is about all facts
 NAMED_FACTS = {"look_up": 1, "sum": 2, "difference": 2, "largest": 0, "smallest": 0}
-# Questions of another step, which the demo does not train on
+# Kinds that take one more step of reasoning; the demo does not train on them
 FURTHER_FACTS = {"sum_of_three": 3, "spread": 0}
 
 _WORDING = {"look_up": "{0}?", "sum": "{0}+{1}?", "difference": "{0} to {1}?", "sum_of_three": "{0}+{1}+{2}?"}
@@ -25,8 +25,8 @@ class DemoProblem:
         id: unique within a data set.
         title: what the facts are and in which unit; both views show it.
         facts: (name, value) records in the order in which they are shown.
-        kind: one of `NAMED_FACTS` or `FURTHER_FACTS`; "difference" is the distance, never negative, "spread" that of
-            the largest and the smallest.
+        kind: one of `NAMED_FACTS` or `FURTHER_FACTS`; "difference" is the absolute difference of two facts, "spread"
+            that of the largest and the smallest.
         names: the facts the question is about, as many as the kind needs.
 
     Raises:
@@ -61,7 +61,7 @@ class DemoProblem:
 
     @property
     def reasoning(self) -> str:
-        """The facts the answer rests on, in words: those the question names, or all of them."""
+        """The facts that the answer depends on, in words: those that the question names, or all of them."""
         known = dict(self.facts)
         return _in_words([(name, known[name]) for name in self.names] or self.facts)
 
@@ -78,7 +78,7 @@ class DemoProblem:
         The pair row: both views of the question and one completion, "reasoning;answer".
 
         Args:
-            image: what `images` shall hold: a PIL image that shows the facts, or what `datasets.Image` takes for one.
+            image: the entry of `images`: a PIL image that shows the facts, or anything that `datasets.Image` encodes.
         """
         return {
             "id": self.id,

@@ -1,4 +1,4 @@
-"""Questions in words alone: a skill that a small language model has before it learns to see, and may lose by it."""
+"""Text-only exercises: a skill that the demo's base has before training on pictures, and may lose by it."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ EXERCISES: dict[str, Callable[[np.random.Generator], Exercise]] = {
 
 
 def make_text_skill(n_train: int, n_test: int, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Sums of two numbers, five digits to sort, one-step stories and series to go on with; no image.
+    """Text-only rows: sums of two numbers, five digits to sort, one-step stories, arithmetic series to continue.
 
-    The kinds take turns. No question of the test split occurs in the other one, with any seeds; questions of the
-    training split may occur twice.
+    The kinds take turns. No question of a test split occurs in a training split, whatever their seeds; a question may
+    occur twice in a training split.
 
     Args:
         n_train, n_test: Rows of the splits.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         (train, test) with the columns `id`, `category`, `prompt`, `completion` ("reasoning;answer"), `answer`.
@@ -83,7 +83,7 @@ def make_text_skill(n_train: int, n_test: int, seed: int = 0) -> tuple[Dataset, 
 def _row(rng: np.random.Generator, kind: str, split: str, number: int) -> dict:
     while True:
         question, reasoning, answer = EXERCISES[kind](rng)
-        # A question is of one split for good, whatever it is drawn for
+        # Its hash assigns a question to one split, whatever the seed
         is_test = zlib.crc32(question.encode()) < TEST_SHARE * 2**32
         if is_test == (split == "test"):
             break

@@ -1,1 +1,1 @@
-"""Plane geometry problems with their pictures; `generate.plane_geometry` makes them."""
+"""Plane geometry problems and their pictures; the entry point is `generate.plane_geometry`."""

@@ -1,6 +1,6 @@
-"""Circles: central and inscribed angles, diameters, chords and tangents. Each function fills a draft.
+"""Constructions with circles: central and inscribed angles, diameters, chords, tangents.
 
-The centre lies at 0. Points on the circle are given by their directions in degrees.
+Each function fills a draft. The centre lies at 0; points on the circle are given by their directions in degrees.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def inscribed(d: Draft, asked: str) -> None:
 
 
 def _over_diameter(d: Draft, radius: float, left: float) -> tuple[str, ...]:
-    """A triangle ABC over the diameter AB, with this angle at B in degrees; and O."""
+    """A triangle ABC over the diameter AB, with the angle `left` (degrees) at B; the names of A, B, C and O."""
     A, B, C = d.place(-radius, radius, polar(radius, 180 - 2 * left))
     O = d.centre(0)
     d.circle(O, A, B, C)
@@ -62,7 +62,7 @@ def _over_diameter(d: Draft, radius: float, left: float) -> tuple[str, ...]:
 
 
 def diameter_angles(d: Draft, asked: str) -> None:
-    """A triangle over a diameter has a right angle: its other angles."""
+    """Angles of a triangle over a diameter, which has a right angle (Thales)."""
     left = d.whole(25, 65)
     A, B, C, O = _over_diameter(d, d.whole(4, 9), left)
     right = f"{A}{B} is a diameter, so ∠{A}{C}{B} is a right angle"
@@ -84,7 +84,7 @@ def diameter_angles(d: Draft, asked: str) -> None:
 
 
 def diameter(d: Draft, asked: str) -> None:
-    """A triangle over a diameter has a right angle: Pythagoras."""
+    """Sides of a triangle over a diameter, which has a right angle, and size of the circle (Thales, Pythagoras)."""
     a, b, c = d.pick([t for t in TRIPLES if t[2] % 2 == 0 or asked in ("circumference", "disc")])
     A, B, C, O = _over_diameter(d, c / 2, math.degrees(math.atan2(b, a)))
     d.step(f"{A}{B} is a diameter, so ∠{A}{C}{B} is a right angle.")
@@ -107,7 +107,7 @@ def diameter(d: Draft, asked: str) -> None:
 
 
 def _one_tangent(d: Draft, radius: float, reach: float) -> tuple[str, str, str]:
-    """A radius OA and a tangent AP of these lengths, and OP."""
+    """A radius OA, a tangent PA of the length `reach`, and OP; the names of A, P and O."""
     A, P = d.place(-1j * radius, complex(reach, -radius))
     O = d.centre(0)
     d.circle(O, A)
@@ -117,7 +117,7 @@ def _one_tangent(d: Draft, radius: float, reach: float) -> tuple[str, str, str]:
 
 
 def tangent_angles(d: Draft, asked: str) -> None:
-    """A tangent is perpendicular to the radius at its end: angles."""
+    """Angles at a tangent, which is perpendicular to the radius where it touches."""
     outer, radius = d.whole(28, 55), d.whole(4, 8)
     A, P, O = _one_tangent(d, radius, radius / math.tan(math.radians(outer)))
     right = f"{P}{A} is tangent to ⊙{O} at {A}, so {O}{A} ⊥ {P}{A}"
@@ -132,7 +132,7 @@ def tangent_angles(d: Draft, asked: str) -> None:
 
 
 def tangent(d: Draft, asked: str) -> None:
-    """A tangent is perpendicular to the radius at its end: Pythagoras."""
+    """Lengths at a tangent, which is perpendicular to the radius where it touches (Pythagoras)."""
     a, b, c = d.pick([t for t in TRIPLES if 0.6 < t[0] / t[1] < 2])
     A, P, O = _one_tangent(d, a, b)
     d.step(f"{P}{A} is tangent to ⊙{O} at {A}, so {O}{A} ⊥ {P}{A}.")
@@ -155,7 +155,7 @@ def tangent(d: Draft, asked: str) -> None:
 
 
 def _two_tangents(d: Draft, radius: float, far: float) -> tuple[str, ...]:
-    """Both tangents from P, of this length, and the radii to them."""
+    """Both tangents from P, of the length `far`, and the radii to where they touch; the names of A, B, P and O."""
     direction = math.degrees(math.atan2(far, radius))
     A, B, P = d.place(polar(radius, direction), polar(radius, -direction), math.hypot(radius, far))
     O = d.centre(0)
@@ -167,7 +167,7 @@ def _two_tangents(d: Draft, radius: float, far: float) -> tuple[str, ...]:
 
 
 def two_tangents_angles(d: Draft, asked: str) -> None:
-    """Both tangents from a point: angles."""
+    """Angles between both tangents from a point, the radii and the chord."""
     outer, radius = d.whole(22, 40), d.whole(4, 8)  # half the angle at P
     A, B, P, O = _two_tangents(d, radius, radius / math.tan(math.radians(outer)))
     right = f"{P}{A} and {P}{B} are tangents, so m∠{O}{A}{P} = m∠{O}{B}{P} = 90°"
@@ -190,7 +190,7 @@ def two_tangents_angles(d: Draft, asked: str) -> None:
 
 
 def two_tangents(d: Draft, asked: str) -> None:
-    """Both tangents from a point are as long."""
+    """Lengths of both tangents from a point, which are equal."""
     radius, far, _ = d.pick([t for t in TRIPLES if 1.1 < t[1] / t[0] < 2.2])
     A, B, P, O = _two_tangents(d, radius, far)
     same = f"{P}{A} and {P}{B} are tangents from one point, so {P}{A} = {P}{B}"
@@ -207,7 +207,7 @@ def two_tangents(d: Draft, asked: str) -> None:
 
 
 def chord(d: Draft, asked: str) -> None:
-    """The perpendicular from the centre halves a chord."""
+    """A chord, which the perpendicular from the centre halves (Pythagoras)."""
     a, b, c = d.pick([t for t in TRIPLES if 0.4 < t[0] / t[1] < 1.6])
     if asked == "rounded":
         a, c = d.whole(3, 9), d.whole(6, 16)
@@ -240,7 +240,7 @@ def chord(d: Draft, asked: str) -> None:
 
 
 def cyclic_quadrilateral(d: Draft, asked: str) -> None:
-    """Opposite angles add up to 180 degrees."""
+    """A quadrilateral on a circle: opposite angles add up to 180 degrees."""
     at_a, at_b = d.whole(62, 118), d.whole(62, 118)
     # Arcs: AB + BC = 2·(angle at D) = 360 - 2·at_b, BC + CD = 2·at_a
     bc = 2 * d.whole(25, 60)
@@ -276,7 +276,7 @@ def cyclic_quadrilateral(d: Draft, asked: str) -> None:
 
 
 def crossing_chords(d: Draft, asked: str) -> None:
-    """Two chords that meet inside, with the chords of two arcs between them: equal angles over an arc."""
+    """Two crossing chords and the chords between their ends: inscribed angles over the same arc are equal."""
     ab, cd, ac = (2 * d.whole(25, 58) for _ in range(3))
     if 360 - ab - cd - ac < 50:
         raise Redraw
@@ -314,7 +314,7 @@ PRODUCTS = [parts for parts in PRODUCTS if 3 <= parts[3] <= 14]
 
 
 def chord_parts(d: Draft, asked: str) -> None:
-    """Two chords that meet inside: the products of their parts are equal."""
+    """Two crossing chords: the products of their parts are equal."""
     p, q, r, s = d.pick(PRODUCTS)
     turn = polar(1, d.whole(55, 125))
     across = (q - p) / 2  # the centre lies over the middle of each chord

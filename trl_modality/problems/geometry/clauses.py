@@ -1,6 +1,6 @@
-"""Clauses in the manner of PGPS9K (arXiv 2302.11097), and the draft of a problem that a construction fills with them.
+"""Clauses in the style of PGPS9K (arXiv 2302.11097), and the draft of a geometry problem that is built from them.
 
-A clause is one fact: its sentence, and what it draws. Sentences have one of the forms listed at `FORMS`.
+A clause is one fact: a sentence in one of the `FORMS`, and the points that it is about.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..problem import Fact, FactKind
 from .plane import Redraw, angle_at, cross
 
 
-# What a clause may say, by the form that tells the renderer what to draw.
+# Forms of clauses with their kind of fact and an example; the form also tells the renderer what to draw
 FORMS = {
     "polygon": FactKind.DESCRIPTION,  # "ABC is a triangle."
     "line": FactKind.DESCRIPTION,  # "A, D, B lie on line AB."
@@ -28,18 +28,18 @@ FORMS = {
     "length": FactKind.CONDITION,  # "AB = 5."
     "angle": FactKind.CONDITION,  # "m∠ABC = 40°."
 }
-LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # O is a centre; I looks like a stroke
+LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # without O, the name of centres, and I, which looks like a stroke
 TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One fact.
+    """One fact of a figure.
 
     Args:
         form: One of `FORMS`.
         words: The sentence.
-        points: The names it is about, in the order of the form: `circle` has the centre first; `angle` has the vertex
+        points: Names of its points, in the order of the form: `circle` has the centre first; `angle` has the vertex
             second; `perpendicular` has the corner second; `tangent` has the far point, the touching point, the centre;
             `parallel`, `equal` and `equal_angles` have the first part, then the second.
         text: The label of a length or an angle, as drawn.
@@ -61,7 +61,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Linear:
-    """k·x + c."""
+    """The linear expression k·x + c."""
 
     k: int
     c: int
@@ -80,16 +80,16 @@ class Linear:
 
     @property
     def grouped(self) -> str:
-        """As part of a longer expression."""
+        """As text within a longer expression: in brackets if it has two terms."""
         return f"({self})" if self.k and self.c else str(self)
 
 
 @dataclass
 class Draft:
-    """A problem in the making: a construction places points, adds clauses, reasons and asks.
+    """A geometry problem in the making: a construction adds points, clauses, steps of reasoning and the question.
 
     Args:
-        rng: Where all choices come from.
+        rng: Source of all random choices.
         most_points: Most named points.
     """
 
@@ -127,7 +127,7 @@ class Draft:
                 return one, other, 180 - one - other
 
     def place(self, *where: complex) -> list[str]:
-        """Name the points at these places."""
+        """Add points at these places; returns their new names."""
         names = [self._letters.pop(0) for _ in where]
         self.points.update(zip(names, map(complex, where), strict=True))
         return names
@@ -142,7 +142,7 @@ class Draft:
         self.clauses.append(Clause(form, words, tuple(points), text, count))
 
     def _next(self, form: str) -> int:
-        """How many ticks, arrows or arcs the next group gets."""
+        """Number of ticks, arrows or arcs that mark the next group of this form."""
         self._counts[form] = self._counts.get(form, 0) + 1
         return self._counts[form]
 
@@ -150,7 +150,7 @@ class Draft:
         self.add("polygon", f"{''.join(names)} is a {'triangle' if len(names) == 3 else 'quadrilateral'}.", names)
 
     def line(self, start: str, *others: str) -> None:
-        """A drawn segment, with the points on it in their order."""
+        """A drawn segment from `start` to the last of the others, with all its points in order."""
         names = (start, *others)
         self.add("line", f"{', '.join(names)} lie on line {start}{others[-1]}.", names)
 
@@ -198,7 +198,7 @@ class Draft:
         return expression
 
     def expression(self, value: int, factor: int | None = None) -> Linear:
-        """An expression in x that has this value; x is chosen with the first."""
+        """A random expression k·x + c of this value; the first call of a draft chooses x."""
         if not self.x:
             self.x = self.whole(3, max(4, min(20, value // 2)))
         choices = [k for k in range(1, 9) if -20 <= value - k * self.x <= 40]
@@ -232,7 +232,7 @@ class Draft:
         self.steps.append(sentence)
 
     def solve(self, terms: Sequence[Linear], total: Linear | int, why: str) -> None:
-        """Reason that the terms add up to the total, and solve that for x."""
+        """Add the step that the terms add up to the total, solved for x. Raises `Redraw` where x cancels out."""
         right = total if isinstance(total, Linear) else Linear(0, total)
         left = Linear(0, 0)
         for term in terms:

@@ -1,4 +1,4 @@
-"""True facts that a question does not need: a length where only angles matter, a side drawn on, a ray outside."""
+"""Distractors: true facts that a question does not need (a length, an extended side, an extra ray)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .clauses import TOLERANCE, Draft
 from .plane import cross, polar
 
 
-_FREE = math.radians(25)  # nothing else is drawn this near to a segment that is added
+_FREE = math.radians(25)  # least angle between an added segment and others at the same point
 
 
 Segment = tuple[str, str]
 
 
 def add_distractors(draft: Draft, count: int) -> None:
-    """Add up to `count` distractors: fewer where there is no free place or no name left.
+    """Add up to `count` distractors; fewer where there is no free place, or no point may be added.
 
-    Each is one condition; a point that comes with it has a description too.
+    A distractor is one condition; if it adds a point, the point has a description too.
     """
     own = _segments(draft)
-    ways = (_free_length, _drawn_on, _ray)
+    ways = (_state_length, _extend_segment, _draw_ray)
     for _ in range(count):
         for way in draft.rng.permutation(len(ways)):
             if ways[way](draft, own):
@@ -30,7 +30,7 @@ def add_distractors(draft: Draft, count: int) -> None:
 
 
 def _segments(draft: Draft) -> list[Segment]:
-    """Drawn segments from point to point, without points in them."""
+    """Drawn segments between neighbouring points: no other point lies on them."""
     found = []
     for clause in draft.clauses:
         if clause.form == "polygon":
@@ -40,8 +40,8 @@ def _segments(draft: Draft) -> list[Segment]:
     return [pair for pair in dict.fromkeys(found) if not any(draft.is_between(name, *pair) for name in draft.points)]
 
 
-def _free_length(draft: Draft, own: list[Segment]) -> bool:
-    """A whole length, where nothing else is about lengths."""
+def _state_length(draft: Draft, own: list[Segment]) -> bool:
+    """State a length that is whole, where no fact and no question is about lengths; returns whether it did."""
     if draft.asked["form"] not in ("angle", "x") or any(c.form == "length" for c in draft.clauses):
         return False
     for one, other in own:
@@ -58,7 +58,7 @@ def _size(draft: Draft) -> float:
 
 
 def _is_free(draft: Draft, start: str, end: complex) -> bool:
-    """Whether a segment from a point to a new place comes near to nothing."""
+    """Whether a segment from the point `start` to the place `end` keeps clear of all else in the figure."""
     at = draft.points[start]
     for one, other in _segments(draft):
         p, q = draft.points[one], draft.points[other]
@@ -86,8 +86,8 @@ def _is_inside(point: complex, corners: list[complex]) -> bool:
     return all(sides) or not any(sides)
 
 
-def _drawn_on(draft: Draft, own: list[Segment]) -> bool:
-    """A segment drawn on past its end, by a whole length."""
+def _extend_segment(draft: Draft, own: list[Segment]) -> bool:
+    """Extend a segment past its end by a whole length; returns whether there was room."""
     if len(draft.points) >= draft.most_points:
         return False
     length = max(round(0.3 * _size(draft)), 1)
@@ -103,8 +103,8 @@ def _drawn_on(draft: Draft, own: list[Segment]) -> bool:
     return False
 
 
-def _ray(draft: Draft, own: list[Segment]) -> bool:
-    """A segment from a point outwards, at a whole angle to another."""
+def _draw_ray(draft: Draft, own: list[Segment]) -> bool:
+    """Draw a segment from a point outwards, at whole degrees from another one; returns whether there was room."""
     if len(draft.points) >= draft.most_points:
         return False
     reach = 0.32 * _size(draft)
@@ -123,20 +123,22 @@ def _ray(draft: Draft, own: list[Segment]) -> bool:
 
 
 def _is_clear(draft: Draft, one: str, corner: str, end: complex) -> bool:
-    """Whether a ray from a corner parts no stated angle, and no drawn segment parts the angle that it makes."""
+    """Whether a ray from a corner divides no stated angle, and no drawn segment divides the angle to `one`."""
     at = draft.points[corner]
     ends = [draft.points[pair[pair[0] == corner]] for pair in _segments(draft) if corner in pair]
-    if any(_parts(at, draft.points[one], end, other) for other in ends):
+    if any(_divides(at, draft.points[one], end, other) for other in ends):
         return False
     stated = [c.points[n : n + 3] for c in draft.clauses if "angle" in c.form for n in range(0, len(c.points), 3)]
     stated += [c.points for c in draft.clauses if c.form in ("perpendicular", "tangent")]
     return not any(
-        _parts(at, draft.points[start], draft.points[stop], end) for start, vertex, stop in stated if vertex == corner
+        _divides(at, draft.points[start], draft.points[stop], end)
+        for start, vertex, stop in stated
+        if vertex == corner
     )
 
 
-def _parts(vertex: complex, start: complex, stop: complex, between: complex) -> bool:
-    """Whether a direction lies strictly within an angle of less than 180 degrees."""
+def _divides(vertex: complex, start: complex, stop: complex, between: complex) -> bool:
+    """Whether the direction to `between` lies strictly within the angle start-vertex-stop (below 180 degrees)."""
     wide = cmath.phase((stop - vertex) / (start - vertex))
     turn = cmath.phase((between - vertex) / (start - vertex))
     return turn * wide > 0 and TOLERANCE < abs(turn) < abs(wide) - TOLERANCE

@@ -1,4 +1,4 @@
-"""A figure: points and clauses, drawn to scale with the clauses that a picture shall tell."""
+"""A geometry figure: points and clauses, drawn to scale with the clauses that a picture is to show."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .strokes import Strokes, strokes_of
 
 Colour = tuple[int, int, int]
 _FINE = 2  # strokes are drawn this much larger, then reduced
-_LEADING = 1.4  # line height of the question by the labels' height
+_LEADING = 1.4  # line height of the question, in heights of a label
 
 
 class Crowded(Exception):
@@ -29,14 +29,14 @@ class Crowded(Exception):
 
 @dataclass(frozen=True)
 class Style:
-    """Colours (paper, strokes, values and marks), the width of strokes in pixels of a 336-pixel picture, how it lies.
+    """Colours, width of strokes and orientation of a figure.
 
     Args:
         paper, ink, accent: Colours of the ground, of lines and names, of values and marks.
         fill: Colour within polygons, if any.
-        width: Of the strokes.
+        width: Width of the strokes, in pixels of a 336-pixel picture.
         dots: Whether every point has a dot.
-        upright: Whether the figure stands on a side rather than at any angle.
+        upright: Whether the figure is turned by a multiple of 90 degrees only, rather than by any angle.
     """
 
     paper: Colour = (255, 255, 255)
@@ -60,13 +60,13 @@ STYLES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that can be drawn with any of its clauses; the others leave no trace.
+    """A figure that can be drawn with any of its clauses; hidden clauses leave no trace.
 
     Args:
         points: Coordinates, y up, in units of the lengths.
-        clauses: What can be told.
+        clauses: All clauses, from which a picture shows some.
         question: The question for which a strip above the figure is kept free.
-        look: Size of the picture and of its labels.
+        look: Size of the picture and its labels.
         style: Colours and strokes.
     """
 
@@ -78,7 +78,7 @@ class Figure:
     _placed: dict[frozenset[int], list[Label]] = field(default_factory=dict, repr=False, compare=False)
 
     def draw(self, shown: frozenset[int], question: str | None = None) -> Image.Image:
-        """The picture with the clauses at these positions, and the question above them where given."""
+        """The picture with the clauses at the positions `shown`, and the question above the figure if given."""
         shift = self._strip if question else self._strip // 2
         image = self._drawn(shown, 1j * shift)
         for label in self.labels(shown):
@@ -88,9 +88,10 @@ class Figure:
         return image
 
     def labels(self, shown: frozenset[int]) -> list[Label]:
-        """Where the labels of these clauses stand, without the question's strip.
+        """Placed labels of the clauses at the positions `shown`, without the question's strip.
 
-        They are placed as if the others did not exist; only where that search gives up, as they are among all.
+        Labels are placed as if hidden clauses did not exist. Only if that search fails do they stand where they stand
+        among the labels of all clauses.
 
         Raises:
             Crowded: there is no room for the labels of all clauses.
@@ -103,13 +104,13 @@ class Figure:
                 everything = frozenset(range(len(self.clauses)))
                 if shown == everything:
                     raise Crowded
-                found = [label for label in self.labels(everything) if label.wanted in strokes.wanted]
+                found = [label for label in self.labels(everything) if label.request in strokes.requests]
             self._placed[shown] = found
         return self._placed[shown]
 
     @cached_property
     def pixels(self) -> dict[str, complex]:
-        """Where each point is, without the question's strip."""
+        """Each point in pixels (complex, y down), without the question's strip."""
         corners = list(self.points.values())
         for clause in self.clauses:
             if clause.form == "circle":
@@ -127,7 +128,7 @@ class Figure:
 
     @property
     def closest(self) -> float:
-        """Pixels between two points, or twice those between a point and a line it is not on, whichever is least."""
+        """Least distance in pixels between two points, or twice that of a point to a line that it is not on."""
         found = [abs(one - other) for one, other in combinations(self.pixels.values(), 2)]
         centres = {clause.points[0] for clause in self.clauses if clause.form == "circle"}
         for clause in self.clauses:
@@ -136,7 +137,7 @@ class Figure:
             for start, end in pairwise(clause.points + clause.points[:1]):
                 for name in self.points.keys() - set(clause.points):
                     distance = _to_segment(self.pixels[name], self.pixels[start], self.pixels[end])
-                    # Others that lie on a line do so by another clause; a centre does by chance
+                    # Points on the line are there by another clause, except for a centre, which is there by chance
                     if distance > 0.01 or name in centres:
                         found.append(2 * distance)
         return min(found)
@@ -154,7 +155,7 @@ class Figure:
     def _strokes(self, shown: Iterable[int]) -> Strokes:
         strokes = strokes_of([self.clauses[i] for i in sorted(shown)], self.pixels, self.look.label_size)
         if self.style.dots:
-            strokes.dots += [wanted.points[0] for wanted in strokes.wanted if wanted.form == "name"]
+            strokes.dots += [request.points[0] for request in strokes.requests if request.form == "name"]
         return strokes
 
     def _drawn(self, shown: frozenset[int], shift: complex) -> Image.Image:
@@ -181,12 +182,12 @@ class Figure:
 
     def _write(self, image: Image.Image, label: Label, shift: int) -> None:
         size = self.look.label_size
-        left, top, _, _ = lettering.ink_box(label.wanted.text, size)
-        ink = self.style.ink if label.wanted.form == "name" else self.style.accent
-        lettering.write(image, (label.box[0] - left, label.box[1] - top + shift), label.wanted.text, size, ink)
+        left, top, _, _ = lettering.ink_box(label.request.text, size)
+        ink = self.style.ink if label.request.form == "name" else self.style.accent
+        lettering.write(image, (label.box[0] - left, label.box[1] - top + shift), label.request.text, size, ink)
 
     def _write_question(self, image: Image.Image, question: str) -> None:
-        """The question in its strip; smaller where another question than the figure's own is too long for it."""
+        """Write the question into its strip, in a smaller font if it is longer than the figure's own question."""
         size = self.look.label_size
         while True:
             lines = lettering.wrap(question, size, self._line_width)

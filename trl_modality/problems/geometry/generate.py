@@ -1,4 +1,4 @@
-"""Plane geometry problems of PGPS9K's kind, drawn at random: a construction, its numbers, a question, the picture."""
+"""Random plane geometry problems in the style of PGPS9K: a construction, its numbers, a question, the picture."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .figure import STYLES, Crowded, Figure, Style
 from .plane import Redraw, polar
 
 
-_STREAM = 0x9E0  # sets these draws apart from those of other generators with the same seed
+_STREAM = 0x9E0  # part of the random seed, so that generators with the same seed are unrelated
 _NUMBERS_PER_TRY, _TRIES_PER_TEMPLATE, _TEMPLATES_PER_INDEX = 400, 8, 30
-_CLOSEST = 1.6  # least distance of two points, in heights of a label: nearer ones would be hard to tell apart
+_CLOSEST = 1.6  # least distance of two points, in heights of a label; nearer ones would be hard to tell apart
 
 
 class Template(NamedTuple):
     """A construction with one of its questions.
 
     Args:
-        build: Fills a draft.
-        kind: The construction's name.
-        asked: The question's name.
-        points: How many points it names.
+        build: The construction: a function that fills a draft.
+        kind: Name of the construction.
+        asked: Name of the question.
+        points: Number of points that it names.
     """
 
     build: Callable[[Draft, str], None]
@@ -49,17 +49,18 @@ TEMPLATES = tuple(
 def plane_geometry(index: int, seed: int, look: RenderStyle) -> Problem:
     """A plane geometry problem: a pure function of its arguments.
 
-    Any len(TEMPLATES) indices in a row, from a multiple of it on, have each template once (those that `look.marks`
-    allows). Facts are told in PGPS9K's words: descriptions ("A, D, B lie on line AB.") write the names of the points,
-    properties ("DE ∥ BC.") are drawn as the customary marks, conditions ("AB = 5.", "m∠ABC = 40°.") as labels. A fact
-    that is not shown leaves no trace but for the form of the figure, which is to scale in every picture: without its
-    descriptions a figure has no names, and no lines but those that another fact is about.
+    With n templates that `look.marks` allows, each block of indices k·n to k·n + n - 1 has each template once. Facts
+    are told in PGPS9K's words: descriptions ("A, D, B lie on line AB.") write the names of the points, properties
+    ("DE ∥ BC.") are drawn as the customary marks, conditions ("AB = 5.", "m∠ABC = 40°.") as labels. A hidden fact
+    leaves no trace except in the form of the figure, which is to scale in every picture: without its descriptions a
+    figure has no names, and only the lines that a visible fact is about.
 
     Args:
         index: Position in the data set, from 0.
         seed: Seed of the data set.
         look: `marks` is the most named points, 3 or more; `distractors` is the most true facts beside those needed
-            (an extra length, a side drawn on, an extra ray); `styles` counts in `STYLES`; sizes are in pixels.
+            (an extra length, an extended side, an extra ray); `styles` is how many of `STYLES` are used; sizes are in
+            pixels.
 
     Returns:
         The problem. `meta` has `kind` and `template` (the construction and its question), `points` (name to [x, y] in
@@ -93,14 +94,14 @@ def _allowed(marks: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def _order(seed: int, block: int, allowed: tuple[int, ...]) -> list[int]:
-    """The templates of a block of indices, shuffled, so that the order falls in with no other cycle."""
+    """The templates of a block of indices in random order, so that taking every k-th index still gets all of them."""
     return np.random.default_rng([seed, block, _STREAM, 1]).permutation(allowed).tolist()
 
 
 def _attempt(
     rng: np.random.Generator, template: Template, look: RenderStyle, distractors: int, name: str
 ) -> Problem | None:
-    """A problem from the next numbers; `None` where its labels find no room."""
+    """A problem from the next random numbers; `None` if points are too close or labels find no room."""
     for _ in range(_NUMBERS_PER_TRY):
         draft = Draft(rng, look.marks)
         try:
@@ -114,7 +115,7 @@ def _attempt(
     add_distractors(draft, distractors)
     style = STYLES[int(rng.integers(min(look.styles, len(STYLES))))]
     _turn(draft, style)
-    # By kind, and shuffled within, so that a distractor is not known by its place
+    # By kind, and shuffled within a kind, so that its position does not give a distractor away
     kinds = list(FactKind)
     shuffled = [int(n) for n in rng.permutation(len(draft.clauses))]
     facts = [clause.fact for clause in draft.clauses]

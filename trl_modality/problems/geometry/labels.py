@@ -1,7 +1,7 @@
-"""Where labels go: a search among places for one that hits no stroke and no other label.
+"""Placement of labels: a search among candidate places for ones that touch no stroke and no other label.
 
-Names stand in the widest gap around their point, lengths beside the middle of their segment, angles between its sides
-where nothing stands in the way to the corner.
+Names stand in the widest gap around their point, lengths beside the middle of their segment, angles between their
+sides with no stroke on the way to the vertex.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import numpy as np
 
 from ..lettering import ink_box
 from .plane import cross
-from .strokes import Strokes, Wanted
+from .strokes import LabelRequest, Strokes
 
 
 GAP = 2.5  # pixels between a label and the middle of a stroke or another label
 _DOT = 3.0  # pixels: reach of a dot as an obstacle
-_RING = 48  # corners of a circle as an obstacle
-_NEARER = 1.25  # how many times as far from other lines the middle of a length has to be as from its own
+_RING = 48  # corners of the polygon that stands for a circle as an obstacle
+_NEARER = 1.25  # a length's label has to be this many times as far from other lines as from its own
 _MOST_TRIALS = 3000
-_MOST_PLACES = 24  # per label: the cheapest clean ones
+_MOST_PLACES = 24  # candidates kept for a label: the cheapest that touch no stroke
 
 
 @dataclass(frozen=True)
 class Label:
     """A label and the box of its ink: left, top, right, bottom in pixels."""
 
-    wanted: Wanted
+    request: LabelRequest
     box: tuple[int, int, int, int]
 
 
 @dataclass
 class _Places:
-    """Candidate places of one label: centres (K,) complex and costs (K,)."""
+    """Candidate places of one label: K centres (complex) and costs, half its width and height, an angle's vertex."""
 
     centres: np.ndarray
     costs: np.ndarray
@@ -44,19 +44,18 @@ class _Places:
 
 
 def place(strokes: Strokes, size: int, width: int, height: int) -> list[Label] | None:
-    """Places for all labels, or `None` where no clean arrangement was found.
+    """Place all labels; `None` if no arrangement without collisions was found.
 
     Args:
-        strokes: The figure and the labels it wants.
+        strokes: The strokes and the labels to place.
         size: Height of the font in pixels.
-        width: Pixels of the area that labels must stay in.
-        height: As `width`.
+        width, height: Area in pixels that labels must stay in.
     """
-    if not strokes.wanted:
+    if not strokes.requests:
         return []
     walls, blocks = _walls(strokes), _obstacles(strokes)
     middle = np.mean([p for line in strokes.lines for p in line] + [c for c, _ in strokes.rings])
-    places = [_places(wanted, strokes, size, complex(middle)) for wanted in strokes.wanted]
+    places = [_places(request, strokes, size, complex(middle)) for request in strokes.requests]
     owner = np.repeat(np.arange(len(places)), [len(p.centres) for p in places])
     half = np.repeat(np.array([p.half for p in places]), [len(p.centres) for p in places], axis=0)
     centres = np.concatenate([p.centres for p in places])
@@ -70,28 +69,28 @@ def place(strokes: Strokes, size: int, width: int, height: int) -> list[Label] |
     corners = np.repeat([np.nan if p.corner is None else p.corner for p in places], [len(p.centres) for p in places])
     seen = np.flatnonzero(clean & ~np.isnan(corners))
     clean[seen] &= ~_crosses(corners[seen], middles[seen] @ [1, 1j], walls).any(1)
-    for n, wanted in enumerate(strokes.wanted):
-        if wanted.form == "length":
+    for n, request in enumerate(strokes.requests):
+        if request.form == "length":
             mine = np.flatnonzero(clean & (owner == n))
-            clean[mine] &= _is_nearest(middles[mine] @ [1, 1j], wanted.points, strokes)
+            clean[mine] &= _is_nearest(middles[mine] @ [1, 1j], request.points, strokes)
     kept = np.flatnonzero(clean)
     middles, half, owner, low = middles[kept], half[kept], owner[kept], low[kept]
-    # Close to a stroke is worse than free of it
+    # A place close to a stroke costs more
     costs = costs[kept] + 0.2 * np.maximum(2.5 * GAP - clearances[kept], 0.0)
     chosen = _search(middles, half + [0.15 * size, 0.08 * size], owner, costs, len(places))
     if chosen is None:
         return None
     corners = [(*low[k], *(low[k] + 2 * half[k])) for k in chosen]
     return [
-        Label(wanted, (int(left), int(top), int(right), int(bottom)))
-        for wanted, (left, top, right, bottom) in zip(strokes.wanted, corners, strict=True)
+        Label(request, (int(left), int(top), int(right), int(bottom)))
+        for request, (left, top, right, bottom) in zip(strokes.requests, corners, strict=True)
     ]
 
 
 def _search(
     middles: np.ndarray, half: np.ndarray, owner: np.ndarray, costs: np.ndarray, count: int
 ) -> list[int] | None:
-    """One candidate for each label without overlaps, cheap ones first; depth first, the scarcest label first."""
+    """Positions of one candidate per label without overlaps: depth-first, the label with fewest candidates first."""
     ranks = np.lexsort((costs, owner))
     starts = np.searchsorted(owner[ranks], np.arange(count + 1))
     lists = [ranks[a : min(b, a + _MOST_PLACES)] for a, b in pairwise(starts)]
@@ -127,10 +126,10 @@ def _search(
     return None if found is None else [int(kept[found[n]]) for n in range(count)]
 
 
-def _places(wanted: Wanted, strokes: Strokes, size: int, middle: complex) -> _Places:
-    left, top, right, bottom = ink_box(wanted.text, size)
+def _places(request: LabelRequest, strokes: Strokes, size: int, middle: complex) -> _Places:
+    left, top, right, bottom = ink_box(request.text, size)
     half = ((right - left) / 2, (bottom - top) / 2)
-    return {"name": _around, "length": _beside, "angle": _between}[wanted.form](wanted.points, half, strokes, middle)
+    return {"name": _around, "length": _beside, "angle": _between}[request.form](request.points, half, strokes, middle)
 
 
 def _around(points: tuple[complex, ...], half: tuple[float, float], strokes: Strokes, middle: complex) -> _Places:
@@ -146,7 +145,7 @@ def _around(points: tuple[complex, ...], half: tuple[float, float], strokes: Str
 
 
 def _widest_gap(point: complex, strokes: Strokes) -> float:
-    """The direction in radians of the middle of the widest gap between the strokes at a point."""
+    """Direction in radians of the middle of the widest gap between the strokes at a point."""
     taken = []
     for start, end in strokes.lines:
         if abs(cross(point - start, end - start)) < abs(end - start) * 0.5:
@@ -169,7 +168,7 @@ def _beside(points: tuple[complex, ...], half: tuple[float, float], strokes: Str
     start, end = points
     normal = 1j * (end - start) / abs(end - start)
     if (((start + end) / 2 - middle) * normal.conjugate()).real < 0:
-        normal = -normal  # to the outer side
+        normal = -normal  # the outer side
     reach = half[0] * abs(normal.real) + half[1] * abs(normal.imag) + GAP + 1.5
     centres, costs = [], []
     for side, inner in ((normal, 0.0), (-normal, 1.2)):
@@ -241,7 +240,7 @@ def _is_nearest(centres: np.ndarray, own: tuple[complex, ...], strokes: Strokes)
 
 
 def _crosses(starts: np.ndarray, ends: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """Whether the way from near a start to its end crosses segment s, (K, S)."""
+    """Whether the last nine tenths of the way from start k to end k cross segment s, (K, S)."""
     start = (starts + 0.1 * (ends - starts))[:, None]
     end = ends[:, None]
     a, b = segments[None, :, 0], segments[None, :, 1]

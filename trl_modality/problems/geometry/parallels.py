@@ -1,4 +1,4 @@
-"""Lines that cross: straight and vertical angles, parallels cut by another line. Each function fills a draft."""
+"""Constructions with crossing lines: straight and vertical angles, parallels. Each function fills a draft."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .questions import ask
 
 
 def crossing_lines(d: Draft, asked: str) -> None:
-    """Two lines through a point, maybe with a third ray: vertical and straight angles."""
+    """Two lines through a point: vertical and straight angles."""
     lean = d.whole(35, 75)
     r = d.whole(4, 8)
     A, B, C, D, E = d.place(-r, r, polar(r, lean), polar(-r, lean), 0)
@@ -34,7 +34,7 @@ def crossing_lines(d: Draft, asked: str) -> None:
 
 
 def perpendicular_ray(d: Draft, asked: str) -> None:
-    """A perpendicular and another ray on one side of a line."""
+    """A perpendicular and another ray on the same side of a line."""
     lean, r = d.whole(30, 60), d.whole(4, 8)
     A, B, C, D, E = d.place(-r, r, 1j * r, polar(r, lean), 0)
     d.line(A, E, B)
@@ -52,7 +52,7 @@ def perpendicular_ray(d: Draft, asked: str) -> None:
 
 
 def transversal(d: Draft, asked: str) -> None:
-    """Two parallels joined by a segment across."""
+    """Two parallels joined by a transversal: alternate and co-interior angles."""
     lean, gap = d.whole(45, 75), d.whole(4, 6)
     half = gap * 0.95
     shift = meet(0, polar(1, lean), 1j * gap, 1j * gap + 1)
@@ -85,7 +85,7 @@ def transversal(d: Draft, asked: str) -> None:
 
 
 def zigzag(d: Draft, asked: str) -> None:
-    """A corner between parallels: its angle is the sum of the two at the parallels."""
+    """A bent line between two parallels: the angle at the bend is the sum of those at the parallels."""
     upper, lower = d.whole(28, 62), d.whole(28, 62)
     rise, fall = d.whole(3, 5), d.whole(3, 5)
     left = polar(1, upper)
@@ -114,7 +114,7 @@ def zigzag(d: Draft, asked: str) -> None:
 
 
 def parallel_through_apex(d: Draft, asked: str) -> None:
-    """A line through a corner of a triangle, parallel to the side across."""
+    """A line through a corner of a triangle, parallel to the opposite side."""
     left, right, top = d.three_angles(38, 90)
     base = d.whole(6, 12)
     apex, start, end = by_angles(base, left, right)

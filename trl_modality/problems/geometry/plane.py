@@ -1,4 +1,4 @@
-"""Points of the plane as complex numbers: where lines meet, feet, directions. Angles are in degrees."""
+"""Plane geometry on complex numbers: intersections, perpendiculars, triangles. Angles are in degrees."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 
 class Redraw(Exception):
-    """These numbers make no good problem: draw others."""
+    """The drawn numbers make no good problem; whoever called the construction draws others."""
 
 
 def polar(radius: float, degrees: float) -> complex:

@@ -1,4 +1,4 @@
-"""Parallelograms, rectangles, rhombuses and trapezoids. Each function fills a draft."""
+"""Constructions of parallelograms, rectangles, rhombuses and trapezoids. Each function fills a draft."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .triangles import TRIPLES
 
 
 def parallelogram(d: Draft, asked: str) -> None:
-    """Opposite sides are parallel: equal sides across, angles that add up to 180 degrees along a side."""
+    """A parallelogram: opposite sides are equal, angles at a side add up to 180 degrees."""
     lean, long, short = d.whole(50, 78), d.whole(8, 15), d.whole(5, 10)
     if not 0.45 < short / long < 0.9:
         raise Redraw
@@ -181,7 +181,7 @@ def rhombus(d: Draft, asked: str) -> None:
 
 
 def trapezoid_midline(d: Draft, asked: str) -> None:
-    """The line between the middles of the legs is as long as the mean of the parallel sides."""
+    """The midline of a trapezoid is the mean of its parallel sides."""
     short, long, height = d.whole(4, 10), d.whole(9, 18), d.whole(5, 9)
     if (short + long) % 2 or not 0.35 < short / long < 0.75 or height > 0.8 * long:
         raise Redraw

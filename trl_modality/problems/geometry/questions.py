@@ -1,4 +1,4 @@
-"""What is asked of a figure: its wording, the rounding, and the answer as text."""
+"""Questions about a figure: their wording, rounding, and the answer as text."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ ROUNDING = " Round to the nearest tenth."
 
 
 def ask(draft: Draft, form: str, names: str, value: float, rounded: bool = False) -> None:
-    """Close a draft: the question for `form` of `names`, the answer, and the step that states it.
+    """Complete a draft with the question for `form` of `names`, the answer, and the step that states it.
 
     Args:
         draft: The draft, with its steps up to here.
         form: `angle` (degrees), `length`, `perimeter`, `area`, `circumference`, `disc` (the area of a circle), or `x`.
         names: The points: "ABC" for an angle at B; the centre for a circle; "" for x.
         value: The value as computed by the theorems.
-        rounded: Whether to one decimal place; else it has to be whole.
+        rounded: Whether the answer is rounded to one decimal; if not, the value has to be whole.
 
     Raises:
         ValueError: a value that is not whole and shall not be rounded.
-        Redraw: a value too near to the middle between two roundings, so that it would hang on the last bit.
+        Redraw: a value to be rounded that is whole, or so near the middle of two roundings that a float's last bit
+            would decide.
     """
     thing = spoken(form, names)
     noun = f"{thing} in degrees" if form == "angle" else thing
@@ -59,6 +60,6 @@ def spoken(form: str, names: str) -> str:
 
 
 def root(square: float) -> str:
-    """The square root of a whole number in words of a step: exact where it is whole, else with the root sign."""
+    """The square root of a whole number as text: `√16 = 4`, or `√15` where the root is not whole."""
     whole = math.isqrt(round(square))
     return f"√{round(square)} = {whole}" if whole**2 == round(square) else f"√{round(square)}"

@@ -1,4 +1,4 @@
-"""Parallels in triangles: midlines, similar triangles, the altitude on a hypotenuse. Each function fills a draft."""
+"""Constructions with similar triangles: midlines, parallels, altitudes. Each function fills a draft."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .questions import ask, root
 
 
 def _with_parallel(d: Draft, corners: tuple[complex, complex, complex], share: float) -> list[str]:
-    """A triangle, and the segment from this share of its left side to that of its right one, both from the apex."""
+    """A triangle ABC and the segment DE that cuts the share `share`, from the apex, off its left and right side."""
     apex, start, end = corners
     names = d.place(*corners, apex + (start - apex) * share, apex + (end - apex) * share)
     A, B, C, D, E = names
@@ -22,7 +22,7 @@ def _with_parallel(d: Draft, corners: tuple[complex, complex, complex], share: f
 
 
 def midline(d: Draft, asked: str) -> None:
-    """The line between the middles of two sides is half as long as the third."""
+    """Lengths at a midline of a triangle, which is half as long as the third side."""
     base, one, other = 2 * d.whole(4, 9), 2 * d.whole(4, 9), 2 * d.whole(4, 9)
     A, B, C, D, E = _with_parallel(d, by_sides(base, one, other), 0.5)
     d.equal(A + D, D + B)
@@ -47,7 +47,7 @@ def midline(d: Draft, asked: str) -> None:
 
 
 def midline_angles(d: Draft, asked: str) -> None:
-    """The line between the middles of two sides is parallel to the third."""
+    """Angles at a midline of a triangle, which is parallel to the third side."""
     left, right, top = d.three_angles(38, 85)
     A, B, C, D, E = _with_parallel(d, by_angles(d.whole(6, 12), left, right), 0.5)
     d.equal(A + D, D + B)
@@ -67,7 +67,7 @@ def midline_angles(d: Draft, asked: str) -> None:
 
 
 def similar(d: Draft, asked: str) -> None:
-    """A parallel to a side cuts off a similar triangle: its sides."""
+    """Sides of the similar triangle that a parallel to a side cuts off."""
     one, other, small, leg, factor = (d.whole(2, 8) for _ in range(5))
     total = one + other  # AB : AD = total : one
     if not 0.3 < one / total < 0.7:
@@ -96,7 +96,7 @@ def similar(d: Draft, asked: str) -> None:
 
 
 def similar_angles(d: Draft, asked: str) -> None:
-    """A parallel to a side cuts off a similar triangle: its angles."""
+    """Angles of the similar triangle that a parallel to a side cuts off."""
     left, right, top = d.three_angles(38, 90)
     A, B, C, D, E = _with_parallel(d, by_angles(d.whole(6, 12), left, right), d.pick([0.45, 0.55, 0.6]))
     d.parallel(D + E, B + C)
@@ -113,7 +113,7 @@ def similar_angles(d: Draft, asked: str) -> None:
 
 
 def _bowtie(d: Draft, corners: tuple[complex, complex, complex], share: float) -> list[str]:
-    """Parallels AB and CD, and E where AD and BC cross; CD is this share of AB."""
+    """Parallels AB and CD, where CD is the share `share` of AB, and the crossing E of AD and BC."""
     apex, start, end = corners
     names = d.place(start, end, apex + (apex - end) * share, apex + (apex - start) * share, apex)
     A, B, C, D, E = names
@@ -125,7 +125,7 @@ def _bowtie(d: Draft, corners: tuple[complex, complex, complex], share: float) -
 
 
 def bowtie(d: Draft, asked: str) -> None:
-    """Two segments that cross between parallels: similar triangles."""
+    """Sides of the similar triangles that two crossing segments make between parallels."""
     p, q, r, k, m = (d.whole(3, 9) for _ in range(5))
     if k == m or not 0.55 < k / m < 1.8:
         raise Redraw
@@ -144,7 +144,7 @@ def bowtie(d: Draft, asked: str) -> None:
 
 
 def bowtie_angles(d: Draft, asked: str) -> None:
-    """Two segments that cross between parallels: alternate angles."""
+    """Alternate angles that two crossing segments make between parallels."""
     left, right, top = d.three_angles(35, 95)
     A, B, C, D, E = _bowtie(d, by_angles(d.whole(6, 10), left, right), d.pick([0.6, 0.75, 0.8]))
     why = f"{A}{B} ∥ {C}{D}, so the alternate angles ∠{B}{A}{E} and ∠{C}{D}{E} are equal"
@@ -159,12 +159,12 @@ def bowtie_angles(d: Draft, asked: str) -> None:
     ask(d, "x", "", d.x)
 
 
-# Parts of a hypotenuse; the height on it is whole for most
+# Parts into which the altitude divides the hypotenuse; for most, the altitude is whole
 _PARTS = [(4, 9), (9, 4), (9, 16), (16, 9), (8, 18), (3, 12), (12, 27), (5, 20), (18, 32), (5, 9), (6, 8)]
 
 
 def altitude_on_hypotenuse(d: Draft, asked: str) -> None:
-    """The height of a right triangle makes two triangles similar to it."""
+    """Lengths at the altitude on a hypotenuse, which makes two triangles similar to the whole."""
     p, q = d.pick(_PARTS)
     A, B, C, D = d.place(complex(p, math.sqrt(p * q)), 0, p + q, p)
     d.polygon(A, B, C)
@@ -189,7 +189,7 @@ def altitude_on_hypotenuse(d: Draft, asked: str) -> None:
 
 
 def altitude_angles(d: Draft, asked: str) -> None:
-    """The height of a right triangle: its angles."""
+    """Angles at the altitude on a hypotenuse."""
     left = d.whole(28, 62)
     apex, start, end = by_angles(d.whole(8, 14), left, 90 - left)
     A, B, C, D = d.place(apex, start, end, foot(apex, start, end))

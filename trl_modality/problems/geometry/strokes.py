@@ -1,7 +1,7 @@
-"""What clauses draw, in pixels: lines, circles, the customary marks, and which labels want a place.
+"""Strokes of a figure: the lines, circles and customary marks of its clauses, and the labels to be placed.
 
 Pixels are complex numbers with y down. A clause draws the segments it is about, its mark and its label; the names of
-points are written by the descriptions, so that a picture without these has no names.
+points are written by the descriptions, so that a picture without descriptions has no names.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Polyline = list[complex]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A label that wants a place: `name` at a point, `length` along two points, `angle` at the middle of three."""
+class LabelRequest:
+    """A label to be placed: a `name` at a point, a `length` between two points, an `angle` at the middle of three."""
 
     text: str
     form: str
@@ -28,30 +28,30 @@ class Wanted:
 
 @dataclass
 class Strokes:
-    """All that is drawn.
+    """All strokes of a picture, and the labels to be placed.
 
     Args:
         lines: The figure's segments.
         rings: Circles, as centre and radius.
         marks: Ticks, arrows, squares and arcs.
-        dots: Centres, and other points that are marked.
-        wanted: Labels to be placed.
+        dots: Points drawn as dots: centres and, in some styles, all named points.
+        requests: Labels to be placed.
     """
 
     lines: list[Polyline] = field(default_factory=list)
     rings: list[tuple[complex, float]] = field(default_factory=list)
     marks: list[Polyline] = field(default_factory=list)
     dots: list[complex] = field(default_factory=list)
-    wanted: list[Wanted] = field(default_factory=list)
+    requests: list[LabelRequest] = field(default_factory=list)
 
 
 def strokes_of(clauses: Iterable[Clause], pixels: Mapping[str, complex], size: float) -> Strokes:
     """The strokes and labels of some clauses.
 
     Args:
-        clauses: Those that the picture tells.
-        pixels: Where each point is.
-        size: Height of the labels, to which marks are in proportion.
+        clauses: The visible clauses.
+        pixels: Each point in pixels.
+        size: Height of the labels; marks are in proportion to it.
     """
     strokes, named, drawn = Strokes(), set(), set()
     for clause in clauses:
@@ -66,9 +66,9 @@ def strokes_of(clauses: Iterable[Clause], pixels: Mapping[str, complex], size: f
         if FORMS[clause.form] is FactKind.DESCRIPTION:
             new = [name for name in clause.points if name not in named]
             named.update(new)
-            strokes.wanted += [Wanted(name, "name", (pixels[name],)) for name in new]
+            strokes.requests += [LabelRequest(name, "name", (pixels[name],)) for name in new]
         elif clause.text:
-            strokes.wanted.append(Wanted(clause.text, clause.form, tuple(at)))
+            strokes.requests.append(LabelRequest(clause.text, clause.form, tuple(at)))
         strokes.marks += _marks(clause, at, list(pixels.values()), size)
     return strokes
 
@@ -106,7 +106,7 @@ def _marks(clause: Clause, at: list[complex], everything: list[complex], size: f
 
 
 def _longest_piece(start: complex, end: complex, everything: list[complex]) -> tuple[complex, complex]:
-    """The longest part of a segment without a point in it."""
+    """The longest part of a segment between neighbouring points on it."""
     along = end - start
     within = [0.0, 1.0]
     for point in everything:

@@ -1,4 +1,4 @@
-"""Triangles: angles, right angles, equal sides, altitudes and bisectors. Each function fills a draft."""
+"""Constructions of triangles: right angles, equal sides, altitudes, bisectors. Each function fills a draft."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .plane import Redraw, by_angles, by_sides, polar
 from .questions import ask, root
 
 
-# Legs and hypotenuse, not too thin
+# Legs and hypotenuse of right triangles with whole sides that are not too thin
 TRIPLES = [(3, 4, 5), (6, 8, 10), (5, 12, 13), (8, 15, 17), (9, 12, 15), (12, 16, 20), (15, 20, 25), (20, 21, 29)]
 TRIPLES += [(15, 8, 17), (12, 5, 13), (4, 3, 5), (8, 6, 10), (12, 9, 15), (10, 24, 26), (21, 28, 35), (24, 18, 30)]
-# Two right triangles with a common leg: their other legs, and the common one
+# Two right triangles with whole sides and a common leg: their other legs, then the common one
 HEIGHTS = [(6, 15, 8), (5, 9, 12), (9, 16, 12), (5, 16, 12), (8, 20, 15), (10, 18, 24), (7, 18, 24), (15, 21, 20)]
 
 
 def angle_sum(d: Draft, asked: str) -> None:
-    """Two angles, or three with x in them."""
+    """The sum of the angles of a triangle, with two angles given, or with expressions in x."""
     left, right, top = d.three_angles()
     A, B, C = d.place(*by_angles(d.whole(6, 15), left, right))
     d.polygon(A, B, C)
@@ -39,7 +39,7 @@ def angle_sum(d: Draft, asked: str) -> None:
 
 
 def exterior_angle(d: Draft, asked: str) -> None:
-    """A side drawn on past a corner: the angle outside is the sum of the two far ones."""
+    """A side extended past a corner: the exterior angle is the sum of the two opposite ones."""
     left, right, top = d.three_angles(35, 90)
     base = d.whole(6, 12)
     where = by_angles(base, left, right)
@@ -71,7 +71,7 @@ def exterior_angle(d: Draft, asked: str) -> None:
 
 
 def isosceles_sides(d: Draft, asked: str) -> None:
-    """Two equal sides and their lengths."""
+    """Side lengths of an isosceles triangle."""
     leg = d.whole(6, 20)
     base = d.whole(max(4, leg // 2), int(leg * 1.5))
     A, B, C = d.place(*by_sides(base, leg, leg))
@@ -89,7 +89,7 @@ def isosceles_sides(d: Draft, asked: str) -> None:
 
 
 def isosceles(d: Draft, asked: str) -> None:
-    """Two equal sides and the angles at their feet."""
+    """Angles of an isosceles triangle."""
     foot = d.whole(35, 75)
     A, B, C = d.place(*by_angles(d.whole(6, 12), foot, foot))
     d.polygon(A, B, C)
@@ -114,7 +114,7 @@ def isosceles(d: Draft, asked: str) -> None:
 
 
 def isosceles_exterior(d: Draft, asked: str) -> None:
-    """The base of an isosceles triangle drawn on."""
+    """An isosceles triangle with its base extended: the exterior angle."""
     foot = d.whole(40, 72)
     base = d.whole(6, 12)
     A, B, C, D = d.place(*by_angles(base, foot, foot), base * 1.55)
@@ -135,7 +135,7 @@ def isosceles_exterior(d: Draft, asked: str) -> None:
 
 
 def right_triangle(d: Draft, asked: str) -> None:
-    """Pythagoras and what follows."""
+    """Sides, area and perimeter of a right triangle (Pythagoras)."""
     a, b, c = d.pick(TRIPLES)
     A, B, C = d.place(b * 1j, a, 0)
     d.polygon(A, B, C)
@@ -196,7 +196,7 @@ def trigonometry(d: Draft, asked: str) -> None:
 
 
 def altitude(d: Draft, asked: str) -> None:
-    """A height inside a triangle, which makes two right triangles of whole sides."""
+    """An altitude that divides a triangle into two right triangles with whole sides."""
     *legs, h = d.pick(HEIGHTS)
     p, q = legs if d.pick([True, False]) else legs[::-1]
     left, right = math.isqrt(p * p + h * h), math.isqrt(q * q + h * h)
@@ -232,7 +232,7 @@ def altitude(d: Draft, asked: str) -> None:
 
 
 def bisector(d: Draft, asked: str) -> None:
-    """A line that halves an angle of a triangle."""
+    """Angles at the bisector of an angle of a triangle."""
     half = d.whole(18, 40)
     left = d.whole(32, 100)
     right = 180 - left - 2 * half
@@ -269,7 +269,7 @@ def bisector(d: Draft, asked: str) -> None:
 
 
 def bisector_lengths(d: Draft, asked: str) -> None:
-    """The bisector of an angle divides the far side as the near sides are to each other."""
+    """Lengths at an angle bisector, which divides the opposite side in the ratio of the adjacent sides."""
     p, q, factor = d.whole(2, 9), d.whole(2, 9), d.whole(2, 4)
     left, right, base = p * factor, q * factor, p + q
     if p == q or abs(left - right) > 0.75 * base:
