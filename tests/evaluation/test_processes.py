@@ -1,15 +1,10 @@
 """Two processes share an evaluation: both get the result of one, and the first one writes it."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from tests.testing.forks import run_script
 
-ROOT = Path(__file__).resolve().parents[2]
+
 WORKER = """
 import json, sys, time
 from pathlib import Path
@@ -94,19 +89,7 @@ def launch(folder, processes, kind):
     folder.mkdir(exist_ok=True)
     script = folder / "worker.py"
     script.write_text(WORKER)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "examples"))),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(folder), str(processes), kind]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(script, str(folder), str(processes), kind, ranks=processes).check()
     return folder / "base"
 
 

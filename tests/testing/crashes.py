@@ -1,15 +1,12 @@
-"""Runs that are killed and resumed, each in processes of its own that a loaded interpreter forks.
+"""A run that is killed where it is told to, and resumes: a script whose arguments are a folder and the run, as JSON.
 
-`python crashes.py FOLDER` reads one JSON object from standard input, `{"runs": [...]}`, and does its runs in order.
 Every process of a run appends a line for each micro-batch to `FOLDER/<name>.jsonl`, the first one also for each loss.
 """
 
 import json
 import os
 import signal
-import socket
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -107,44 +104,5 @@ def train(folder, run):
     losses.trainer.train(resume_from_checkpoint=run.get("resume", False) and has_checkpoint)
 
 
-def main():
-    folder = Path(sys.argv[1])
-    for run in json.load(sys.stdin)["runs"]:
-        ranks = run.get("ranks", 1)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        children = []
-        for rank in range(ranks):
-            child = os.fork()
-            if child == 0:
-                if ranks > 1:
-                    os.environ |= {
-                        "RANK": str(rank),
-                        "LOCAL_RANK": str(rank),
-                        "WORLD_SIZE": str(ranks),
-                        "MASTER_ADDR": "127.0.0.1",
-                        "MASTER_PORT": str(port),
-                    }
-                try:
-                    train(folder, run)
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
-            children.append(child)
-        # As a launcher does: when one process dies the others are killed
-        failed = False
-        while children:
-            child, status = os.wait()
-            children.remove(child)
-            if status and not failed:
-                failed = True
-                for other in children:
-                    os.kill(other, signal.SIGKILL)
-        if failed != ("dies_at" in run):
-            sys.exit(f"run {run['name']} {'failed' if failed else 'was to die and did not'}")
-
-
 if __name__ == "__main__":
-    main()
+    train(Path(sys.argv[1]), json.loads(sys.argv[2]))

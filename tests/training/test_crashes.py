@@ -1,16 +1,15 @@
 """Training that is killed at any moment and resumed is the training that was not: rows, views and losses, exactly."""
 
 import json
-import os
-import subprocess
-import sys
+import signal
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from tests.testing.forks import ROOT, run_script
 
-ROOT = Path(__file__).parents[2]
+
+SCRIPT = ROOT / "tests" / "testing" / "crashes.py"
 # 6 rows a step, 24 % of the epoch's slots replay: epochs end inside of the run, and in a short step
 OPTIONS = {
     "max_steps": 13,
@@ -27,16 +26,12 @@ DEATHS = {False: (4, 8, 7, 11), True: (5, 10, 8, 13), "shuffled": (2, 9, 10, 12)
 
 def do(folder, *runs):
     """The runs, in order; each leaves `<name>.jsonl`."""
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "examples")))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "testing" / "crashes.py"), str(folder)],
-        input=json.dumps({"runs": runs}),
-        text=True,
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
+    for run in runs:
+        ended = run_script(SCRIPT, str(folder), json.dumps(run), ranks=run["ranks"])
+        if "dies_at" in run:
+            assert set(ended.codes) == {-signal.SIGKILL}, f"run {run['name']} was to die: {ended}"
+        else:
+            ended.check()
 
 
 def run_of(name, ranks, micro_batch, accumulation, stream, **more):
