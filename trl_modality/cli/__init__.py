@@ -1,4 +1,4 @@
-"""`trl-modality`: the command line. A command is imported when it is called, so that `--help` is there at once."""
+"""The command line `trl-modality`. A command is imported when it is called, which keeps `--help` fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trl_modality import __version__
 
 
 class Command(NamedTuple):
-    """A command: `main(argv)` of its module gets the words after its name and returns the exit code."""
+    """A command: `main(argv)` of `module` gets the words after the command's name and returns the exit code."""
 
     module: str
     help: str
@@ -19,7 +19,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train", "train on pairs, by a YAML recipe (`--config`) or options"),
-    "data": Command("data", "make pairs, look at them, count what is in them"),
+    "data": Command("data", "make pairs, show them, count what is in them"),
     "eval": Command("eval", "measure the gap between the views of a model, and its text skill"),
     "check": Command("check", "put every row of a dataset through a model's processor, without training"),
     "report": Command("report", "write a page about runs and evaluations, with figures and a table for a model card"),
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `trl-modality`; by default those of the process.
 
     Returns:
-        0, or 1 where a command found what it looks for (bad rows), or 2 where it could not run.
+        0; 1 if `check` found bad rows; 2 if the command could not run.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -50,6 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return import_module(f".{COMMANDS[words[0]].module}", __name__).main(words[1:])
     except (ValueError, OSError, ImportError) as error:
-        # What users can mend; anything else is ours, and keeps its traceback
+        # Errors that users can mend; any other is a bug of this package, and keeps its traceback
         print(f"trl-modality {words[0]}: {error}", file=sys.stderr)
         return 2

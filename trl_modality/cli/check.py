@@ -1,4 +1,4 @@
-"""`trl-modality check`: every row of a dataset through a model's processor, without its weights."""
+"""`trl-modality check`: put every row of a dataset through a model's processor, without its weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DESCRIPTION = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Check a dataset and print what was found."""
+    """Check a dataset and print the findings; returns 1 if a row is bad, else 0."""
     args = _parser().parse_args(argv)
     from datasets import disable_progress_bars
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     if not preflight.has_pairs(dataset, args.dataset):
         raise ValueError(
             f"{args.dataset} has no pairs: neither a `text_rich_prompt` nor a `vision_centric_prompt` column. It has "
-            f"{', '.join(dataset.column_names)}; `trl_modality.data.pairs.make_pairs` makes pairs of them."
+            f"{', '.join(dataset.column_names)}; `trl_modality.data.make_pairs` makes pairs of them."
         )
     processor, config = load_processor(args.model, args.trust_remote_code)
     start = time.perf_counter()
@@ -54,18 +54,20 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("trl-modality check", description=DESCRIPTION)
     parser.add_argument("dataset", metavar="DATASET", help="a folder, or an id on the hub")
-    parser.add_argument("--model", required=True, metavar="ID_OR_PATH", help="whose processor and config are loaded")
+    parser.add_argument(
+        "--model", required=True, metavar="ID_OR_PATH", help="the model whose processor and config are loaded"
+    )
     parser.add_argument("--split", help="by default `train`, or the only one")
     parser.add_argument("--max-length", type=int, metavar="N", help="longest row in tokens, as in the training config")
     parser.add_argument(
         "--overlong",
         default="error",
         metavar="POLICY",
-        help="what is done with rows above it: error (default), drop or cut_completion",
+        help="what is done with longer rows: error (default), drop or cut_completion",
     )
-    parser.add_argument("--rows", type=int, metavar="N", help="only so many, spread evenly over the dataset")
+    parser.add_argument("--rows", type=int, metavar="N", help="check only N rows, spread evenly over the dataset")
     parser.add_argument("--num-workers", type=int, default=0, help="processes beside this one (default 0)")
-    parser.add_argument("--errors", type=int, default=10, help="bad rows to print of a kind (default 10; -1: all)")
+    parser.add_argument("--errors", type=int, default=10, help="bad rows of each kind to print (default 10; -1: all)")
     parser.add_argument("--trust-remote-code", action="store_true", help="as in transformers")
     return parser
 
@@ -74,7 +76,7 @@ def load_processor(model: str, trust_remote_code: bool = False) -> tuple[Any, An
     """The processor of a model, set up as `SFTTrainer` does, and its config (`None` where there is none).
 
     Raises:
-        ValueError: the model has a tokenizer only.
+        ValueError: the model has a tokenizer but no processor, or no token to pad with.
     """
     from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
@@ -97,7 +99,7 @@ def load_processor(model: str, trust_remote_code: bool = False) -> tuple[Any, An
 def report(
     found: Inspection, config: Any, max_length: int | None, overlong: str = "error", n_errors: int = -1
 ) -> list[str]:
-    """What was found, as lines."""
+    """The findings as lines of text."""
     lines = _errors(found, n_errors)
     if not found.tokens:
         return lines

@@ -1,4 +1,4 @@
-"""`trl-modality data make`: a folder that `load_dataset` reads, with a card and a contact sheet."""
+"""`trl-modality data make`: write pairs to a folder that `load_dataset` reads, with a card and a contact sheet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LICENCES = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the pairs, write them, say what was written."""
+    """Make the pairs, write them, and print which files were written."""
     from datasets import disable_progress_bars
 
     from ..data.rows import PairRows
@@ -55,7 +55,7 @@ def _generated(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
     if args.folder or args.split:
         raise ValueError("`--folder` and `--split` are for `--from`.")
     look = parse_look(args.look)
-    # One draw: no index is in both splits
+    # Both splits are parts of one draw, so that no problem number is in both
     drawn = generate_pairs(
         args.generators,
         args.count + args.test_count,
@@ -89,7 +89,7 @@ def _generated(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
 
 
 def _repeats(splits: dict[str, Dataset]) -> int:
-    """Test rows whose text_rich prompt is one of the training rows'."""
+    """Number of test rows whose text_rich prompt also occurs in training."""
     train, test = (map(str, splits[name].select_columns(["text_rich_prompt"])) for name in ("train", "test"))
     known = set(train)
     return sum(prompt in known for prompt in test)

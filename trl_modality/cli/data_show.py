@@ -1,4 +1,4 @@
-"""`trl-modality data show`: rows as text, and as a sheet of pictures."""
+"""`trl-modality data show`: print rows, and draw them on a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_ROWS = 4
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the rows and write the sheet."""
+    """Print the rows and, with `--out`, write the contact sheet."""
     from datasets import disable_progress_bars
 
     from ..data.rows import PairRows
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def row_text(row: Mapping[str, Any]) -> str:
-    """A row as text: its name, the sizes of its images, its texts."""
+    """A row as text: its name, category, sizes of images, prompts, completion and answer."""
     from ..data.summary import text_of
 
     if not is_pair(row):

@@ -1,4 +1,4 @@
-"""`trl-modality data stats`: what is in a dataset of pairs."""
+"""`trl-modality data stats`: count what is in a dataset of pairs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .text_tables import histogram, plural, share, spread
 if TYPE_CHECKING:
     from ..data.summary import Statistics
 
-MOST = 10  # lines of a list
+MOST = 10  # entries printed of a list
 
 
 def run(args: argparse.Namespace) -> int:
-    """Count and print."""
+    """Count what is in the dataset and print the counts."""
     from datasets import disable_progress_bars
 
     from ..data.sources import open_split
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def stats_text(counted: Statistics) -> list[str]:
-    """The counts as lines."""
+    """The counts as lines of text."""
     lines = [f"{plural(counted.rows, 'row')}, {plural(counted.pairs, 'pair')}"]
     if not counted.pairs:
         return lines

@@ -1,4 +1,4 @@
-"""What the collator of a training run makes of every row of a dataset, bad rows included."""
+"""Put rows of a dataset through the collator of a training run, and collect lengths and errors."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from ..data.rows import PairRows
 from ..views import PairError, View, describe_row, is_pair, validate_pair
 
 
-BATCH = 8  # rows that are collated at once; their pixels are in memory
+BATCH = 8  # rows collated at once, whose pixels are in memory
 
 
 @dataclass
 class Inspection:
-    """What was found. Lists have an entry for each good row, or pair, in the order of the dataset."""
+    """Findings about the rows of a dataset. Lists of counts have an entry per good row or pair, in dataset order."""
 
     rows: int = 0
     errors: list[str] = field(default_factory=list)
-    """Bad rows: each message names the row, the field and the remedy."""
+    """Messages about bad rows, with the row, the field and the remedy."""
     too_long: list[str] = field(default_factory=list)
-    """Rows that are bad in that they are longer than the run takes."""
+    """Messages about rows that are longer than the run allows."""
     combinations: list[str] = field(default_factory=list)
-    """Batches that fail although each of their rows is fine alone."""
+    """Messages about batches that fail although each of their rows passes alone."""
     tokens: dict[str, list[int]] = field(default_factory=dict)
-    """Of each view."""
+    """Tokens of each row, by view."""
     completions: list[int] = field(default_factory=list)
-    """Tokens that are learnt, once for the two views of a pair."""
+    """Supervised tokens of each row; a pair counts once."""
     image_tokens: list[int] = field(default_factory=list)
-    """Of each row of each view."""
+    """Image tokens of each row of each view."""
     longest: list[int] = field(default_factory=list)
     """Tokens of the longer view of a pair, or of the row."""
     pair_tokens: list[int] = field(default_factory=list)
     """Tokens of both views of a pair together."""
     prefixes: list[int] = field(default_factory=list)
-    """Tokens that both views of a pair begin with, as `ViewLayout.prefixes`."""
+    """Length of the common prefix of a pair's views, as in `ViewLayout.prefixes`."""
     not_shared: list[str] = field(default_factory=list)
-    """Why the views of a pair have no image in common in their prefix; '' where they have."""
+    """For each pair, why its common prefix does not contain the image; '' if it does."""
 
     def add(self, other: Inspection) -> None:
-        """Append what was found in later rows."""
+        """Append the findings about later rows."""
         self.rows += other.rows
         for view, lengths in other.tokens.items():
             self.tokens.setdefault(view, []).extend(lengths)
@@ -63,13 +63,13 @@ def inspect_rows(
     count: int | None = None,
     num_workers: int = 0,
 ) -> Inspection:
-    """Put rows through the collator, in small batches, and those of a batch that fails one by one.
+    """Collate rows in small batches, and the rows of a batch that fails one by one.
 
     Args:
-        dataset: Pairs, maybe with plain rows among them.
-        collate: Without a longest length, so that the length of every row is known.
-        limited: The collator of the run. A row that is longer than it takes is bad where it says so.
-        count: How many rows, spread evenly over the dataset; all by default.
+        dataset: Pairs, perhaps with plain rows among them.
+        collate: A collator without `max_length`, so that the length of every row is known.
+        limited: The collator of the run. A row above its `max_length` is bad if this collator raises.
+        count: Number of rows to check, spread evenly over the dataset; by default all.
         num_workers: Processes beside this one.
     """
     if count is not None and count < 1:
@@ -86,7 +86,7 @@ def inspect_rows(
 
 
 class _Chunks:
-    """The dataset as what is found in one batch of it after another."""
+    """A map-style dataset for a `DataLoader`: item i is the `Inspection` of batch i of the rows."""
 
     def __init__(self, rows: PairRows, total: int, collate: PairedCollator, limited: PairedCollator | None):
         self._rows, self._total = rows, total
@@ -106,12 +106,12 @@ class _Chunks:
 def inspect_batch(
     rows: Sequence[Mapping[str, Any]], collate: PairedCollator, limited: PairedCollator | None = None
 ) -> Inspection:
-    """What is found in some rows, which are collated at once if that goes well."""
+    """Inspect some rows: collate them at once or, if that fails, one by one."""
     found = Inspection(rows=len(rows))
     good = []
     for row in rows:
         try:
-            # Before any image is decoded
+            # Reports a bad row before any image is decoded
             if is_pair(row):
                 validate_pair(row, describe_row(row), getattr(collate.processor, "image_token", None))
             good.append(row)
@@ -137,7 +137,7 @@ def _one_by_one(
     if len(rows) == 1:
         name = describe_row(rows[0])
         is_named = isinstance(error, PairError)
-        found.errors.append(str(error) if is_named else f"{name}: cannot be collated ({_said(error)}).")
+        found.errors.append(str(error) if is_named else f"{name}: cannot be collated ({_describe_error(error)}).")
         return found
     n_errors = len(found.errors)
     for row in rows:
@@ -145,7 +145,7 @@ def _one_by_one(
         alone.rows = 0
         found.add(alone)
     if len(found.errors) == n_errors:
-        found.combinations.append(f"{describe_row(rows[0])} to {describe_row(rows[-1])} ({_said(error)})")
+        found.combinations.append(f"{describe_row(rows[0])} to {describe_row(rows[-1])} ({_describe_error(error)})")
     return found
 
 
@@ -156,7 +156,7 @@ def _read_batch(
     collate: PairedCollator,
     limited: PairedCollator | None,
 ) -> None:
-    """Take the counts out of a batch, and put what is too long through the collator of the run."""
+    """Add the counts of a batch to `found`, and put rows that are too long through the collator of the run."""
     layout = batch["view_layout"]
     ids, labels = batch["input_ids"], batch["labels"]
     is_image = torch.isin(ids, ids.new_tensor(collate.image_token_ids))
@@ -194,5 +194,5 @@ def _read_batch(
                 found.too_long.append(str(error))
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

@@ -21,7 +21,7 @@ def quantile(values: Sequence[int], q: float) -> int:
 
 
 def spread(rows: Mapping[str, Sequence[int]], unit: str) -> list[str]:
-    """A table of the smallest, middle, 95th percentile and largest value of each row."""
+    """A table of the minimum, median, 95th percentile and maximum of each row."""
     width = max(len(unit), *map(len, rows))
     lines = [f"{unit:{width}} {'min':>8} {'median':>8} {'95 %':>8} {'max':>8}"]
     for name, values in rows.items():
@@ -31,7 +31,7 @@ def spread(rows: Mapping[str, Sequence[int]], unit: str) -> list[str]:
 
 
 def histogram(values: Sequence[int], bins: int = 10) -> list[str]:
-    """A bar of `#` for each range of values, about so many ranges, of a width of 1, 2 or 5 times a power of ten."""
+    """A bar of `#` for each range of values; about `bins` ranges, as wide as 1, 2 or 5 times a power of ten."""
     width = next(
         step * 10**power
         for power in range(19)
@@ -52,5 +52,5 @@ def histogram(values: Sequence[int], bins: int = 10) -> list[str]:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
+    """A count with its noun: `1 row`, `2 rows`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""`trl-modality train`: train a model on pairs, as a YAML recipe or the command line says."""
+"""`trl-modality train`: train a model on pairs by a YAML recipe or by options."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ..trainer import ModalityBalancedSFTTrainer
 
 @dataclass
 class TrainArguments(ScriptArguments):
-    """What `trl sft` takes, and where replay comes from."""
+    """The script arguments of `trl sft`, and the dataset of replayed rows."""
 
     replay_dataset_name: str | None = field(
         default=None, metadata={"help": "Folder, or id on the hub, of the rows that `replay_ratio` mixes in."}
     )
-    replay_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, on the hub."})
-    replay_dataset_split: str = field(default="train", metadata={"help": "Its split."})
+    replay_dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the replay dataset."})
+    replay_dataset_split: str = field(default="train", metadata={"help": "Split of the replay dataset."})
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train and save; evaluation, resuming and the hub are as the config says."""
+    """Train a model and save it; evaluation, resuming and the upload to the hub follow the config."""
     script_args, training_args, model_args, mixture = _parser().parse_args_and_config(list(argv))
     if model_args.model_name_or_path is None:
         raise ValueError("`model_name_or_path` is missing: name a model on the hub, or a folder.")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    # As a word of the command line, a truth value stands for the last checkpoint
+    # On the command line `--resume_from_checkpoint true` is text, and stands for the last checkpoint
     checkpoint = training_args.resume_from_checkpoint
     trainer.train({"true": True, "false": None}.get(str(checkpoint).lower(), checkpoint))
     trainer.save_model(training_args.output_dir)
@@ -75,7 +75,7 @@ def _parser() -> TrlParser:
 
 
 def _datasets(script_args: Any, training_args: Any, mixture: Any) -> tuple[Any, Any]:
-    """(train, test), the second one where it is to be evaluated."""
+    """The training split, and the test split or, without evaluation, `None`."""
     if (script_args.dataset_name is None) == (not mixture.datasets):
         raise ValueError("give one of `dataset_name` (a folder, or an id on the hub) and `datasets` (a mixture).")
     if mixture.datasets:

@@ -1,4 +1,4 @@
-"""Sets of pairs: made from other columns, read from files and hubs, written with a card."""
+"""Datasets of pairs: made from other columns, read from files and the hub, written with a dataset card."""
 
 from typing import TYPE_CHECKING
 

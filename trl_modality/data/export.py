@@ -1,4 +1,4 @@
-"""Writing pairs as a dataset folder: Parquet with the images inside, and a card that says what it is and how made."""
+"""Write pairs as a dataset folder: Parquet files with the images inside, and a dataset card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-ROWS_AT_ONCE = 64  # in memory, with their images
+ROWS_AT_ONCE = 64  # rows in memory at a time, with their images
 
 WHAT = (
     "Pairs for [trl-modality](https://pypi.org/project/trl-modality): one question in two views, `text_rich` (image, "
@@ -34,15 +34,15 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Card:
-    """What the card of a dataset says beside what can be counted.
+    """The texts of a dataset card that cannot be derived from the rows.
 
     Args:
-        title: Its heading.
-        origin: Where the problems come from, as a sentence or more.
-        command: The command that made it, to be run again.
-        version: Of this package.
-        licence: What it may be used for, in words.
-        licence_id: The same in the short form of dataset cards.
+        title: Heading of the card.
+        origin: Where the problems come from, in one or more sentences.
+        command: The command that made the dataset and makes it again.
+        version: Version of this package.
+        licence: Terms of use, in words.
+        licence_id: The licence in the short form of dataset cards ("mit").
     """
 
     title: str
@@ -54,7 +54,7 @@ class Card:
 
 
 def require_empty(folder: str | Path) -> Path:
-    """The folder, if it is empty or not there yet; else raises `FileExistsError`."""
+    """The folder as a path, if it is empty or does not exist; else raises `FileExistsError`."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not an empty folder; remove it or write elsewhere.")
@@ -64,20 +64,20 @@ def require_empty(folder: str | Path) -> Path:
 def write_dataset(splits: Mapping[str, Dataset], folder: str | Path, card: Card, shard_mib: float = 500) -> list[Path]:
     """Write `data/{split}-00000-of-0000N.parquet` and `README.md`, so that `load_dataset(folder)` reads them.
 
-    Images are stored as they are, those in files read in; none is decoded.
+    Image files are copied into the Parquet files byte for byte; no image is decoded.
 
     Args:
-        splits: The rows of each split; all with the same columns.
-        folder: Must be empty, or not there yet.
-        card: See `Card`.
-        shard_mib: A file is closed once it has so many MiB of rows.
+        splits: The rows of each split, all with the same columns.
+        folder: Folder to write; must be empty or not exist.
+        card: Texts of the card.
+        shard_mib: A file is closed once it has this many MiB of rows.
 
     Returns:
-        The files, the card last.
+        The paths of the files, the card last.
 
     Raises:
         ValueError: a split without rows, or splits of different columns.
-        FileExistsError: the folder has something in it.
+        FileExistsError: the folder is not empty.
     """
     folder = require_empty(folder)
     first, *others = splits.items()
@@ -98,7 +98,10 @@ def write_dataset(splits: Mapping[str, Dataset], folder: str | Path, card: Card,
 
 
 def _write_split(dataset: Dataset, folder: Path, name: str, shard_bytes: float) -> tuple[list[Path], int]:
-    """The files of a split and its bytes in memory. How many files there are is known last, so they are renamed."""
+    """Write the files of a split; returns them and the bytes of its rows in memory.
+
+    A file's name contains the number of files, which is known at the end: files are renamed then.
+    """
     import pyarrow.parquet as pq
     from datasets.table import embed_table_storage
 
@@ -182,7 +185,7 @@ With trl-modality {card.version}:
 
 
 def yaml_features(features: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The columns as `dataset_info` in the header of a card writes them."""
+    """The columns in the form of `dataset_info` in the header of a dataset card."""
     return [{"name": name, **_yaml_type(feature)} for name, feature in features.items()]
 
 

@@ -1,4 +1,4 @@
-r"""Any dataset with an image, a question and an answer → pairs, column by column. No image is decoded.
+r"""Make pairs from any dataset with images, questions and answers, column by column, without decoding an image.
 
 ```python
 pairs = make_pairs(
@@ -36,12 +36,12 @@ PLACEHOLDER = "<image>"
 
 
 def user(text: str) -> list[dict[str, str]]:
-    """One message of the user."""
+    """A message list with one message of the user."""
     return [{"role": "user", "content": text}]
 
 
 def assistant(text: str) -> list[dict[str, str]]:
-    """One message of the assistant."""
+    """A message list with one message of the assistant."""
     return [{"role": "assistant", "content": text}]
 
 
@@ -61,34 +61,34 @@ def make_pairs(
     num_workers: int = 1,
     **load_kwargs: Any,
 ) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict:
-    """Pairs from the columns of a dataset, every row checked.
+    """Make pairs from the columns of a dataset, and check every row.
 
-    Each field is a column's name or a function of the row; a row has its images as stored, `{"bytes", "path"}`.
-    Prompts and completions are strings, which become one message of the user or the assistant, or message lists.
-    Columns of images are taken over as they are, neither decoded nor copied.
+    Each field of a pair is given by a column's name or by a function of the row, which gets images as stored
+    (`{"bytes", "path"}`). Prompts and completions are strings, which become one message of the user or the assistant,
+    or message lists. Columns of images are taken over as they are, neither decoded nor copied.
 
     Args:
         dataset: An id on the hub, a folder, or an object of `datasets`: one split or a dict of them, streamed or not.
-        text_rich, vision_centric, completion: The two prompts, and what follows either.
+        text_rich, vision_centric, completion: The prompts of the two views, and the completion of both.
         images: An image or a list of images: pixels, a path, or `{"bytes", "path"}`. By default the column `images`
             or `image`.
-        vision_centric_images: Those of the vision_centric view, where it shows others.
+        vision_centric_images: Images of the vision_centric view, if they differ from `images`.
         answer, id: The final answer alone, and a name for the row; numbers become strings.
-        keep: Columns to carry along. All others are left out.
-        split: Which split; by default all of them.
-        streaming: Read the dataset while iterating. The columns of the result are declared all the same.
+        keep: Further columns to keep. All others are left out.
+        split: Name of a split; by default all splits are taken.
+        streaming: Whether to read the dataset while iterating. The result declares its columns either way.
         num_workers: Processes, for a dataset that is not streamed.
-        **load_kwargs: For `datasets.load_dataset`.
+        **load_kwargs: Arguments for `datasets.load_dataset`.
 
     Returns:
-        What was given, with the columns `images` (or `image`), `text_rich_prompt`, `vision_centric_prompt`,
-        `completion` and, where asked for, `vision_centric_images`, `answer`, `id` and those of `keep`. The rows of a
-        stream have their images as stored, which trainers and collators of this package take.
+        A dataset or a dict of splits, like the one given, with the columns `images` (or `image`), `text_rich_prompt`,
+        `vision_centric_prompt`, `completion` and, where asked for, `vision_centric_images`, `answer`, `id` and those
+        of `keep`. Rows of a stream have their images as stored, which trainers and collators of this package take.
 
     Raises:
-        ValueError: a column that is not there.
-        PairError: a row that is no pair; it names the row, where the field comes from, and the remedy. A streamed
-            row is checked when it is read.
+        ValueError: a column does not exist.
+        PairError: a row is not a valid pair; the message names the row, where the field comes from, and the remedy.
+            A streamed row is checked when it is read.
     """
     from datasets import DatasetDict, IterableDatasetDict
 
@@ -96,14 +96,14 @@ def make_pairs(
     texts = {"text_rich_prompt": text_rich, "vision_centric_prompt": vision_centric, "completion": completion}
     fields = _Fields(texts, {"id": id, "answer": answer}, images, vision_centric_images, tuple(keep))
     if isinstance(opened, DatasetDict | IterableDatasetDict):
-        made = {name: _pairs_of(each, fields, num_workers) for name, each in opened.items()}
+        made = {name: _make_pairs(rows, fields, num_workers) for name, rows in opened.items()}
         return type(opened)(made)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return _pairs_of(opened, fields, num_workers)
+    return _make_pairs(opened, fields, num_workers)
 
 
 @dataclass(frozen=True)
 class _Fields:
-    """Where every field comes from, and which message columns have parts in their contents."""
+    """Where each field of a pair comes from, and in which form the dataset has it."""
 
     texts: Mapping[str, Column]
     labels: Mapping[str, Column | None]
@@ -111,8 +111,9 @@ class _Fields:
     vision_centric_images: Column | None
     keep: tuple[str, ...]
     in_parts: frozenset[str] = frozenset()
+    """Fields whose messages have lists of content parts instead of strings."""
     is_single: bool = False
-    """Whether a row has its one image in a column of images, which then stays such a column: `image`."""
+    """Whether the images come from a column of type `Image`, one to a row, which then becomes the column `image`."""
 
     def image_sources(self) -> dict[str, Column]:
         name = "image" if self.is_single else "images"
@@ -120,7 +121,7 @@ class _Fields:
         return {name: column for name, column in given.items() if column is not None}
 
     def check(self, columns: Sequence[str]) -> _Fields:
-        """The same with the column of the images found; raises `ValueError` for a column that is not there."""
+        """A copy with the column of the images filled in; raises `ValueError` for a column that does not exist."""
         named = {**self.texts, **self.labels, **self.image_sources()}
         for name, column in (*named.items(), *(("keep", column) for column in self.keep)):
             if isinstance(column, str) and column not in columns:
@@ -134,10 +135,10 @@ class _Fields:
         return replace(self, images=found[0])
 
 
-def _pairs_of(dataset: Any, fields: _Fields, num_workers: int) -> Any:
+def _make_pairs(dataset: Any, fields: _Fields, num_workers: int) -> Any:
     from datasets import Dataset, Image
 
-    stored = _undecoded(dataset)
+    stored = _disable_decoding(dataset)
     first = next(iter(stored), None)
     if first is None:
         raise ValueError("the dataset has no row; check its split and its filters.")
@@ -146,33 +147,33 @@ def _pairs_of(dataset: Any, fields: _Fields, num_workers: int) -> Any:
     used = {column for column in (*fields.texts.values(), *fields.labels.values()) if isinstance(column, str)}
     used |= {column for column in fields.image_sources().values() if isinstance(column, str)} | set(fields.keep)
     if unused := [column for column in columns if column not in used]:
-        logger.info("columns that no field is taken from by name are left out: %s", ", ".join(unused))
+        logger.info("columns that are not named, and so not kept: %s", ", ".join(unused))
     in_parts = {name for name, column in fields.texts.items() if _has_parts(_call(first, column, "row 0", name))}
     is_single = isinstance(_feature_of(dataset.features, fields.images), Image)
     fields = replace(fields, in_parts=frozenset(in_parts), is_single=is_single)
     features = _features(fields, dataset.features)
     row_of = _RowMaker(fields)
     if not isinstance(dataset, Dataset):
-        features = _as_stored(features)
+        features = _without_decoding(features)
         return stored.map(row_of, with_indices=True, remove_columns=columns, features=features)
-    return _map_beside_images(dataset, stored, row_of, features, num_workers)
+    return _map_without_images(dataset, stored, row_of, features, num_workers)
 
 
-def _undecoded(dataset: Any) -> Any:
-    """The dataset with its images as stored. Undeclared columns of a stream are as its source gives them."""
+def _disable_decoding(dataset: Any) -> Any:
+    """The dataset with the decoding of images switched off; a stream with undeclared columns is left as it is."""
     from datasets import Dataset
 
     if not isinstance(dataset, Dataset):
         return dataset if dataset.features is None else dataset.decode(enable=False)
     dataset = dataset.with_format(None)
-    for name, feature in _as_stored(dataset.features).items():
+    for name, feature in _without_decoding(dataset.features).items():
         if feature != dataset.features[name]:
             dataset = dataset.cast_column(name, feature)
     return dataset
 
 
-def _as_stored(features: Features) -> Features:
-    """The same types, but that images are not decoded when they are read."""
+def _without_decoding(features: Features) -> Features:
+    """The same columns, with the decoding of images switched off."""
     from datasets import Features, Image, List
 
     def stored(feature: Any) -> Any:
@@ -185,17 +186,17 @@ def _as_stored(features: Features) -> Features:
     return Features({name: stored(feature) for name, feature in features.items()})
 
 
-def _map_beside_images(dataset: Any, stored: Any, row_of: _RowMaker, features: Features, num_workers: int) -> Any:
-    """The made columns, and beside them the columns of images of the dataset itself, which are not copied."""
+def _map_without_images(dataset: Any, stored: Any, row_of: _RowMaker, features: Features, num_workers: int) -> Any:
+    """The pairs of a stored dataset; columns of images are joined on from the dataset itself rather than copied."""
     from datasets import Features, concatenate_datasets
 
     sources = row_of.fields.image_sources()
-    beside = {
+    kept_images = {
         name: column for name, column in sources.items() if features[name] == _feature_of(dataset.features, column)
     }
-    made_features = Features({name: feature for name, feature in features.items() if name not in beside})
+    made_features = Features({name: feature for name, feature in features.items() if name not in kept_images})
     made = stored.map(
-        replace(row_of, left_out=tuple(beside)),
+        replace(row_of, left_out=tuple(kept_images)),
         with_indices=True,
         remove_columns=stored.column_names,
         features=made_features,
@@ -204,7 +205,7 @@ def _map_beside_images(dataset: Any, stored: Any, row_of: _RowMaker, features: F
     )
     views = [
         dataset.with_format(None).select_columns([column]).rename_columns({column: name} if column != name else {})
-        for name, column in beside.items()
+        for name, column in kept_images.items()
     ]
     return concatenate_datasets([made, *views], axis=1).select_columns(list(features))
 
@@ -235,11 +236,11 @@ def _feature_of(features: Features | None, column: Column | None) -> Any:
 
 @dataclass(frozen=True)
 class _RowMaker:
-    """The function that is mapped over the rows; an object, so that processes can be given it."""
+    """The function mapped over the rows; an object rather than a closure, so that it can be sent to workers."""
 
     fields: _Fields
     left_out: tuple[str, ...] = ()
-    """Columns that the row is checked with but that are not written."""
+    """Columns that are needed to check a row but are not written, since they are joined on from the dataset."""
 
     def __call__(self, row: Row, index: int) -> dict[str, Any]:
         fields = self.fields
@@ -285,7 +286,7 @@ def _has_parts(value: Any) -> bool:
 
 
 def _messages(value: Any, name: str, where: str, origin: str, in_parts: bool) -> list[dict[str, Any]]:
-    """The field as a message list, in the form that its column has."""
+    """The field as a message list, whose contents are parts if `in_parts`, else strings. Raises `PairError`."""
     if value is None or (isinstance(value, str) and not value.strip()):
         raise PairError(where, f"{origin}, for `{name}`, is empty.", "Fill it in or filter such rows out first.")
     if isinstance(value, str):

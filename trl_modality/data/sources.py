@@ -1,4 +1,4 @@
-"""Opening a dataset by its id on the hub, its folder, or as it is."""
+"""Open a dataset by its id on the hub or its folder, or take it as it is."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def open_dataset(dataset: Any, split: str | None = None, streaming: bool = False, **load_kwargs: Any) -> Any:
-    """A dataset or a dict of splits: from the hub, from a folder (also one of `save_to_disk`), or as given.
+    """Open a dataset, or a dict of its splits: from the hub, from a folder (also of `save_to_disk`), or as given.
 
     Args:
         dataset: An id on the hub, a folder, or an object of `datasets`.
-        split: Which split; of all of them, a dict.
-        streaming: Read while iterating, without a copy on the disk.
-        **load_kwargs: For `datasets.load_dataset`, such as `name` or `data_files`.
+        split: Name of a split; by default a dict of all splits is returned.
+        streaming: Whether to read while iterating, without a copy on the disk.
+        **load_kwargs: Arguments for `datasets.load_dataset`, such as `name` or `data_files`.
 
     Raises:
-        ValueError: the split does not exist, or an option that does not fit what is given.
+        ValueError: the split does not exist, or an option does not fit the kind of dataset given.
     """
     from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
 
@@ -48,10 +48,10 @@ def open_dataset(dataset: Any, split: str | None = None, streaming: bool = False
 
 
 def open_split(dataset: Any, split: str | None = None) -> Dataset:
-    """One split as a map-style dataset: that of the name, else `train`, else the only one.
+    """Open one split as a map-style dataset: the named one, else `train`, else the only one.
 
     Raises:
-        ValueError: several splits and none of them called `train`, or an unknown one.
+        ValueError: the named split does not exist, or none is named among several without `train`.
     """
     from datasets import Dataset
 

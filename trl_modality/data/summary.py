@@ -1,4 +1,4 @@
-"""What a dataset of pairs holds, counted without decoding an image."""
+"""Statistics of a dataset of pairs, counted without decoding an image."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ if TYPE_CHECKING:
 
 @dataclass
 class Statistics:
-    """The counts of `count_pairs`. Lengths are one for each pair, in the order of the rows."""
+    """The counts of `count_pairs`. Lists of lengths have an entry for each pair, in the order of the rows."""
 
     rows: int = 0
     pairs: int = 0
     categories: Counter[str] = field(default_factory=Counter)
     characters: dict[str, list[int]] = field(default_factory=dict)
-    """By field: both prompts and the completion."""
+    """Characters by field (both prompts and the completion)."""
     words: dict[str, list[int]] = field(default_factory=dict)
+    """Words by field."""
     image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Width and height in pixels → images."""
+    """Number of images by (width, height) in pixels."""
     unreadable: int = 0
     """Images whose size cannot be read."""
     images: int = 0
     distinct_images: int = 0
+    """Images with different bytes."""
     own_images: int = 0
-    """Pairs whose vision_centric view shows others."""
+    """Pairs whose vision_centric view has images of its own."""
     answers: Counter[str] = field(default_factory=Counter)
     without_answer: int = 0
     numbers: int = 0
     """Answers that are a number."""
     repeated: list[tuple[int, int]] = field(default_factory=list)
-    """Rows with the question and the images of an earlier one: (row, the earlier one)."""
+    """(row, earlier row) with the same vision_centric prompt and images."""
     repeated_ids: list[tuple[int, int]] = field(default_factory=list)
+    """(row, earlier row) with the same `id`."""
 
 
 def count_pairs(dataset: Dataset) -> Statistics:
-    """Count what is in a dataset of pairs. Of an image only its header and a digest are read."""
+    """Count what is in a dataset of pairs. An image is hashed, and only its header is parsed."""
     counted = Statistics()
     seen: dict[tuple, int] = {}
     ids: dict[str, int] = {}
@@ -68,7 +71,7 @@ def count_pairs(dataset: Dataset) -> Statistics:
             counted.words.setdefault(name, []).append(len(text.split()))
         counted.own_images += row.get("vision_centric_images") is not None
         shown = [_digest(image, digests) for image in images_of(row, View.VISION_CENTRIC)]
-        for digest in [*shown, *_others(row, digests)]:
+        for digest in [*shown, *_text_rich_digests(row, digests)]:
             counted.images += 1
             size = digests[digest]
             counted.unreadable += size is None
@@ -83,7 +86,7 @@ def count_pairs(dataset: Dataset) -> Statistics:
 
 
 def text_of(value: Any) -> str:
-    """The text of a prompt or completion: of messages their contents, one below the other."""
+    """The text of a prompt or completion; contents of messages are joined by newlines."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -111,15 +114,15 @@ def _count_answer(counted: Statistics, answer: Any) -> None:
         counted.numbers += is_number(str(answer))
 
 
-def _others(row: Mapping[str, Any], digests: dict[str, tuple[int, int] | None]) -> Sequence[str]:
-    """The images of the text_rich view, where they are counted apart from those of the other."""
+def _text_rich_digests(row: Mapping[str, Any], digests: dict[str, tuple[int, int] | None]) -> Sequence[str]:
+    """Digests of the text_rich view's images, if the vision_centric view has images of its own; else none."""
     if row.get("vision_centric_images") is None:
         return []
     return [_digest(image, digests) for image in images_of(row, View.TEXT_RICH)]
 
 
 def _digest(image: Any, digests: dict[str, tuple[int, int] | None]) -> str:
-    """A digest of the stored bytes; the size of an image that is new goes into `digests`."""
+    """SHA-1 of the stored bytes; enters the size of a new image into `digests`, `None` if it cannot be read."""
     from PIL import Image
 
     content = image.get("bytes") if isinstance(image, Mapping) else None

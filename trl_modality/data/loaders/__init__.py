@@ -1,6 +1,6 @@
-"""Real sets with a natural pair in every problem, read from their official layouts. No data is part of this package.
+"""Loaders of published sets whose problems have both views, from the sets' official layouts. They contain no data.
 
-Each loader checks that every file it names is there, decodes no image, and gives rows with the columns of a pair.
+A loader checks that every file it refers to exists, decodes no image, and returns rows with the columns of a pair.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RealSet:
-    """A set that pairs are made from, and where it comes from.
+    """A published set: its loader, where to get it, and its licence.
 
     Args:
-        load: Folder and split → pairs.
-        splits: The names of its splits.
-        address: Where to get it.
-        paper: Its paper on arXiv.
-        licence: What it may be used for, as its authors state it.
-        licence_id: The same in the short form of dataset cards.
+        load: Function of (folder, split) that returns the pairs.
+        splits: Names of the splits.
+        address: Where to get the set.
+        paper: Number of its paper on arXiv.
+        licence: Terms of use, as the authors state them.
+        licence_id: The licence in the short form of dataset cards ("mit").
     """
 
     load: Callable[..., Dataset]
@@ -84,4 +84,4 @@ LOADERS: dict[str, RealSet] = {
         "mit",
     ),
 }
-"""By name. `mathverse` is for evaluation only: it has no training split."""
+"""The published sets by name. `mathverse` is for evaluation only: it has no training split."""

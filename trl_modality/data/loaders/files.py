@@ -1,4 +1,4 @@
-"""What all loaders have in common: files that have to be there, options of a question, rows → dataset."""
+"""Shared by the loaders: files and fields that must exist, texts of a question, pairs and their dataset."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class Layout:
-    """The folder of a set: gives its files, or says what was expected and where to get it.
+class SetFolder:
+    """The folder of a published set; an error about a file states the expected layout and where to get the set.
 
     Args:
-        folder: Where the set is.
-        name: What messages call it.
-        expected: Its official layout in a line.
-        address: Where to get it.
+        folder: Folder of the set.
+        name: Name of the set in messages.
+        expected: Its official layout in one line.
+        address: Where to get the set.
     """
 
     def __init__(self, folder: str | Path, name: str, expected: str, address: str):
@@ -32,18 +32,18 @@ class Layout:
             raise FileNotFoundError(f"no folder {self.folder}. {self._help}")
 
     def file(self, *parts: str) -> Path:
-        """A file of the set that exists."""
+        """Path of a file of the set. Raises `FileNotFoundError` if it does not exist."""
         path = self.folder.joinpath(*parts)
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}. {self._help}")
         return path
 
     def image(self, *parts: str) -> dict[str, Any]:
-        """An image that exists, as `datasets.Image` stores one that is not read yet."""
+        """An image file of the set, unread, as `datasets.Image` stores it. Raises as `file` does."""
         return {"path": str(self.file(*parts)), "bytes": None}
 
     def json(self, *parts: str) -> Any:
-        """The content of a JSON file."""
+        """The content of a JSON file of the set."""
         path = self.file(*parts)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -51,7 +51,7 @@ class Layout:
             raise ValueError(f"{path} is not valid JSON ({error}). {self._help}") from error
 
     def problems(self, *parts: str) -> dict[str, dict[str, Any]]:
-        """The problems of a JSON file that holds them by their ids."""
+        """The problems of a JSON file that maps ids to problems."""
         content = self.json(*parts)
         if not isinstance(content, dict) or not all(isinstance(problem, dict) for problem in content.values()):
             raise ValueError(f"{self.folder.joinpath(*parts)} does not hold problems by their ids. {self._help}")
@@ -60,8 +60,8 @@ class Layout:
         return content
 
 
-def field(problem: Mapping[str, Any], name: str, where: str) -> Any:
-    """A field that a problem must have."""
+def required_field(problem: Mapping[str, Any], name: str, where: str) -> Any:
+    """The value of a field that a problem must have. Raises `ValueError` if it is missing."""
     if problem.get(name) is None:
         raise ValueError(f"{where} has no `{name}`; it has {', '.join(sorted(problem))}.")
     return problem[name]
@@ -73,29 +73,32 @@ def check_split(split: str, splits: Sequence[str]) -> None:
         raise ValueError(f"`split` must be one of {', '.join(splits)}, got {split!r}.")
 
 
-def options(choices: Sequence[Any] | None) -> str:
-    """`Options: (A) … (B) …`; empty where there are none."""
+def options_text(choices: Sequence[Any] | None) -> str:
+    """The options of a question as text: `Options: (A) … (B) …`; empty without options."""
     if not choices:
         return ""
     return "Options: " + " ".join(f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(choices))
 
 
-def lines(*texts: str | None) -> str:
-    """The texts that are not empty, one below the other."""
+def join_lines(*texts: str | None) -> str:
+    """The texts that are not empty, joined by newlines."""
     return "\n".join(text.strip() for text in texts if text and text.strip())
 
 
-def pair(
+def make_pair_row(
     id: str, category: str, image: dict[str, Any], facts: str, question: str, answer: str, reasoning: str = ""
 ) -> dict[str, Any]:
-    """A checked pair: text_rich is the facts and the question, vision_centric the question; the answer comes last."""
+    """A checked pair row: text_rich has the facts and the question, vision_centric the question alone.
+
+    The completion is the reasoning, if any, and a last line `Answer: …`.
+    """
     row = {
         "id": id,
         "category": category,
         "images": [image],
-        "text_rich_prompt": user(lines(facts, question)),
+        "text_rich_prompt": user(join_lines(facts, question)),
         "vision_centric_prompt": user(question),
-        "completion": assistant(lines(reasoning, f"Answer: {answer}")),
+        "completion": assistant(join_lines(reasoning, f"Answer: {answer}")),
         "answer": answer,
     }
     validate_pair(row)
@@ -103,7 +106,7 @@ def pair(
 
 
 def to_dataset(rows: list[dict[str, Any]]) -> Dataset:
-    """The rows of `pair` as a dataset; its images stay in their files until they are read."""
+    """The rows as a dataset; images stay in their files until they are read."""
     from datasets import Dataset
 
     return Dataset.from_list(rows, features=pair_features(category=True))

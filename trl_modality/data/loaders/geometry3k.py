@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import Layout, check_split, field, lines, options, pair, to_dataset
+from .files import SetFolder, check_split, join_lines, make_pair_row, options_text, required_field, to_dataset
 from .logic_forms import forms_in_words
 
 
@@ -31,10 +31,10 @@ def load_geometry3k(folder: str | Path, split: str = "train") -> Dataset:
         split: `train`, `val` or `test`.
 
     Raises:
-        FileNotFoundError, ValueError: what is missing, and where to get it.
+        FileNotFoundError, ValueError: a file or a field is missing; the message says where to get the set.
     """
     check_split(split, SPLITS)
-    layout = Layout(
+    layout = SetFolder(
         folder,
         "Geometry3K",
         "`{train,val,test}/{id}/` with `data.json`, `logic_form.json` and `img_diagram.png`",
@@ -42,24 +42,26 @@ def load_geometry3k(folder: str | Path, split: str = "train") -> Dataset:
     )
     found = [path.parent.name for path in (layout.folder / split).glob("*/data.json")]
     if not found:
-        layout.file(split, "0", "data.json")  # says what is missing
+        layout.file(split, "0", "data.json")  # raises, and says what is missing
     ids = sorted(found, key=lambda name: (int(name), name) if name.isdigit() else (0, name))
     return to_dataset([_pair(layout, split, each) for each in ids])
 
 
-def _pair(layout: Layout, split: str, key: str) -> dict[str, Any]:
+def _pair(layout: SetFolder, split: str, key: str) -> dict[str, Any]:
     where = f"problem {key!r} of Geometry3K"
     problem, forms = layout.json(split, key, "data.json"), layout.json(split, key, "logic_form.json")
-    choices = problem.get("compact_choices") or field(problem, "choices", where)
-    letter = str(field(problem, "answer", where))
+    choices = problem.get("compact_choices") or required_field(problem, "choices", where)
+    letter = str(required_field(problem, "answer", where))
     if letter not in LETTERS[: len(choices)]:
         raise ValueError(f"{where} has the answer {letter!r}, which is none of its {len(choices)} choices.")
     kinds = problem.get("problem_type_graph") or []
-    return pair(
+    return make_pair_row(
         id=f"geometry3k-{key}",
         category=", ".join(kinds),
         image=layout.image(split, key, "img_diagram.png"),
-        facts=forms_in_words(field(forms, "diagram_logic_form", where)),
-        question=lines(problem.get("compact_text") or field(problem, "problem_text", where), options(choices)),
+        facts=forms_in_words(required_field(forms, "diagram_logic_form", where)),
+        question=join_lines(
+            problem.get("compact_text") or required_field(problem, "problem_text", where), options_text(choices)
+        ),
         answer=str(choices[LETTERS.index(letter)]).strip(),
     )

@@ -1,4 +1,4 @@
-"""Logic forms of Geometry3K in words: `Equals(LengthOf(Line(A,B)),5)` → "AB = 5".
+"""Put the logic forms of Geometry3K into words: `Equals(LengthOf(Line(A,B)),5)` → "AB = 5".
 
 The predicates are those of https://github.com/lupantech/InterGPS/blob/main/predicates.md.
 """
@@ -73,14 +73,14 @@ SHAPES = frozenset(
 INFIX = {"Add": " + ", "Sub": " - ", "Mul": " * ", "Div": " / ", "Pow": " ^ "}
 MISSPELT = {"Cirle": "Circle", "Sectoe": "Sector", "parallelogram": "Parallelogram"}
 UNNAMED = re.compile(r"\bpoint_\d+")
-"""A point that has no name in the picture: the set numbers these."""
+"""Points without a name in the picture, which the set calls `point_0`, `point_1`, …"""
 _TOKEN = re.compile(r"\s*([A-Za-z]\w*(?=\s*\()|[(),]|[^(),]+)")
 
 
 def forms_in_words(forms: Sequence[str]) -> str:
-    """The logic forms as sentences, each once; points on the same line or circle in one sentence.
+    """The logic forms as sentences, none twice; points on the same line or circle share a sentence.
 
-    Forms about points without a name are left out: no reader of the words could find them.
+    Forms about points without a name are left out, since a reader of the words could not find these points.
     """
     sentences: dict[str, None] = {}
     gathered: dict[tuple[str, str], list[str]] = {}
@@ -99,7 +99,7 @@ def forms_in_words(forms: Sequence[str]) -> str:
 
 
 def parse(text: str) -> Form:
-    """The form that a text states. The set has some with a bracket too many or too few: these are read on."""
+    """Parse a logic form. Texts with a bracket too many or too few, which the set contains, are accepted."""
     stack: list[tuple[str, list[Form]]] = [("", [])]
     pending = ""
     for token in _TOKEN.findall(text):
@@ -127,7 +127,7 @@ def _closed(name: str, arguments: list[Form]) -> Form:
 
 
 def in_words(form: Form) -> str:
-    """A form in words; a predicate that is not known keeps its name, taken apart."""
+    """A form in words; an unknown predicate is told by its name, split into words."""
     name, arguments = form
     words = [in_words(argument) for argument in arguments]
     if not arguments:
@@ -137,7 +137,7 @@ def in_words(form: Form) -> str:
     if name == "Point":
         return words[0]
     if name == "Circle":
-        return f"circle {words[0]}"  # its radius has a name in the forms only
+        return f"circle {words[0]}"  # without the radius, which has a name in the forms alone
     if name in SHAPES:
         # `$` stands for a shape that the text does not name
         return f"{name.lower()} {''.join(words)}" if words != ["$"] else f"the {name.lower()}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...views import pair_features
 from ..pairs import assistant, user
-from .files import Layout, check_split, field, pair, to_dataset
+from .files import SetFolder, check_split, make_pair_row, required_field, to_dataset
 
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def load_mathverse(
     vision_centric: str = "Vision Dominant",
     query: str = "query_wo",
 ) -> Dataset:
-    """Pairs of MathVerse: two versions of a problem as the two views of a question.
+    """Pairs of MathVerse: two versions of a problem are the two views of a pair.
 
     Where the versions have pictures of their own, those of the vision_centric view are in `vision_centric_images`.
     The completion is the line `Answer: …`: the letter of a choice, or the value.
@@ -47,7 +47,7 @@ def load_mathverse(
             is the bare question, which `Vision Only` does not have.
 
     Raises:
-        FileNotFoundError, ValueError: what is missing, and where to get it.
+        FileNotFoundError, ValueError: a file or a field is missing; the message says where to get the set.
     """
     check_split(split, SPLITS[:1])
     for option, version in (("text_rich", text_rich), ("vision_centric", vision_centric)):
@@ -98,24 +98,24 @@ def load_mathverse_levels(folder: str | Path = HUB, split: str = "testmini", *, 
 
 
 def _rows(folder: str | Path, split: str, query: str) -> Iterator[dict[str, Any]]:
-    """The rows of the set, checked; `image` is as stored, or `None`."""
+    """The rows of the set, with all required fields; `image` is undecoded, or `None`."""
     if query not in QUERIES:
         raise ValueError(f"`query` must be one of {', '.join(QUERIES)}, got {query!r}.")
     for row in _from_hub(folder, split) if str(folder) == HUB else _from_folder(folder, split):
         where = f"sample {row.get('sample_index')!r} of MathVerse"
         for name in ("problem_index", "problem_version", "answer", query):
-            field(row, name, where)
+            required_field(row, name, where)
         yield row
 
 
 def _from_hub(folder: str | Path, split: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
-    yield from _stored(load_dataset(str(folder), split, split=split))
+    yield from _iterate_undecoded(load_dataset(str(folder), split, split=split))
 
 
 def _from_folder(folder: str | Path, split: str) -> Iterator[dict[str, Any]]:
-    layout = Layout(
+    layout = SetFolder(
         folder,
         "MathVerse",
         f"`{split}.parquet`, or `{split}.json` with its pictures (`images.zip`) unpacked beside it",
@@ -124,14 +124,14 @@ def _from_folder(folder: str | Path, split: str) -> Iterator[dict[str, Any]]:
     if (layout.folder / f"{split}.parquet").is_file():
         from datasets import Dataset
 
-        yield from _stored(Dataset.from_parquet(str(layout.folder / f"{split}.parquet")))
+        yield from _iterate_undecoded(Dataset.from_parquet(str(layout.folder / f"{split}.parquet")))
         return
     root = ("images",) if (layout.folder / "images").is_dir() else ()
     for row in layout.json(f"{split}.json"):
         yield {**row, "image": layout.image(*root, row["image"]) if row.get("image") else None}
 
 
-def _stored(dataset: Any) -> Iterator[dict[str, Any]]:
+def _iterate_undecoded(dataset: Any) -> Iterator[dict[str, Any]]:
     from datasets import Image
 
     if "image" in dataset.column_names and isinstance(dataset.features["image"], Image):
@@ -152,7 +152,7 @@ def _pair(index: str, versions: dict[str, Any], text_rich: str, vision_centric: 
             missing = "picture" if versions[version]["image"] is None else f"`{query}`"
             raise ValueError(f"problem {index} of MathVerse has no {missing} in its version {version!r}.")
     first, second = versions[text_rich], versions[vision_centric]
-    row = pair(
+    row = make_pair_row(
         id=f"mathverse-{index}",
         category=_category(first),
         image=first["image"],
@@ -165,7 +165,7 @@ def _pair(index: str, versions: dict[str, Any], text_rich: str, vision_centric: 
 
 
 def _with_own_images(rows: list[dict[str, Any]]) -> Dataset:
-    """The pairs; the column of the vision_centric view's own pictures only where a pair has some."""
+    """The pairs as a dataset, with the column `vision_centric_images` only if some pair has such images."""
     from datasets import Dataset, Features
 
     if not any(row["vision_centric_images"] for row in rows):

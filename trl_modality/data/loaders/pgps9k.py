@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import Layout, check_split, field, lines, options, pair, to_dataset
+from .files import SetFolder, check_split, join_lines, make_pair_row, options_text, required_field, to_dataset
 
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ def load_pgps9k(
     Args:
         folder: `PGPS9K_all`: `PGPS9K/{split}.json`, `Geometry3K/{split}.json` and the pictures of both.
         split: `train` or `test`.
-        part: `PGPS9K`, or `Geometry3K`, which is there with clauses of the same form.
+        part: `PGPS9K`, or `Geometry3K`, which the archive holds with clauses of the same form.
         diagrams: Folder of the pictures: `Diagram_Visual`, or `Diagram`, which the authors' own model reads.
 
     Raises:
-        FileNotFoundError, ValueError: what is missing, and where to get it.
+        FileNotFoundError, ValueError: a file or a field is missing; the message says where to get the set.
     """
     if part not in PARTS:
         raise ValueError(f"`part` must be one of {', '.join(PARTS)}, got {part!r}.")
     check_split(split, PARTS[part])
-    layout = Layout(
+    layout = SetFolder(
         folder,
         "PGPS9K",
         "`PGPS9K_all/PGPS9K/{train,test}.json` and `PGPS9K_all/Diagram_Visual/*.png` (or `diagrams='Diagram'`)",
@@ -61,21 +61,23 @@ def load_pgps9k(
     return to_dataset([_pair(layout, part, diagrams, key, problem) for key, problem in problems.items()])
 
 
-def _pair(layout: Layout, part: str, diagrams: str, key: str, problem: dict[str, Any]) -> dict[str, Any]:
+def _pair(layout: SetFolder, part: str, diagrams: str, key: str, problem: dict[str, Any]) -> dict[str, Any]:
     where = f"problem {key!r} of {part}"
-    choices = [_number(choice) for choice in field(problem, "choices", where)]
-    return pair(
+    choices = [_number(choice) for choice in required_field(problem, "choices", where)]
+    return make_pair_row(
         id=f"{part.lower()}-{key}",
         category=str(problem.get("type") or "").strip(),
-        image=layout.image(diagrams, str(field(problem, "diagram", where))),
-        facts=clauses_in_words(field(problem, "parsing_stru_seqs", where), field(problem, "parsing_sem_seqs", where)),
-        question=lines(str(field(problem, "text", where)), options(choices)),
-        answer=_number(field(problem, "answer", where)),
+        image=layout.image(diagrams, str(required_field(problem, "diagram", where))),
+        facts=clauses_in_words(
+            required_field(problem, "parsing_stru_seqs", where), required_field(problem, "parsing_sem_seqs", where)
+        ),
+        question=join_lines(str(required_field(problem, "text", where)), options_text(choices)),
+        answer=_number(required_field(problem, "answer", where)),
     )
 
 
 def clauses_in_words(structure: Sequence[str], semantics: Sequence[str]) -> str:
-    r"""The clauses of a diagram as sentences: what lies on what, then what is measured.
+    r"""The clauses of a diagram as sentences: which points lie on which line or circle, then measures and relations.
 
     `["line A B", "line A D C", "\\odot O lieson A B"]`, `["AB = 5", "DC \\perp AB on D"]` → "There are the lines AB.
     On one line lie, in this order, A, D, C. On circle O lie A, B. AB = 5. DC is perpendicular to AB at D."
@@ -105,7 +107,7 @@ def _sentence(clause: str) -> str:
 
 
 def _number(value: Any) -> str:
-    """A number as one writes it: "25.000" → "25"; anything else as it is."""
+    """A number without trailing zeros ("25.000" → "25"); anything else as text."""
     try:
         return f"{float(value):.10g}"
     except (TypeError, ValueError):

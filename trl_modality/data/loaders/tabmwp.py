@@ -1,4 +1,4 @@
-"""TabMWP: school problems about a table, which each has as a picture and as text (arXiv 2209.14610).
+"""TabMWP: school problems about tables, which are given both as a picture and as text (arXiv 2209.14610).
 
 From https://github.com/lupantech/PromptPG, folder `data/tabmwp`: 38,431 problems. Its authors license the dataset
 under CC BY-NC-SA 4.0, the repository under MIT.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import Layout, check_split, field, lines, options, pair, to_dataset
+from .files import SetFolder, check_split, join_lines, make_pair_row, options_text, required_field, to_dataset
 
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ def load_tabmwp(folder: str | Path, split: str = "train") -> Dataset:
 
     Args:
         folder: `data/tabmwp` of its repository: `problems_{split}.json` and `tables/{id}.png`. A single
-            `problems.json` also serves: of it, the problems of this split are read (of `dev` for `dev1k`).
-        split: `train`, `dev`, `test`, or `dev1k` and `test1k`, of 1,000 problems each.
+            `problems.json` with all splits also serves; `dev1k` and `test1k` then stand for all of `dev` and `test`.
+        split: `train`, `dev`, `test`, or `dev1k` or `test1k` (1,000 problems each).
 
     Raises:
-        FileNotFoundError, ValueError: what is missing, and where to get it.
+        FileNotFoundError, ValueError: a file or a field is missing; the message says where to get the set.
     """
     check_split(split, SPLITS)
-    layout = Layout(
+    layout = SetFolder(
         folder,
         "TabMWP",
         "`problems_{train,dev,test,dev1k,test1k}.json` and `tables/{id}.png`",
@@ -49,16 +49,16 @@ def load_tabmwp(folder: str | Path, split: str = "train") -> Dataset:
     return to_dataset([_pair(layout, key, problem) for key, problem in problems.items()])
 
 
-def _pair(layout: Layout, key: str, problem: dict[str, Any]) -> dict[str, Any]:
+def _pair(layout: SetFolder, key: str, problem: dict[str, Any]) -> dict[str, Any]:
     where = f"problem {key!r} of TabMWP"
-    table, question, answer = (str(field(problem, name, where)) for name in ("table", "question", "answer"))
+    table, question, answer = (str(required_field(problem, name, where)) for name in ("table", "question", "answer"))
     unit = problem.get("unit")
-    return pair(
+    return make_pair_row(
         id=f"tabmwp-{key}",
         category=str(problem.get("ans_type") or ""),
         image=layout.image("tables", f"{key}.png"),
-        facts=lines(problem.get("table_title"), table),
-        question=lines(question, f"(Unit: {unit})" if unit else "", options(problem.get("choices"))),
+        facts=join_lines(problem.get("table_title"), table),
+        question=join_lines(question, f"(Unit: {unit})" if unit else "", options_text(problem.get("choices"))),
         answer=answer,
         reasoning=problem.get("solution") or "",
     )
