@@ -1,4 +1,4 @@
-"""Which code computes the losses: `reference`, `torch`, `triton`, or by device and dtype (`auto`)."""
+"""The backends of the loss: `reference`, `torch`, `triton`, or `auto`, which chooses by device and dtype."""
 
 import functools
 from collections.abc import Callable
@@ -18,9 +18,9 @@ def get_backend(name: str, device: torch.device, dtype: torch.dtype) -> Callable
     """The `linear_losses` of a backend; `auto` is `triton` on GPUs where it is installed, and `torch` elsewhere.
 
     Args:
-        name: of the backend.
-        device: of the tensors.
-        dtype: of the products.
+        name: name of the backend.
+        device: device of the tensors.
+        dtype: dtype of the matrix products.
 
     Raises:
         ValueError: on an unknown name; on `triton` where it is not installed or has no kernels for the input.
@@ -47,7 +47,7 @@ def _why_not_triton(device: torch.device, dtype: torch.dtype) -> str:
         from .triton_kernels import rows_kernel
     except ImportError:
         return "needs Triton, which is not installed"
-    # Under TRITON_INTERPRET=1 it is not one: the interpreter takes the tensors of any device
+    # With TRITON_INTERPRET=1 the kernel is no `JITFunction`: the interpreter takes tensors of any device
     if device.type not in GPUS and isinstance(rows_kernel, JITFunction):
         return f"has no kernels for a {device.type} device"
     return ""

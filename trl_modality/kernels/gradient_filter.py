@@ -1,36 +1,36 @@
-"""Going below the dense floor: which columns of a tile's gradient are worth multiplying."""
+"""The gradient filter: which vocabulary entries of a tile's logit gradient to keep in the gradient products."""
 
 import torch
 
 
-# Columns are weighed in steps of a quarter of an octave of their largest entry, over 16 octaves below what is allowed
+# Columns go into buckets by log2 of their largest entry: quarters of an octave, over 16 octaves below `allowed`
 STEPS_PER_OCTAVE, N_BUCKETS = 4, 64
 # With more columns than this, gathering them costs more than the products of the others
 MOST_KEPT = 0.6
-# Sums are rounded, by 5e-4 where a GPU multiplies in TF32: what is lost is taken to be this much more than it seems
+# Relative margin on sums for their rounding, which is 5e-4 where a GPU multiplies in TF32
 ROUNDING = 1e-3
 
 
 def kept_columns(gradient_NV: torch.Tensor, allowed: torch.Tensor, block_columns: int) -> torch.Tensor | None:
-    """The vocabulary entries (ascending) whose part in the gradient is not negligible; `None` for all of them.
+    """The vocabulary entries (ascending) to keep in the gradient products; `None` for all of them.
 
-    Columns are left out by their largest entry, smallest first, as far as for every token of the tile
+    Columns are left out in the order of their largest entry, smallest first, as long as every token t of the tile has
 
         Σ_{v left out} |g_tv|  ≤  allowed
 
-    holds. The gradient of its hidden state is then off by at most `allowed · max_v ‖W_v‖`, and that of the head by at
+    The gradient of the token's hidden state is then off by at most `allowed · max_v ‖W_v‖`, and that of the head by at
     most `allowed · Σ_t ‖h_t‖` in the sum of the norms of its rows.
 
     Args:
-        gradient_NV: the gradients of one tile's logits.
-        allowed: scalar, in the units of the gradient.
-        block_columns: of which a copy is made at a time.
+        gradient_NV: gradients of one tile's logits.
+        allowed: scalar, the bound above, in the units of the gradient.
+        block_columns: columns that are copied at a time.
     """
     # Two passes, but no tensor of the tile's size as `abs` would make
     largest_V = torch.maximum(gradient_NV.amax(0), gradient_NV.amin(0).neg_())
     sum_dtype = torch.promote_types(largest_V.dtype, torch.float32)
     octaves_V = largest_V.to(sum_dtype).div_(allowed).log2_()
-    # The last bucket takes what is smaller still; a column above `allowed` can never go
+    # Smaller columns go into the last bucket; one above `allowed` gets −1, and is always kept
     bucket_V = octaves_V.mul_(-STEPS_PER_OCTAVE).clamp_(-1, N_BUCKETS - 1).floor_().long()
     sums_NB = torch.zeros(len(gradient_NV), N_BUCKETS, dtype=sum_dtype, device=gradient_NV.device)
     for start in range(0, gradient_NV.shape[1], block_columns):
@@ -38,7 +38,7 @@ def kept_columns(gradient_NV: torch.Tensor, allowed: torch.Tensor, block_columns
         membership = torch.nn.functional.one_hot(bucket.clamp(min=0), N_BUCKETS).to(gradient_NV.dtype)
         membership.mul_((bucket >= 0).unsqueeze(1))
         sums_NB += torch.mm(gradient_NV[:, start : start + block_columns].abs(), membership)
-    # Per bucket, what leaving out it and all smaller ones does to the token that loses most
+    # For each bucket, the largest sum of a token if this bucket and all smaller ones are left out
     lost_B = sums_NB.flip(1).cumsum(1).amax(0).flip(0) * (1 + ROUNDING)
     first_left_out = N_BUCKETS - (lost_B <= allowed).sum()
     kept = (bucket_V < first_left_out).nonzero().squeeze(1)

@@ -7,7 +7,7 @@ import torch
 from .spec import accumulation_dtype
 
 
-# Products of half-precision factors with a float32 result that is never rounded to half; no kernels but CUDA's
+# Whether torch multiplies half-precision factors into float32 without rounding to half; only its CUDA kernels do
 HAS_OUT_DTYPE = torch.version.hip is None and all(
     "dtype_out" in op.overloads() for op in (torch.ops.aten.mm, torch.ops.aten.addmm)
 )
@@ -22,9 +22,9 @@ class HeadProducts:
     Args:
         weight: `[V, H]`.
         bias: `[V]` or `None`.
-        dtype: of the products.
+        dtype: dtype of the products.
         block_rows: rows of the head converted, or gathered, at a time.
-        needs_weight, needs_bias: whether their gradients are wanted; else nothing is allocated for them.
+        needs_weight, needs_bias: whether the gradient of the head, or of its bias, is needed; else none is allocated.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class HeadProducts:
     def hidden_gradient(
         self, gradient_NV: torch.Tensor, out_NH: torch.Tensor, columns_K: torch.Tensor | None = None
     ) -> None:
-        """Write the gradient of a tile's hidden states, in the dtype of the sums; from some columns only, if given."""
+        """Write the gradient of a tile's hidden states, in the dtype of the sums; from `columns_K` alone if given."""
         if columns_K is None:
             for columns, weight_BH in self._blocks():
                 _product(out_NH, gradient_NV[:, columns], weight_BH, accumulate=columns.start > 0)
@@ -69,9 +69,9 @@ class HeadProducts:
     def add_head_gradient(
         self, gradient_NV: torch.Tensor, hidden_NH: torch.Tensor, columns_K: torch.Tensor | None = None
     ) -> None:
-        """Add what one tile gives to the gradients of the head and of its bias, where they are wanted.
+        """Add the gradients of the head and of its bias from one tile, if they are needed.
 
-        With `columns_K` only these rows of the head are added to; of the bias, one cheap sum, all are.
+        With `columns_K` only these rows of the head get theirs; the bias, whose sum is cheap, gets all of its own.
         """
         if self.bias_gradient is not None:
             self.bias_gradient.add_(gradient_NV.sum(0, dtype=self.sum_dtype))
@@ -89,7 +89,7 @@ class HeadProducts:
                 _product(product, gradient_NV.index_select(1, piece_B).t(), hidden_NH, accumulate=False)
                 self.weight_gradient.index_add_(0, piece_B, product)
             return
-        # A product that has to be rounded first is made block by block
+        # A product that is rounded first needs a temporary, so it is made block by block
         at_a_time = len(self.weight) if _is_exact(self.dtype, self.weight_gradient) else self.block_rows
         for start in range(0, len(self.weight), at_a_time):
             columns = slice(start, start + at_a_time)
@@ -102,7 +102,7 @@ class HeadProducts:
         return self.weight_gradient, self.bias_gradient
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """The head in the dtype of the products: whole if that is its own, else converted a block at a time."""
+        """The head in the dtype of the products: whole if it has that dtype, else converted block by block."""
         vocab_size, hidden_size = self.weight.shape
         if self.weight.dtype == self.dtype:
             yield slice(0, vocab_size), self.weight
@@ -119,8 +119,10 @@ def _is_exact(dtype: torch.dtype, out: torch.Tensor) -> bool:
 
 
 def _product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, accumulate: bool) -> None:
-    """`out = a @ b` or `out += a @ b`; where the product has to be rounded to the dtype of its factors, the sum is
-    not."""
+    """`out = a @ b` or `out += a @ b`, summed in the dtype of `out`.
+
+    Without CUDA's mixed kernels the product itself is first rounded to the dtype of its factors.
+    """
     if not _is_exact(a.dtype, out):
         product = torch.mm(a, b)
         out.add_(product) if accumulate else out.copy_(product)

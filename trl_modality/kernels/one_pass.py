@@ -1,8 +1,9 @@
-"""One pass for all the losses: a tile of logits is made once, becomes its own gradient, and is multiplied away.
+"""All losses and their gradients in one pass over tiles of logits; the whole `[M, V]` logits are never in memory.
 
-The head is the last layer and the weights of the losses are known before the backward, so the forward can make the
-gradients. In units of one product of `[M, H]` and `[H, V]` a pair then costs 6 (4 with a frozen head), where ops that
-make the logits again in their backward cost 14 (11). The backward only scales what is there.
+A tile of logits is computed once, overwritten by its gradient, and multiplied into the gradients of the hidden states
+and of the head. The forward can do this because the head is the last layer and the weights of the losses are known
+before the backward, which then only scales the stored gradients. In units of one product of `[M, H]` and `[H, V]` a
+pair costs 6 (4 with a frozen head), where ops that recompute the logits in their backward cost 14 (11).
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from .spec import (
 from .tiles import TileBuffers, plan_tiles, product_dtype
 
 
-# Elements of a gradient that are widened at a time, to be scaled
+# Elements of a gradient that are converted to a wider dtype at a time, to be scaled
 SCALED_AT_A_TIME = 2**22
 
 
@@ -41,13 +42,13 @@ def linear_losses(
     tile_mib: float | None = None,
     gradient_filter: float = 0.0,
 ) -> tuple[torch.Tensor, list[TokenStats]]:
-    """What `reference.linear_losses` computes; `rows_class` (`TorchRows`, `TritonRows`) works on a tile's rows."""
+    """As `reference.linear_losses`; `rows_class` (`TorchRows`, `TritonRows`) does the elementwise work on tiles."""
     inputs = [lm_head_weight, lm_head_bias, *(hidden for group in groups for hidden in group[:2])]
     wants_weight, wants_bias, *wants_hidden = (
         torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs
     )
     dtype = product_dtype([hidden for group in groups for hidden in group.hidden])
-    # The dtype of the products is settled: autocast must not round the sums
+    # `dtype` takes autocast into account already; inside autocast the sums would be rounded
     with torch.no_grad(), torch.autocast(lm_head_weight.device.type, enabled=False):
         n_views = 2 if any(group.is_paired for group in groups) else 1
         plan = plan_tiles(
@@ -68,35 +69,36 @@ def linear_losses(
             _GroupPass(group, wants, wants_weight or wants_bias, divisor, dtype)
             for group, wants in zip(groups, zip(wants_hidden[::2], wants_hidden[1::2], strict=True), strict=True)
         ]
-        for each in passes:
-            for start in range(0, each.n_tokens, plan.tokens):
-                each.run_tile(
-                    slice(start, min(start + plan.tokens, each.n_tokens)), head, rows, buffers, gradient_filter
+        for group_pass in passes:
+            for start in range(0, group_pass.n_tokens, plan.tokens):
+                group_pass.run_tile(
+                    slice(start, min(start + plan.tokens, group_pass.n_tokens)), head, rows, buffers, gradient_filter
                 )
-        loss = torch.stack([each.weighted_loss() for each in passes]).sum() / normalizer
+        loss = torch.stack([group_pass.weighted_loss() for group_pass in passes]).sum() / normalizer
         gradients = [*head.finished(), *(gradient for each in passes for gradient in each.hidden_gradients)]
     if any(gradient is not None for gradient in gradients):
         loss = _WithGradients.apply(loss, divisor / normalizer, gradients, *inputs)
-    return loss, [each.all_stats() for each in passes]
+    return loss, [group_pass.all_stats() for group_pass in passes]
 
 
 @dataclass
 class _ViewPass:
-    """One view of a group: its hidden states, and what becomes of their gradient."""
+    """One view of a group of tokens: its hidden states, and the buffer of their gradient."""
 
     hidden: torch.Tensor
-    makes: bool
-    """Whether the tiles of this view become gradients: somebody wants one, and some weight asks for it."""
+    makes_gradient: bool
+    """Whether tiles of this view are turned into gradients: a loss of the view may have weight, and the hidden states
+    or the head are trained."""
     gradient: torch.Tensor | None
     """`[M, H]`, filled tile by tile; `None` where the hidden states are not trained."""
 
     @property
-    def fills(self) -> bool:
-        return self.makes and self.gradient is not None
+    def stores_gradient(self) -> bool:
+        return self.makes_gradient and self.gradient is not None
 
 
 class _GroupPass:
-    """One group of tokens on its way: those that have a label, their weights, statistics and gradients."""
+    """One group of tokens during the pass: its labelled tokens, their weights and statistics, and its gradients."""
 
     def __init__(self, group: TokenGroup, wants_hidden, wants_head: bool, divisor, dtype):
         self.group, self.sum_dtype = group, accumulation_dtype(dtype)
@@ -115,7 +117,7 @@ class _GroupPass:
         ]
         self.views = [view for view in by_view if view is not None]
         self.hidden_gradients = [None if view is None else view.gradient for view in by_view]
-        makes_text, makes_vision = (view is not None and view.makes for view in by_view)
+        makes_text, makes_vision = (view is not None and view.makes_gradient for view in by_view)
         self.coefficients = [
             weight / divisor if given else None
             for weight, given in zip(self.weights, (makes_text, makes_vision, makes_vision and has_kl), strict=True)
@@ -123,11 +125,13 @@ class _GroupPass:
 
     def _view(self, hidden: torch.Tensor, has_loss: bool, wants_hidden: bool, wants_head: bool) -> _ViewPass:
         if not wants_hidden:
-            return _ViewPass(hidden, makes=has_loss and wants_head, gradient=None)
-        if not has_loss:  # connected all the same: zeros, which take no memory
-            return _ViewPass(hidden, makes=False, gradient=hidden.new_zeros(()).expand(hidden.shape))
+            return _ViewPass(hidden, makes_gradient=has_loss and wants_head, gradient=None)
+        if not has_loss:  # zeros keep it in the graph; expanded, they take no memory
+            return _ViewPass(hidden, makes_gradient=False, gradient=hidden.new_zeros(()).expand(hidden.shape))
         new = torch.empty if self.kept is None else torch.zeros
-        return _ViewPass(hidden, makes=True, gradient=new(hidden.shape, dtype=hidden.dtype, device=hidden.device))
+        return _ViewPass(
+            hidden, makes_gradient=True, gradient=new(hidden.shape, dtype=hidden.dtype, device=hidden.device)
+        )
 
     def run_tile(self, tokens: slice, head: HeadProducts, rows, buffers: TileBuffers, gradient_filter: float) -> None:
         n = tokens.stop - tokens.start
@@ -141,8 +145,8 @@ class _GroupPass:
         weights = [None if weight is None else weight[tokens] for weight in self.coefficients]
         rows(TileRows(text, vision, self.labels[tokens], *weights), part_of(self.stats, tokens))
 
-        made = _rows_of([view.makes for view in self.views], n)
-        filled = _rows_of([view.fills for view in self.views], n)
+        made = _rows_of([view.makes_gradient for view in self.views], n)
+        filled = _rows_of([view.stores_gradient for view in self.views], n)
         if made is None:
             return
         columns = None
@@ -152,7 +156,7 @@ class _GroupPass:
             head.hidden_gradient(tile[filled], gradient[filled], columns)
         head.add_head_gradient(tile[made], hidden[made], columns)
         for i, view in enumerate(self.views):
-            if view.fills and view.gradient is not None:
+            if view.stores_gradient and view.gradient is not None:
                 view.gradient[source] = gradient[i * n : (i + 1) * n].to(view.gradient.dtype)
 
     def weighted_loss(self) -> torch.Tensor:
@@ -160,7 +164,7 @@ class _GroupPass:
         return torch.stack([weighted_sum(values, weight) for values, weight in losses if values is not None]).sum()
 
     def all_stats(self) -> TokenStats:
-        """The statistics of every token of the group, those without a label included."""
+        """The statistics of every token of the group, including tokens without a label."""
         if self.kept is None:
             return self.stats
         everything = _new_stats(self.group, len(self.group.labels), self.sum_dtype)
@@ -176,7 +180,7 @@ class _GroupPass:
 
 
 class _WithGradients(torch.autograd.Function):
-    """The loss, connected to gradients that are there already."""
+    """The loss as a node of the graph whose gradients are already computed; the backward scales them."""
 
     @staticmethod
     def forward(ctx, loss, unit, gradients, *inputs):
@@ -189,7 +193,7 @@ class _WithGradients(torch.autograd.Function):
     def backward(ctx, *grad_outputs):  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad_loss,) = grad_outputs
         unit, *gradients = ctx.saved_tensors
-        # The graph may be walked again (`retain_graph`): only then a copy is made. Without the query, always
+        # With `retain_graph` the backward may run again, so it scales copies; also where torch cannot tell
         keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
         scale = grad_loss * unit
         scaled = (
@@ -202,7 +206,7 @@ class _WithGradients(torch.autograd.Function):
 def _scaled(gradient: torch.Tensor, scale: torch.Tensor, in_place: bool) -> torch.Tensor:
     if not any(gradient.stride()):  # an expanded zero
         return torch.zeros_like(gradient, memory_format=torch.contiguous_format)
-    # Asked only where the answer does not have to be waited for: the head's gradient is large
+    # On a CPU `item` waits for no device, and skipping a scale of 1 spares a pass over the head's large gradient
     if in_place and scale.device.type == "cpu" and scale.item() == 1.0:
         return gradient
     if gradient.dtype == scale.dtype:
@@ -216,10 +220,10 @@ def _scaled(gradient: torch.Tensor, scale: torch.Tensor, in_place: bool) -> torc
 
 
 def _divisor_for_float16(groups: list[TokenGroup], normalizer: torch.Tensor) -> torch.Tensor:
-    """What the tiles are divided by instead of the normalizer, so that the largest gradient is near 1.
+    """Divisor for the gradients of float16 tiles instead of the normalizer, so that the largest one is near 1.
 
-    Float16 has no room for one divided by the count of a long batch before a loss scale reaches it. The power of two
-    between the divisors costs no rounding, and is left to the backward.
+    In float16, 1 / normalizer of a long batch underflows before a loss scale is applied. The quotient of the two
+    divisors is a power of two, so that applying it in the backward costs no rounding.
     """
     largest = torch.zeros_like(normalizer)
     for group in groups:
@@ -240,12 +244,12 @@ def _new_stats(group: TokenGroup, n_tokens: int, dtype: torch.dtype) -> TokenSta
 
 
 def _may_be_above_0(weight: float | torch.Tensor) -> bool:
-    """Of a tensor we do not ask: the answer would have to come from the device."""
+    """Whether a weight may be above 0; `True` for a tensor, since reading its values would wait for the device."""
     return isinstance(weight, torch.Tensor) or weight > 0
 
 
 def _rows_of(chosen: list[bool], n: int) -> slice | None:
-    """The rows of a tile that belong to the chosen of its one or two views: one piece, since these are neighbours."""
+    """The slice of a tile's rows of the chosen views (one view, or both, which are adjacent); `None` for no view."""
     if not any(chosen):
         return None
     first, last = chosen.index(True), len(chosen) - chosen[::-1].index(True)
@@ -253,7 +257,7 @@ def _rows_of(chosen: list[bool], n: int) -> slice | None:
 
 
 def _largest(weights: list[torch.Tensor | None]) -> torch.Tensor:
-    """The largest weight of a token's gradient: that of the text_rich view, or those of the other view together."""
+    """The largest weight of a token's gradient: w_r of the text_rich view, or w_v + λ of the vision_centric view."""
     text, vision, kl = weights
     if vision is not None and kl is not None:
         vision = vision + kl

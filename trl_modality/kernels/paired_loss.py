@@ -1,4 +1,4 @@
-"""`paired_linear_loss`: one call for the losses of both views; the checks of its arguments."""
+"""`paired_linear_loss`, the losses of both views of pairs in one call, and the checks of its arguments."""
 
 import functools
 import math
@@ -17,15 +17,15 @@ WEIGHTS = ("text_weight", "vision_weight", "kl_weight")
 
 
 def _opaque_when_compiled(function: Function) -> Function:
-    """One step of its own in a compiled model: its sizes depend on data, and it writes into buffers."""
+    """Keep a function out of the graphs of `torch.compile`: its sizes depend on data, and it writes into buffers."""
     disabled: Any = torch.compiler.disable(function)
     return disabled
 
 
 class PairedLossOutput(NamedTuple):
-    """The loss and, per token and without gradient, what the metrics need; zero where the label is ignored.
+    """The loss, and statistics of each token for metrics: without gradient, and 0 where the label is ignored.
 
-    The fields of a view that was not given, and `kl` without a partner, are `None`.
+    The statistics of a view that was not given are `None`, and so is `kl` unless both views were given.
     """
 
     loss: torch.Tensor
@@ -90,8 +90,8 @@ def paired_linear_loss(
         logit_scale: factor on the logits, before soft-capping.
         logit_softcap: `c` of `c·tanh(logits / c)`, before the temperature.
         normalizer: what the sum is divided by, a count of tokens or a sum of weights; by default the supervised tokens
-            of the views that are given (2·M for pairs without ignored labels). 0 divides by 1, so that no token at
-            all is a zero with a gradient.
+            of the views that are given (2·M for pairs without ignored labels). 0 is taken as 1, so that a batch
+            without supervised tokens has a loss of 0 that is still part of the graph.
         backend: `"reference"` is plain autograd on full logits; `"torch"` and `"triton"` hold no more than a tile of
             them and make the gradients in the forward; `"auto"` is `"triton"` on GPUs that have it, else `"torch"`.
         tile_mib: what the tile and everything beside it may take, in MiB; by default 256 on a CPU and 512 elsewhere.
@@ -106,13 +106,13 @@ def paired_linear_loss(
             decided tile by tile, and so depends on `tile_mib`.
 
     Returns:
-        `PairedLossOutput`; only `loss` carries a gradient, to the hidden states, the head and its bias. But for
-        `"reference"` it can be differentiated once.
+        `PairedLossOutput`; only `loss` carries a gradient, to the hidden states, the head and its bias. Unless the
+        backend is `"reference"`, `loss` can be differentiated only once.
 
     Raises:
         ValueError: on shapes, devices, labels, weights or options that do not fit; the message names the argument.
 
-    `torch.compile` leaves it a step of its own, between two graphs.
+    Under `torch.compile` the call is a graph break.
     """
     group = TokenGroup(text_hidden, vision_hidden, labels, text_weight, vision_weight, kl_weight)
     if normalizer is None:
@@ -144,7 +144,7 @@ def grouped_linear_loss(
 ) -> tuple[torch.Tensor, list[TokenStats]]:
     """`paired_linear_loss` over several groups of tokens at once: a batch of pairs and of rows without a partner.
 
-    One pass, and one gradient of the head. Arguments and errors are those of `paired_linear_loss`.
+    All groups share one pass and one gradient of the head. Arguments and errors are those of `paired_linear_loss`.
 
     Returns:
         The sum of the losses of all groups divided by `normalizer`, and the statistics of each group's tokens.
@@ -175,7 +175,7 @@ def grouped_linear_loss(
 
 
 def _check_tensors(group: TokenGroup, lm_head_weight: torch.Tensor, lm_head_bias: torch.Tensor | None) -> None:
-    """Shapes, dtypes and devices."""
+    """Check shapes, dtypes and devices. Raises `ValueError`."""
     labels, (vocab_size, hidden_size) = group.labels, lm_head_weight.shape
     if not group.hidden:
         raise ValueError("`text_hidden` and `vision_hidden` are both None: give the states of one view at least.")
@@ -207,7 +207,7 @@ def _check_tensors(group: TokenGroup, lm_head_weight: torch.Tensor, lm_head_bias
 
 
 def _check_values(groups: list[TokenGroup], normalizer: torch.Tensor, vocab_size: int) -> None:
-    """Values of tensors, all in one look: every look waits for the device."""
+    """Check the values of all tensors in one transfer, since each waits for the device. Raises `ValueError`."""
     is_wrong, messages = (
         [~(normalizer.isfinite() & (normalizer >= 0))],
         [lambda: f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer.item()}."],

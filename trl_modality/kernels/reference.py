@@ -20,7 +20,7 @@ def linear_losses(
 ) -> tuple[torch.Tensor, list[TokenStats]]:
     """The losses of several groups of tokens under one head, summed and divided by `normalizer`.
 
-    `tile_mib` and `gradient_filter` are of the fast paths: here the logits are whole and every gradient is exact.
+    `tile_mib` and `gradient_filter` are ignored: here the logits are whole and every gradient is exact.
     """
     loss = torch.zeros((), device=lm_head_weight.device)
     stats = []
@@ -71,7 +71,7 @@ def losses_of_logits(
 
 
 def _logits(hidden_MH, weight_VH, bias_V, spec: LossSpec) -> torch.Tensor:
-    """`[M, V]` logits as the model itself makes them: the product in the model's dtype, what follows in float32 up."""
+    """`[M, V]` logits as the model itself makes them: the product in its dtype, scale and cap in float32 or wider."""
     if not torch.is_autocast_enabled(hidden_MH.device.type):
         weight_VH = weight_VH.to(hidden_MH.dtype)
         bias_V = None if bias_V is None else bias_V.to(hidden_MH.dtype)
@@ -85,7 +85,7 @@ def _keep(values_M: torch.Tensor, keep_M: torch.Tensor) -> torch.Tensor:
 
 
 def _connected(z_MV: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
-    """The logits, without a gradient in the rows of weight 0: theirs may be infinite, and 0·inf is NaN."""
+    """The logits, detached in rows of weight 0, whose gradients may be infinite: 0·inf is NaN."""
     weight_M = torch.as_tensor(weight, device=z_MV.device).expand(len(z_MV))
     return torch.where((weight_M != 0).unsqueeze(1), z_MV, z_MV.detach())
 

@@ -1,4 +1,4 @@
-"""The words of every backend: what is asked for (`LossSpec`, `TokenGroup`) and what comes back (`TokenStats`).
+"""Types that all backends share: their input (`LossSpec`, `TokenGroup`, `TileRows`) and output (`TokenStats`).
 
 Legend of the shape suffixes in this folder: M tokens, H hidden, V vocabulary, N rows of a tile, R rows of a block.
 """
@@ -16,7 +16,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 
 @dataclass(frozen=True)
 class LossSpec:
-    """What is the same for every token: how logits become distributions, and how two of them are compared."""
+    """Options of the loss: how logits become distributions, and which divergence compares two distributions."""
 
     divergence: str = "forward_kl"
     beta: float = 0.5
@@ -55,7 +55,7 @@ class TokenGroup(NamedTuple):
 
     @property
     def hidden(self) -> list[torch.Tensor]:
-        """Of the views that are there."""
+        """Hidden states of the views that are given."""
         return [hidden for hidden in self[:2] if hidden is not None]
 
     @property
@@ -64,7 +64,7 @@ class TokenGroup(NamedTuple):
 
 
 class TokenStats(NamedTuple):
-    """What the metrics need of each token, `[M]`, without gradient; 0 where the label is ignored, `None` if absent."""
+    """Statistics of each token `[M]`, without gradient: 0 where the label is ignored, `None` for a view not given."""
 
     text_nll: torch.Tensor | None
     vision_nll: torch.Tensor | None
@@ -102,5 +102,5 @@ def weighted_sum(values_M: torch.Tensor, weight: float | torch.Tensor) -> torch.
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What sums and statistics are kept in."""
+    """The dtype of sums and statistics: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)

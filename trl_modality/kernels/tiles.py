@@ -1,4 +1,4 @@
-"""How much of the work is done at once: a budget in MiB decides the tile, the tile's rows follow from the caches."""
+"""Sizes of tiles and blocks: a budget in MiB sets the tokens of a tile, the caches the rows worked on at a time."""
 
 import functools
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ MIB = 2**20
 # Measured: below this the products lose speed (the head is read once a tile), above it nothing is gained
 CPU_TILE_MIB = 256.0
 ACCELERATOR_TILE_MIB = 512.0
-# What one core keeps close while it works on a row of both views and the scratch rows beside them
+# Cache of one core that a row of both views and the scratch rows beside it should fit in
 CPU_CACHE_BYTES = 1.5 * MIB
-# Of a budget, the share that may go to rows of the head which are converted or gathered
+# Share of the budget for rows of the head that are converted or gathered
 HEAD_BLOCK_SHARE = 1 / 8
 MIN_HEAD_ROWS = 64
-# What the filter needs to weigh the columns of a tile, of each: all through, and of those that it sums at a time
+# Bytes that the gradient filter needs for each column of a tile, and for each column that it sums at a time
 FILTER_COLUMN_BYTES, FILTER_ROW_BYTES = 24, 64 * 24
 # Rows of the tile start at multiples of 128 bytes, in any dtype
 ALIGNED_COLUMNS = 64
@@ -47,14 +47,15 @@ class TileBuffers:
         self._gradient = torch.empty(n_rows, hidden_size, dtype=accumulation_dtype(dtype), device=head.device)
 
     def of(self, n_rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The first `n_rows` rows of the hidden states, the logits and the gradients."""
         return self._hidden[:n_rows], self._logits[:n_rows], self._gradient[:n_rows]
 
 
 def product_dtype(hidden: list[torch.Tensor]) -> torch.dtype:
     """The dtype of the logits and of the matrix products.
 
-    It is the model's (the widest of its hidden states), or autocast's, which spares float64. But half precision on
-    CPUs without matrix units (AMX) is float32: there such products are both faster and more exact.
+    It is the model's (the widest of its hidden states) or, unless that is float64, autocast's. On CPUs without matrix
+    units (AMX) float32 stands in for half precision: there such products are both faster and more exact.
     """
     device_type = hidden[0].device.type
     dtype = functools.reduce(torch.promote_types, (each.dtype for each in hidden))
@@ -88,7 +89,7 @@ def plan_tiles(
         n_views: 2 if any group is paired, else 1.
         n_scratch: rows in the dtype of the sums that the elementwise work needs for each token of a block.
         head: `[V, H]`.
-        dtype: of the products.
+        dtype: dtype of the products.
         tile_mib: the budget; `None` for the device's default. Where it is too small for a single token, one token is
             taken all the same.
         filters: whether columns of the gradient are gathered, with the rows of the head that go with them.
@@ -112,12 +113,12 @@ def plan_tiles(
         threads = torch.get_num_threads()
         row_bytes = scratch_bytes + n_views * vocab_size * dtype.itemsize
         block_rows = max(threads, int(threads * CPU_CACHE_BYTES / row_bytes))
-        # A small budget is for the tile first
+        # With a small budget, scratch rows take at most a quarter
         block_rows = max(1, min(block_rows, int(budget / 4 / max(scratch_bytes, 1))))
         tokens = int((budget - block_rows * scratch_bytes) / token_bytes)
     tokens = max(1, min(tokens, n_tokens))
     if tokens < n_tokens:
-        # Equal tiles, not full ones and a small rest: as many of them, in whole steps of 8 where these fit
+        # As many tiles of equal size instead of full ones and a small rest; rounded up to 8 where that fits
         even = -(-n_tokens // -(-n_tokens // tokens))
         tokens = min(tokens, -(-even // 8) * 8)
     head_row_bytes = hidden_size * sum_itemsize

@@ -1,8 +1,8 @@
 """The elementwise work on one tile, in torch: rows of logits become rows of gradients, in place.
 
-On a CPU a few rows at a time, so that they stay in the cache of the core that works on them through all the passes,
-and with every result written into a row that is there already: page faults and memory traffic cost more than the
-arithmetic. On other devices the whole tile is one block.
+On a CPU a few rows are processed at a time, so that they stay in the core's cache through all the passes, and every
+result is written into existing memory: page faults and memory traffic cost more than the arithmetic. On other devices
+the whole tile is one block.
 
 With e = exp(z − max z) and S = Σ e of a view, the gradients of the logits are, before weights:
 
@@ -23,22 +23,23 @@ from .reference import losses_of_logits
 from .spec import LossSpec, TileRows, TokenGroup, TokenStats, accumulation_dtype
 
 
-# `argmax` on a CPU costs ten times what a maximum does; up to this many columns nobody notices
+# `argmax` on a CPU costs ten times as much as a maximum; up to this many columns that does not matter
 ARGMAX_COLUMNS = 8192
 
 
 @dataclass
 class _View:
-    """One view of a block, at work; `[R, V]`, and `[R, 1]` for what there is one of in each row."""
+    """One view of a block while it is processed: tensors `[R, V]`, or `[R, 1]` with one value per row."""
 
     rows: torch.Tensor
-    """Those of the tile: the products of the head, and in the end the gradients of these."""
+    """Rows of the tile: at first the raw products of the head, in the end the gradients of these."""
     logits: torch.Tensor
     """Scaled, soft-capped, and shifted to a maximum of 0; overwritten by the divergence, then by the gradient.
     The tile's own rows where their dtype is that of the sums."""
     slope: torch.Tensor | None
-    """Derivative of the soft-capping."""
+    """Derivative of the soft-capping; `None` without it."""
     exponentials: torch.Tensor
+    """e = exp(z) of the shifted logits z."""
     total: torch.Tensor
     """Σ e."""
     moment: torch.Tensor
@@ -52,11 +53,12 @@ class TorchRows:
     """Elementwise work on tiles. One instance serves all the tiles of a call, with scratch rows allocated once.
 
     Args:
-        spec: how logits become distributions and how these are compared.
-        dtype: of the tiles.
+        spec: options of the loss.
+        dtype: dtype of the tiles.
         vocab_size: V.
         block_rows: rows of one view taken at a time.
-        n_views: 2 if any tile has both.
+        n_views: 2 if any tile has both views, else 1.
+        device: device of the tiles.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class TorchRows:
 
     def __call__(self, tile: TileRows, stats: TokenStats) -> None:
         """Turn the tile's logits into gradients, and fill `stats`, the `[N]` tensors of the tile's tokens."""
-        # Columns `[N, 1]` from here on, cut into blocks all at once: a block is short work, its overhead shows
+        # Columns `[N, 1]` from here on, split into blocks at once: a block is so little work that overhead would show
         weights = (None if weight is None else weight * self.spec.logit_scale for weight in tile[3:])
         columns = [x if x is None else x.unsqueeze(1) for x in (tile.labels, *weights, *stats)]
         n_blocks = -(-len(tile.labels) // self.block_rows)
@@ -101,7 +103,7 @@ class TorchRows:
         is_paired = tile.text is not None and tile.vision is not None
         text = None if tile.text is None else self._open(tile.text, product, is_paired)
         vision = None if tile.vision is None else self._open(tile.vision, product, is_paired)
-        # 0·(−inf) shows in Σ e·z: rare, so a block with an impossible token goes the way of the specification
+        # A logit of −inf makes Σ e·z NaN. That is rare, so such a block is left to the reference implementation
         if not math.isfinite(sum(view.moment.sum().item() for view in (text, vision) if view is not None)):
             self._block_with_impossible_tokens(text, vision, tile, stats)
             return
@@ -136,8 +138,8 @@ class TorchRows:
             tempered_total = tempered.sum(1, keepdim=True)
         return _View(rows, z, slope, e, total, moment, tempered, tempered_total)
 
-    # Each returns the divergence `[R, 1]`, and leaves weight × its gradient in `product` if there is a weight. The
-    # logits of both views are used up.
+    # Each of these returns the divergence `[R, 1]` and, if there is a weight, leaves weight × its gradient in
+    # `product`. They overwrite the logits of both views.
 
     def _forward_kl(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
         gap = text.logits.sub_(vision.logits)
@@ -177,7 +179,7 @@ class TorchRows:
         return beta * (kl_r - shift) + (1 - beta) * kl_v - log_student_share
 
     def _close(self, view: _View, weight, labels, of_divergence: torch.Tensor | None) -> None:
-        """The gradient of a view's rows: weight × that of the cross-entropy, and that of the divergence."""
+        """Write the gradient of a view's rows: weight × that of the cross-entropy, plus that of the divergence."""
         if of_divergence is None:
             gradient = torch.mul(view.exponentials, weight / view.total, out=view.logits)
         else:

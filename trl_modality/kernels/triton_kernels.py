@@ -7,10 +7,10 @@ logits are still in the L2 cache when they are loaded again. `torch_rows` has th
 with.
 
 Offsets of rows are int64: a tile may have more than 2³¹ elements. Impossible tokens (logits of −inf) need no detour
-here: wherever a probability is 0, so is what it is multiplied with.
+here: a product with a probability of 0 is 0 (`_weighted`).
 """
 
-# A kernel is a program of its own: flags compiled in decide what is bound, and functions return tuples of blocks
+# Pyright does not know that flags compiled in decide what is bound, nor that functions return tuples of blocks
 # pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
 import triton
@@ -22,7 +22,7 @@ NO_DIVERGENCE, FORWARD_KL, REVERSE_KL, JSD = (tl.constexpr(i) for i in range(4))
 
 @triton.jit
 def _logits(raw, scale, softcap, HAS_SOFTCAP: tl.constexpr):
-    """Scaled and soft-capped, of the raw products of the head."""
+    """Logits in float32 from the raw products of the head: scaled and soft-capped."""
     z = raw.to(tl.float32) * scale
     if HAS_SOFTCAP:
         x = z / softcap
@@ -37,7 +37,7 @@ def _logits(raw, scale, softcap, HAS_SOFTCAP: tl.constexpr):
 
 @triton.jit
 def _slope(z, scale, softcap, HAS_SOFTCAP: tl.constexpr):
-    """The derivative of `_logits` where these are z."""
+    """The derivative of `_logits` with respect to the raw product, from its result z."""
     slope = scale
     if HAS_SOFTCAP:
         slope = scale * (1 - (z / softcap) * (z / softcap))
@@ -46,7 +46,7 @@ def _slope(z, scale, softcap, HAS_SOFTCAP: tl.constexpr):
 
 @triton.jit
 def _weighted(weight, value):
-    """weight·value, where a weight of 0 makes 0 of anything."""
+    """weight·value; 0 where the weight is 0, whatever the value."""
     return tl.where(weight > 0, weight * value, 0.0)
 
 
@@ -92,7 +92,7 @@ def _log_ratios(d_r, d_v, log_total_r, log_total_v, inv_tau, beta):
 
 @triton.jit
 def _divergence_gradient(d_r, d_v, total_r, total_v, expected, inv_tau, beta, DIVERGENCE: tl.constexpr):
-    """Of the divergence, to the vision_centric logits; but for the factor 1/τ."""
+    """Gradient of the divergence for the vision_centric logits, without the factor 1/τ."""
     q_v = tl.exp(d_v * inv_tau) / total_v
     if DIVERGENCE == FORWARD_KL:
         return q_v - tl.exp(d_r * inv_tau) / total_r
@@ -172,7 +172,7 @@ def rows_kernel(
         target = _logits(tl.load(vision_row + label), scale, softcap, HAS_SOFTCAP)
         _store_view(stats_ptr, n_tokens, 1, token, target, max_v, total_v, moment_v, before_v)
 
-    # What a view's own distribution is compared with in its gradient: the mean of the log-ratio
+    # Mean of the log-ratio under the vision_centric distribution, which its gradient needs
     expected = 0.0
     log_q_total_r, log_q_total_v = tl.log(q_total_r), tl.log(q_total_v)
     if DIVERGENCE == FORWARD_KL:

@@ -11,9 +11,9 @@ from .triton_kernels import rows_kernel
 
 
 MAX_BLOCK = 2048
-# Of an NVIDIA thread; warps of AMD are twice as wide, and their threads have half as many
+# Elements of an NVIDIA thread; warps of AMD are twice as wide, so their threads have half as many
 ELEMENTS_PER_THREAD = 4
-# Of a thread, such that two programs of 16 warps fill a multiprocessor
+# Registers of a thread, such that two programs of 16 warps fill a multiprocessor
 MAX_REGISTERS = 64
 
 
@@ -28,7 +28,7 @@ class TritonRows:
 
     @staticmethod
     def scratch_rows(spec: LossSpec, dtype: torch.dtype, n_views: int) -> int:
-        """None: everything beside the tile is in registers."""
+        """0: everything beside the tile is in registers."""
         return 0
 
     def __call__(self, tile: TileRows, stats: TokenStats) -> None:
@@ -69,7 +69,7 @@ class TritonRows:
 
 
 def launch_options(vocab_size: int, is_nvidia: bool) -> dict[str, int]:
-    """Blocks so small that no variant spills registers on any target (with 8 elements a thread, sm_100 spills)."""
+    """Block size and warps, so small that no variant spills registers (at 8 elements a thread sm_100 does)."""
     block = min(MAX_BLOCK, triton.next_power_of_2(vocab_size))
     options = {"BLOCK": block, "num_warps": max(1, block // (32 * ELEMENTS_PER_THREAD))}
     # Left to itself, NVIDIA's assembler spills a few variants in order to fit a third program beside two
@@ -77,7 +77,7 @@ def launch_options(vocab_size: int, is_nvidia: bool) -> dict[str, int]:
 
 
 def _on_device_of(tensor: torch.Tensor):
-    """Triton launches on the current device, which on a model split over several is not always the tensor's."""
+    """A context with the tensor's device as the current one, on which Triton launches; a split model has several."""
     if tensor.device.type == "cpu":  # the interpreter
         return contextlib.nullcontext()
     return getattr(torch, tensor.device.type).device_of(tensor)
