@@ -10,21 +10,19 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from tests.testing.forks import ROOT, run_script
 from trl_modality.problems.demo.pairs import make_demo_pairs
 
 
-ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "examples" / "llava_kl.py"
 # One after another: each starts a process of its own from what the first one wrote
 pytestmark = pytest.mark.xdist_group("example")
 FEW = ["--train_pairs", "300", "--test_pairs", "20", "--logging_steps", "2", "--check_rows", "8"]
 
 
 def launch(*options: str) -> str:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "examples/llava_kl.py"]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, *FEW, *options], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    """As `accelerate launch` starts it, but for the seconds of the imports."""
+    return run_script(SCRIPT, *FEW, *options).check().outputs[0]
 
 
 def read(folder: Path, name: str, file: str = "gap.json") -> dict:
@@ -33,10 +31,14 @@ def read(folder: Path, name: str, file: str = "gap.json") -> dict:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A run of the example: what it printed and the folder it wrote."""
+    """A run of the example, started as users do: what it printed and the folder it wrote."""
     folder = tmp_path_factory.mktemp("example") / "llava_kl"
     options = ["--max_steps", "6", "--eval_steps", "3", "--gap_eval_rows", "10", "--gap_eval_max_new_tokens", "12"]
-    return launch(*options, "--output_dir", str(folder)), folder
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", str(SCRIPT), *FEW, *options]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--output_dir", str(folder)], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout, folder
 
 
 @pytest.mark.slow
