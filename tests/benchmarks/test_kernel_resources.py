@@ -115,35 +115,47 @@ def test_so_do_other_dtypes_and_vocabularies():
     assert complaints(rows) == []
 
 
+IN_ONE_PROCESS = """if True:
+    import json, kernel_resources as k
+    from dataclasses import asdict
+    for divergence in ("none", "forward_kl", "jsd"):
+        view = "vision" if divergence == "none" else "both"
+        variant = k.Variant(view, divergence, gradient=view, kl="no", softcap=False, columns="any")
+        print(json.dumps(k.compiled_kernel("sm_90", "bf16", variant, 2048, num_warps=16).asm["ttir"]))
+    variant = k.Variant("both", "jsd", "both", "yes", False, "16n")
+    starved = {"sm_90": {"num_warps": 16, "maxnreg": 32}, "gfx942": {"num_warps": 4, "waves_per_eu": 8}}
+    for target, options in starved.items():
+        found = k.compile_variant(target, "bf16", variant, block=4096, **options)
+        print(json.dumps({**asdict(found), "complaints": found.complaints()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Single kernels by what is asked of them: the intermediate code by divergence, the resources by target."""
+    names = ("none", "forward_kl", "jsd", "sm_90", "gfx942")
+    return dict(zip(names, output_rows("-c", IN_ONE_PROCESS), strict=True))
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group("compiled")
 @pytest.mark.parametrize("divergence", ["none", "forward_kl", "jsd"])
-def test_the_label_is_read_before_its_logit_is_overwritten(divergence):
+def test_the_label_is_read_before_its_logit_is_overwritten(compiled, divergence):
     """By another warp: between what all warps read alone and the loop that stores gradients there is a barrier."""
-    views = "vision" if divergence == "none" else "both"
-    code = f"""if True:
-        import json, kernel_resources as k
-        variant = k.Variant("{views}", "{divergence}", gradient="{views}", kl="no", softcap=False, columns="any")
-        print(json.dumps(k.compiled_kernel("sm_90", "bf16", variant, 2048, num_warps=16).asm["ttir"]))"""
-    ttir: str = output_rows("-c", code)[0]
+    ttir: str = compiled[divergence]
     before, _, after = ttir.rpartition("ttg.barrier")
     of_one_logit = re.compile(r"tt\.load %\S+ : !tt\.ptr<bf16>")
-    assert len(of_one_logit.findall(before)) == (1 if views == "vision" else 2)
+    assert len(of_one_logit.findall(before)) == (1 if divergence == "none" else 2)
     assert not of_one_logit.findall(after)
     assert "tt.store" in after[after.index("scf.for") :]
     assert "tensor<2048xbf16>" not in "".join(line for line in before.splitlines() if "tt.store" in line)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("starved", [("sm_90", "num_warps=16, maxnreg=32"), ("gfx942", "num_warps=4, waves_per_eu=8")])
-def test_a_kernel_short_of_registers_is_found_out(starved):
-    target, options = starved
-    code = f"""if True:
-        from dataclasses import asdict
-        import json, kernel_resources as k
-        variant = k.Variant("both", "jsd", "both", "yes", False, "16n")
-        found = k.compile_variant("{target}", "bf16", variant, block=4096, {options})
-        print(json.dumps({{**asdict(found), "complaints": found.complaints()}}))"""
-    (row,) = output_rows("-c", code)
+@pytest.mark.xdist_group("compiled")
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_a_kernel_short_of_registers_is_found_out(compiled, target):
+    row = compiled[target]
     assert row["local_bytes"] > 0
     assert row["spills"] > 0
     assert "spills" in row["complaints"]

@@ -87,7 +87,7 @@ def test_ignored_tokens_are_not_computed(backend):
 @pytest.mark.parametrize("h", [32, 512])
 def test_memory_stays_within_the_budget_and_does_not_grow(dtype, trained, options, h):
     """Above the gradients themselves; a head in half precision has its gradient summed in float32."""
-    tile_mib, v, options = 4, 8000, dict(options)
+    tile_mib, v, options = 2, 4000, dict(options)
     head_dtype = options.pop("head", dtype)
     for m in (128, 512):
         case = make_case(m=m, h=h, v=v, dtype=dtype, ignored=False, **options)

@@ -1,6 +1,7 @@
 """What a computation costs: the products it makes, and the memory its tensors take while it runs."""
 
 import weakref
+from collections.abc import Iterator
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,10 +33,12 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        given = {id(x.untyped_storage()) for x in torch.utils._pytree.tree_leaves((args, kwargs)) if _is_tensor(x)}
-        for x in torch.utils._pytree.tree_leaves(result):
-            if _is_tensor(x) and id(storage := x.untyped_storage()) not in given | self._alive.keys():
-                key, size = id(storage), storage.nbytes()
+        for x in _tensors(result):
+            storage = x.untyped_storage()
+            key = id(storage)
+            # Neither counted already nor one of the arguments, which were there before
+            if key not in self._alive and all(key != id(y.untyped_storage()) for y in _tensors([args, kwargs])):
+                size = storage.nbytes()
                 self._alive[key] = (weakref.ref(storage, lambda _, key=key: self._forget(key)), size)
                 self._bytes += size
                 self._peak = max(self._peak, self._bytes)
@@ -45,5 +48,12 @@ class PeakMemory(TorchDispatchMode):
         self._bytes -= self._alive.pop(key)[1]
 
 
-def _is_tensor(x) -> bool:
-    return isinstance(x, torch.Tensor)
+def _tensors(values) -> Iterator[torch.Tensor]:
+    """Of the arguments or the results of an operation; a general walk through trees takes longer than most of them."""
+    if isinstance(values, torch.Tensor):
+        yield values
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
