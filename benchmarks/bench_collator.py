@@ -1,10 +1,10 @@
-"""Pairs a second: our collator, which works on the images of a pair once, beside TRL's called for both views.
+"""Pairs a second of our collator, which processes the images of a pair once, and of TRL's, called for both views.
 
     python benchmarks/bench_collator.py [--rounds 15]
 
-Both are given the same pairs of real size (pictures of 800 × 600 pixels, prompts of 300 and 160 words) on one thread,
-as in a worker of a data loader, and take turns. `decoded` pictures are in memory; `stored` ones are PNG files in the
-rows, as `datasets` keeps them, which TRL's collator finds decoded for each row.
+Both get the same pairs of realistic size (pictures of 800 × 600 pixels, prompts of 300 and 160 words) on one thread,
+as in a worker of a data loader, and take turns. `decoded` pictures are in memory. `stored` pictures are PNG files in
+the rows, as `datasets` keeps them; for TRL's collator `datasets` decodes them row by row.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def llava_next() -> LlavaNextProcessor:
 
 
 def idefics3() -> Idefics3Processor:
-    """Tiles of 364 pixels, those of a picture beside all of it."""
+    """Tiles of 364 pixels, and the whole picture as one more tile."""
     places = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
     special = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *places]
     return Idefics3Processor(Idefics3ImageProcessor(), words_tokenizer(32_000, *special))
@@ -103,7 +103,7 @@ PROCESSORS = {
 
 
 def picture(rng: np.random.Generator) -> Image.Image:
-    """Bars on white, as charts are; noise would be slow to decode."""
+    """A picture of bars on white, like a chart; noise would be slow to decode."""
     image = Image.new("RGB", (800, 600), "white")
     draw = ImageDraw.Draw(image)
     for i, height in enumerate(rng.integers(50, 550, 12)):
@@ -130,7 +130,7 @@ def make_pairs(slot: str, stored: bool) -> list[dict]:
 
 
 def by_trl(processor: Any, pairs: list[dict]) -> list[dict[str, torch.Tensor]]:
-    """Both views, row by row as a data set of such rows would give them."""
+    """Collate both views with TRL's collator, from rows as a dataset of such rows would give them."""
     decode = StoredImage().decode_example
     collate = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
     batches = []
@@ -144,7 +144,7 @@ def by_trl(processor: Any, pairs: list[dict]) -> list[dict[str, torch.Tensor]]:
 
 
 def check(processor: Any, pairs: list[dict]) -> None:
-    """Ours holds the pixels and the tokens of TRL's."""
+    """Check that our batch has the pixels and the tokens of TRL's."""
     batch, host = PairedCollator(processor)(pairs), by_trl(processor, pairs)
     pixels = with_images_repeated(batch, batch["view_layout"])["pixel_values"]
     assert torch.equal(pixels, torch.cat([each["pixel_values"] for each in host]))

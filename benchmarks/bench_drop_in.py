@@ -1,11 +1,11 @@
-"""What a step without pairs costs: ours against `SFTTrainer`, on the four kinds of run of `tests/test_drop_in.py`.
+"""Time of a step without pairs: our trainer against `SFTTrainer`, on the four kinds of run of `tests/test_drop_in.py`.
 
     python benchmarks/bench_drop_in.py [--steps 400]
 
-The models are tiny, so that the trainer's own work is as large a share of a step as it can be. The runs take turns
+The models are tiny, so that the trainer's own work is as large a share of a step as possible. The runs take turns
 step by step in one process (one thread each, one of them running at a time), so that a change of the machine's speed
-meets all of them alike. The ratio is the median over the rounds of ours to the host's step of the same round;
-`SFTTrainer` against itself stands beside it: how far from 1 two equal things come out.
+affects all of them alike. The ratio is the median over the rounds of the time of our step by that of `SFTTrainer`'s
+step in the same round. `SFTTrainer` against itself is measured too: it shows how far from 1 the ratio of equals is.
 """
 
 import os
@@ -41,7 +41,7 @@ TRAINERS = {"SFTTrainer": SFTTrainer, "ours": ModalityBalancedSFTTrainer, "SFTTr
 
 
 class TakeTurns(TrainerCallback):
-    """Lets one run do one step at a time, and keeps its seconds: loading, logging and all between two step ends."""
+    """Lets a run do one step at a time, and records its seconds from one step end to the next, logging and all."""
 
     def __init__(self, turns: list[threading.Semaphore], own: int):
         self.turns, self.own, self.seconds = turns, own, []

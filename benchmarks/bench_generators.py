@@ -2,8 +2,8 @@
 
     python benchmarks/bench_generators.py [--rounds 7] [--pairs 100]
 
-Seconds are those that the process computes, on one core, whatever else the machine does. The first pairs,
-which load fonts and tables, are not counted. Every round makes other pairs than the one before.
+Seconds are CPU time of the process on one core, which does not depend on what else the machine does. The first pairs,
+which load fonts and tables, are not counted. Every round makes other pairs than the round before.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class GeneratorRow(Origin):
 
 
 def make(name: str, indices: range, look: RenderStyle) -> int:
-    """Bytes of the pictures of these pairs."""
+    """Make pairs; returns the bytes of their pictures."""
     size = 0
     for index in indices:
         pair = generate_problem(name, index, look=look).to_pair()

@@ -1,4 +1,4 @@
-"""`paired_linear_loss` against the other ways to its losses and gradients, and against the products they all need.
+"""`paired_linear_loss` against other implementations of its losses and gradients, and against their matrix products.
 
     python benchmarks/bench_loss.py --preset main     # time at one shape, head trained and frozen, two dtypes
     python benchmarks/bench_loss.py --preset growth   # time by the tokens and by the vocabulary
@@ -8,10 +8,11 @@
     python benchmarks/bench_loss.py --preset gpu      # these four at the sizes of a GPU, in bfloat16
     python benchmarks/bench_loss.py --plot-only       # draw the newest results again
 
-Timed is a forward with its backward. Every implementation takes the fastest of its settings for the shape, and is
-timed only if its loss and gradients are ours. They take turns round by round in one process, so that a change of the
-machine's speed meets all of them alike; ratios are medians over the rounds of the ratio within a round. Memory is
-taken in a process of its own for each case. Rows are appended to `results/loss.csv` and drawn into `results/loss.png`.
+A forward with its backward is timed. Every implementation uses its fastest settings for the shape, and is timed only
+if its loss and gradients equal ours. Implementations take turns round by round in one process, so that a change of the
+machine's speed affects all of them alike; ratios are medians over the rounds of the ratio within a round. Memory is
+measured in a process of its own for each case. Rows are appended to `results/loss.csv` and drawn into
+`results/loss.png`.
 """
 
 import argparse
@@ -62,7 +63,7 @@ class Sizes:
     rounds: dict[str, int]
 
     def shrunk(self, factor: int) -> "Sizes":
-        """Tokens and vocabularies divided, to try the script itself."""
+        """The sizes with tokens and vocabularies divided, to try the script itself."""
 
         def divided(size):
             return tuple(map(divided, size)) if isinstance(size, tuple) else max(1, size // factor)
@@ -100,14 +101,14 @@ SIZES = {
 
 
 class Benchmark:
-    """One run of the script: measures case by case, and appends every case to the file as soon as it is there.
+    """One run of the script: measures case by case, and appends every case to the file as soon as it is measured.
 
     Args:
         device: `cpu` or `cuda`.
-        sizes: of the cases.
-        limit_s: nothing is timed that would take longer.
-        folder: of the results.
-        rounds: instead of those of each preset.
+        sizes: sizes of the cases.
+        limit_s: seconds; what would take longer is not timed.
+        folder: folder of the results.
+        rounds: number of rounds, instead of that of each preset.
     """
 
     def __init__(self, device: str, sizes: Sizes, limit_s: float, folder: Path, rounds: int | None):
@@ -144,7 +145,7 @@ class Benchmark:
             self.compare(shape, names, self._rounds("growth"))
 
     def compare(self, shape: Shape, cases: list[str], rounds: int) -> None:
-        """The times of everybody at one shape; its rows are written for every case that it is a point of."""
+        """Time all implementations at one shape; its rows are written for every case that contains the shape."""
         settings, left_out = self._settings(shape, self.names, self.limit_s)
         runs, times = {}, {}
         if settings:
@@ -165,7 +166,7 @@ class Benchmark:
         self._report(f"{shape}, {rounds} rounds", rows)
 
     def memory(self) -> None:
-        """Peak memory by the tokens; where plain logits do not fit, what they would need after a smaller case."""
+        """Peak memory by number of tokens; where plain logits do not fit, an estimate from a smaller case."""
         sizes, rows = self.sizes, []
         names = [name for name in self.names if name not in (FLOOR, FLOOR_IN_PLACE)]
         measured: dict[str, tuple[int, float]] = {}
@@ -211,9 +212,9 @@ class Benchmark:
     def _settings(
         self, shape: Shape, names: list[str], limit_s: float = math.inf
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """The fastest setting of each peer, and of those that failed, would not fit or would not end in time, why.
+        """The fastest setting of each peer, or why there is none: it failed, would not fit or would take too long.
 
-        Found at the shape, or at as many tokens of it as are worth the time.
+        Settings are compared at the shape, or at fewer tokens of it where all would take too long.
         """
         tuned = shape.with_tokens(min(shape.n_tokens, TUNING_TOKENS[self.device]))
         known = self._known.setdefault(tuned, {})
@@ -296,7 +297,7 @@ def _in_own_process(function, *arguments):
 
 
 def _sum_of_head_gradient_mib(row: LossRow) -> float:
-    """A head in half precision has its gradient summed in float32, which is not part of the budget."""
+    """MiB of the float32 sum of a half-precision head's gradient, which is not part of the budget."""
     return row.vocab_size * row.hidden_size * 4 / MIB if row.head_trained and row.dtype != "float32" else 0.0
 
 

@@ -1,13 +1,13 @@
-"""A training step on pairs: ours, with each prefix and image once, beside what can be composed without it.
+"""A training step on pairs: ours, which computes prefixes and images once, and steps composed without this package.
 
     python benchmarks/bench_pair_step.py [--preset main|sweep|memory|packed|all] [--rounds 5]
 
-Loss and gradients of all ways are checked to be the same first; then they take turns, in another order each round. The
-ratio is the median over the rounds of a way's time by ours of the same round. Beside it stands the ratio of the
-multiplications of both (`pair_steps.products`): what is left where the processor does nothing else.
+Loss and gradients of all ways are first checked to be equal; then the ways take turns, in another order each round.
+The ratio is the median over the rounds of a way's time by our time in the same round. Beside it stands the ratio of
+their counts of multiplications (`pair_steps.products`), which the ratio of times would be if nothing else took time.
 
-`memory` is the peak of a step beside weights, inputs and gradients, each way in a process of its own. `packed` is a
-batch of 64 short rows without padding by one row of as many tokens.
+`memory` is the peak of a step beside weights, inputs and gradients, each way in a process of its own. `packed`
+compares a batch of 64 short rows without padding with one row of as many tokens.
 """
 
 import argparse
@@ -63,10 +63,10 @@ class StepRow(Origin):
 
 
 def check(ways: dict[str, tuple[Any, Run]]) -> None:
-    """Losses and gradients of all ways are those of ours; also warms up.
+    """Check that losses and gradients of all ways equal ours; this also warms up.
 
     Raises:
-        SystemExit: they are not.
+        SystemExit: they differ.
     """
     expected: dict[str, torch.Tensor] = {}
     for name, (model, run) in ways.items():
@@ -85,7 +85,7 @@ def check(ways: dict[str, tuple[Any, Run]]) -> None:
 
 
 def timed(model: Any, run: Run) -> float:
-    """Seconds of a forward with its backward, gradients in memory that is there."""
+    """Seconds of a forward with its backward; gradients go into existing memory."""
     model.zero_grad(set_to_none=False)
     started = time.perf_counter()
     run().backward()
@@ -102,7 +102,7 @@ def take_turns(ways: dict[str, tuple[Any, Run]], rounds: int) -> dict[str, list[
 
 
 def peak_extra_mib(name: str, size: Size, layout: Layout, n_threads: int) -> float:
-    """In a process of its own."""
+    """Peak memory of a way in MiB, measured in a process of its own."""
     torch.set_num_threads(n_threads)
     model, run = prepare(size, layout)[name]
     timed(model, run)  # gradients are there, and whatever is set up once
@@ -150,7 +150,7 @@ def run_memory(size: Size, layout: Layout) -> list[dict]:
 
 
 def run_packed(size: Size, rounds: int) -> list[dict]:
-    """64 short rows of all kinds without padding, and their tokens as one long row."""
+    """Time 64 short rows of all kinds without padding, and their tokens as one long row."""
     from packed_rows import LONG, SHORT, packed_ways
 
     ways = packed_ways(size)

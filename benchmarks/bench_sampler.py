@@ -1,4 +1,4 @@
-"""The sampler by the number of rows: time to the first batch, memory, and rows a second; beside torch's own.
+"""Our sampler and torch's by number of rows: time to the first batch, memory, and rows a second.
 
     python benchmarks/bench_sampler.py [--rounds 5]
 
@@ -62,7 +62,7 @@ def ours(n_rows: int, steps_done: int = 0) -> PlanSampler:
 
 
 def measure(implementation: str, n_rows: int) -> dict[str, float]:
-    """In a process of its own."""
+    """Measure one sampler in a process of its own."""
     base, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     if implementation == "ours":
         sampler, per_batch = ours(n_rows), 2 * MICRO_BATCH
@@ -86,7 +86,7 @@ def measure(implementation: str, n_rows: int) -> dict[str, float]:
 
 
 def seconds_to_resume() -> float:
-    """To the first batch that is trained on after so many steps of an epoch; a trainer draws those that it skips."""
+    """Seconds to the first batch after resuming at step `RESUMED`; a trainer draws the batches that it skips."""
     started = time.perf_counter()
     sampler = ours(10**9, steps_done=RESUMED)
     next(itertools.islice(sampler, RESUMED * sampler.cut.accumulation, None))

@@ -1,11 +1,11 @@
-"""Whether the answers are right and the labels legible: many problems of each generator, checked from outside.
+"""Check answers and labels of many problems of each generator with independent code.
 
     python benchmarks/check_generators.py [--count 10000] [--ocr 0]
 
-An answer is right if `tests/testing/solve_in_words.py`, which knows nothing of the generators, finds it in the words.
-With `--ocr N` (`pip install rapidocr-onnxruntime`), N pictures of each generator are read by an OCR model, twice as
-large as they are, and the labels that it finds are counted: a model misses single letters and digits, so that this is
-a figure to look at, not a test. Ends with 1 if an answer is wrong.
+An answer is right if `tests/testing/solve_in_words.py`, which shares no code with the generators, derives it from the
+sentences. With `--ocr N` (`pip install rapidocr-onnxruntime`), an OCR model reads N pictures of each generator at
+twice their size, and the labels that it finds are counted. OCR misses single letters and digits, so this count is no
+test. Exits with 1 if an answer is wrong.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LOOKS = (
 
 
 def wrong_answers(name: str, count: int, source: str) -> tuple[int, Counter]:
-    """How many of the answers are not those that follow from the words, and the kinds of questions."""
+    """Number of answers that differ from those derived from the words, and the counts of kinds of questions."""
     wrong, kinds = 0, Counter()
     for index in range(count):
         problem = generate_problem(name, index, 0, LOOKS[index % len(LOOKS)], source)
@@ -52,7 +52,7 @@ def wrong_answers(name: str, count: int, source: str) -> tuple[int, Counter]:
 
 
 def labels_read(name: str, count: int) -> tuple[int, int, int]:
-    """(labels shown, of these read by an OCR model, letters and digits of hidden values read nevertheless)."""
+    """(labels shown, labels of these that an OCR model read, hidden values that it read nevertheless)."""
     from rapidocr_onnxruntime import RapidOCR
 
     read = RapidOCR()
@@ -80,7 +80,7 @@ def _texts(read, picture) -> set[str]:
 
 
 def _plain(text: str) -> str:
-    """Letters, digits and points in lower case: models disagree about spaces and brackets."""
+    """The letters, digits and points of a text in lower case, since OCR models disagree about spaces and brackets."""
     return "".join(letter for letter in text.lower() if letter.isalnum() or letter == ".")
 
 

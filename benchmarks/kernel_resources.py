@@ -1,26 +1,26 @@
-"""What the Triton kernel needs of a GPU: compiles every variant of it ahead of time, on a machine without one.
+"""Resources of the Triton kernel: compiles every variant ahead of time, on a machine without a GPU.
 
     python benchmarks/kernel_resources.py [--target sm_90 gfx942] [--dtype bf16] [--divergence jsd] [--json]
 
-The table has one line for each (target, dtype, variant); all of it takes minutes, and is kept in
-`results/kernel_resources.csv`, written anew by every run without options. A variant is which views a token has, the
-divergence, whose gradients are made (none: evaluation), whether the divergence is part of them, whether logits are
-soft-capped, and whether the vocabulary is a multiple of 16: Triton is told of such numbers, and without it a mask may
-end anywhere. The other columns:
+The table has one line for each (target, dtype, variant). The whole table takes minutes; a run without options writes
+it to `results/kernel_resources.csv`. A variant is: which views a token has, the divergence, whose gradients are
+computed (none in evaluation), whether the divergence is part of them, whether logits are soft-capped, and whether the
+vocabulary is a multiple of 16, which Triton is told; otherwise a mask may end anywhere. The other columns:
 
-- `registers` of a thread (AMD: VGPRs), and `occupancy`, the share of a multiprocessor's warps that fit beside each
-  other with so many.
+- `registers` of a thread (AMD: VGPRs), and `occupancy`, the share of a multiprocessor's warps that can be resident
+  with so many registers.
 - `local_bytes`: local memory of a thread; `spills`: accesses to it in the code (AMD: spilled VGPRs and SGPRs). Both
   must be 0.
 - `shared_bytes` of a program, which has `num_warps` warps.
-- `instructions` that a thread issues for each logit it takes, and the `special` ones among them, for exponentials,
-  logarithms and reciprocals, of which a multiprocessor issues a quarter as many or fewer.
-- `width`: bytes of the narrowest access of a thread to the logits; `widest`: what it could be with so many of them.
-- `loads`, `stores`: how often a logit is read from memory and written to it, the mean over the views; `bytes`: what
-  they come to; `minimum_bytes`: what the scheme needs, see `Variant.passes`.
+- `instructions` that a thread issues for each logit it processes, and the `special` ones among them (exponentials,
+  logarithms, reciprocals), which a multiprocessor issues at a quarter of the rate or less.
+- `width`: bytes of the narrowest access of a thread to the logits; `widest`: the widest access that is possible.
+- `loads`, `stores`: how often a logit is read from memory and written to it, the mean over the views; `bytes`: their
+  bytes; `minimum_bytes`: the bytes that the scheme needs, see `Variant.passes`.
 
-From `instructions` on, all is counted in the machine code (SASS, amdgcn): what stands inside of loops, divided by what
-one turn of the loop takes. Accesses outside of loops (a first block taken out by the compiler) are few in a long row.
+The columns from `instructions` on are counted in the machine code (SASS, amdgcn): instructions inside loops, divided
+by the logits of one iteration. Accesses outside loops (a first block that the compiler has peeled) are few in a long
+row.
 """
 
 import os
@@ -123,7 +123,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled variant needs; the docstring of this module has the units."""
+    """Resources of one compiled variant; the docstring of this module has the units."""
 
     registers: int
     occupancy: float
@@ -199,7 +199,7 @@ def compile_variant(
 
 
 def compiled_kernel(target: str, dtype: str, variant: Variant, block: int, **options: int) -> Any:
-    """What Triton makes of a variant, with every stage in `.asm`."""
+    """The compiled kernel of a variant, with every stage in `.asm`."""
     constants = variant.constants() | {"BLOCK": block}
     signature = {name: kind or f"*{dtype}" for name, kind in POINTERS.items()}
     signature |= dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(FLOATS, "fp32") | dict.fromkeys(constants, "constexpr")
@@ -213,7 +213,7 @@ def compiled_kernel(target: str, dtype: str, variant: Variant, block: int, **opt
 
 
 def _attributes(target: GPUTarget, variant: Variant) -> dict[tuple[int], list[list]]:
-    """What Triton finds out about the arguments of a launch: tensors of a tile are aligned, and so are its rows."""
+    """Attributes that Triton infers from the arguments of a launch: tensors of a tile, and its rows, are aligned."""
     names = [*POINTERS, "stride", *(["n_columns"] if variant.columns == "16n" else [])]
     attributes = {name: [["tt.divisibility", 16]] for name in names}
     if target.backend == "hip":
@@ -240,7 +240,7 @@ def _output_of(*command: str | Path) -> str:
 
 
 def occupancy(target: str, registers: int, num_warps: int) -> float:
-    """Share of the warps of a multiprocessor that programs with so many registers fill; 0 if not even one fits."""
+    """Share of a multiprocessor's warps that programs with so many registers fill; 0 if not even one fits."""
     granted = -(-registers // 8) * 8
     if target.startswith("sm_"):
         most, fitting = 64, 65536 // (32 * granted)

@@ -21,7 +21,7 @@ CASES = ("growth_m", "growth_v", "memory")
 
 
 def draw(table: Path, picture: Path) -> None:
-    """Draw the newest growth and memory rows, all of the device that the last of them is of."""
+    """Draw the newest growth and memory rows, all from the device of the last row."""
     try:
         import matplotlib
     except ImportError:
@@ -122,7 +122,7 @@ def _seconds(row: dict[str, str]) -> tuple[float, float, float]:
 
 
 def _plain_numbers(axis) -> None:
-    """1, 2, 5, 10, … rather than powers of ten."""
+    """Label an axis with 1, 2, 5, 10, … rather than powers of ten."""
     from matplotlib import ticker
 
     axis.set(

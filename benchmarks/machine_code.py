@@ -1,6 +1,6 @@
-"""Reads what a GPU's machine code does: its instructions, registers, loops, and what these load and store.
+"""Parse GPU machine code: its instructions, registers and loops, and the loads and stores of loops.
 
-SASS of NVIDIA's disassembler and the assembly of LLVM for AMD.
+It reads the SASS of NVIDIA's disassembler and LLVM's assembly for AMD.
 """
 
 import re
@@ -80,7 +80,7 @@ def is_special(opcode: str) -> bool:
 
 
 def traffic(code: list[Instruction], block: int, logits_per_thread: float, itemsize: int) -> dict[str, float]:
-    """What the loops over the columns do for each logit, if a thread takes so many logits of a block."""
+    """Instructions, loads and stores per logit in the loops over columns; a thread has this many logits of a block."""
     sums, widths = Counter(), []
     for loop in loops(code):
         accesses = [access for access in (access_width(i.opcode) for i in loop) if access]
@@ -103,13 +103,13 @@ def traffic(code: list[Instruction], block: int, logits_per_thread: float, items
 
 
 def loops(code: list[Instruction]) -> list[list[Instruction]]:
-    """The instructions that may come again after themselves, loop by loop, wherever the compiler has put them."""
+    """The instructions of each loop, wherever the compiler has placed them."""
     graph = networkx.DiGraph((place, follower) for place, i in enumerate(code) for follower in i.followers)
     return [[code[place] for place in part] for part in networkx.strongly_connected_components(graph) if len(part) > 1]
 
 
 def blocks_per_turn(loop: Iterable[Instruction], block: int) -> int:
-    """By how many blocks the loop moves on: more than one where it has been unrolled.
+    """Blocks that one iteration of the loop advances by: more than one where it has been unrolled.
 
     The counter of the columns is the register that grows by the smallest multiple of the block; others count bytes.
     """

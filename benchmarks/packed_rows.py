@@ -1,4 +1,4 @@
-"""64 short rows in one sequence without padding, beside a single row of the same tokens and images."""
+"""A step on 64 short rows in one sequence without padding, and on a single row of the same tokens and images."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def _mixed_rows(vocab_size: int) -> list[dict]:
 
 
 def _as_one_row(batch: dict[str, Any]) -> dict[str, Any]:
-    """The same tokens, images and labels, each row after the other; it attends to all before it."""
+    """The rows joined into one, with the same tokens, images and labels; a token attends to all tokens before it."""
     kept = batch["attention_mask"].bool()
     row = {key: batch[key][kept].unsqueeze(0) for key in ("input_ids", "attention_mask", "labels")}
     # What begins a row is predicted by nothing, here as there

@@ -40,8 +40,11 @@ Run = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True)
 class Size:
-    """A LLaVA. Of the weights that multiply, 46 % of the defaults' are in the layers of the decoder, 23 % in its head,
-    31 % in the tower. In SmolVLM-256M it is 47, 12 and 41; with Qwen2.5-0.5B under CLIP-L 45, 17 and 38."""
+    """Sizes of a LLaVA.
+
+    With the defaults, 46 % of the weights in matrix products are in the decoder's layers, 23 % in its head, 31 % in the
+    tower. In SmolVLM-256M they are 47, 12 and 41 %, in Qwen2.5-0.5B with CLIP-L 45, 17 and 38 %.
+    """
 
     hidden_size: int = 512
     n_layers: int = 10
@@ -74,7 +77,7 @@ class Layout:
 
 
 def words_tokenizer(vocab_size: int, *special: str) -> PreTrainedTokenizerFast:
-    """Numbers are its words; the special ones and the padding are its last tokens."""
+    """A tokenizer whose words are numbers; special tokens and padding are its last tokens."""
     words = [*map(str, range(vocab_size - len(special) - 1)), *special, "<pad>"]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -152,14 +155,14 @@ def host_rows(pairs: list[dict]) -> list[dict]:
 
 
 def ours(model: Any, processor: Any, pairs: list[dict], **settings: bool) -> Run:
-    """A step of this package; what `settings` leave out is off."""
+    """A training step of this package; options that `settings` leave out are off."""
     batch = PairedCollator(processor)(pairs)
     return lambda: model(**batch, paired_loss=LossSettings(**settings)).loss
 
 
 def stock(model: Any, processor: Any, pairs: list[dict], losses: Callable[..., torch.Tensor]) -> Run:
-    """What can be composed without this package: TRL's collator on both views, the backbone on padded rows, and
-    `losses` of the hidden states that predict what is learnt."""
+    """A step composed without this package: TRL's collator on both views, the backbone on padded rows, and `losses` of
+    the hidden states that predict supervised tokens."""
     batch = dict(DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)(host_rows(pairs)))
     labels = batch.pop("labels")[:, 1:]
     kept = labels != -100
@@ -188,7 +191,7 @@ def _trl_losses(hidden, head, labels, chunk: int) -> torch.Tensor:
 
 
 def _plain_losses(hidden, head, labels) -> torch.Tensor:
-    """Autograd on the logits of what is learnt, in one product for both views."""
+    """Losses by autograd on the logits of supervised tokens, in one product for both views."""
     text, vision = F.linear(hidden, head).log_softmax(-1).chunk(2)
     of_text, of_vision = labels.chunk(2)
     nll = F.nll_loss(text, of_text, reduction="sum") + F.nll_loss(vision, of_vision, reduction="sum")

@@ -1,6 +1,6 @@
 """Peak memory of one forward with its backward, beside its inputs, its outputs and their gradients.
 
-To be called in a process of its own: what ran before in a process has left memory that later work can use unseen.
+Call it in a process of its own: work done before leaves freed memory, whose reuse would not be counted.
 """
 
 import ctypes
@@ -13,9 +13,9 @@ from peers import COMPILED, MIB, PEERS, Shape, make_inputs
 
 
 def peak_extra_mib(shape: Shape, device: str, peer: str, setting: str, n_threads: int) -> float:
-    """MiB at the peak less those of the inputs and, as they are at the end, of the gradients.
+    """Peak in MiB minus the inputs and the gradients that exist at the end.
 
-    Where the peak came before the gradient of the head was there, this is too little by as much.
+    If the peak came before the gradient of the head existed, the result is too small by the size of that gradient.
     """
     torch.set_num_threads(n_threads)
     # What is loaded or set up once is not counted: libraries, thread pools, kernels
@@ -39,7 +39,7 @@ def _forward_backward(inputs, peer: str, setting: str) -> None:
 
 @torch.no_grad()
 def _pack_products(inputs) -> None:
-    """The BLAS of a CPU packs large factors into memory that it keeps ever after: 30 MiB at V=151,936."""
+    """Make the BLAS of a CPU allocate its buffers for large factors, which it keeps: 30 MiB at V=151,936."""
     for dtype in {inputs.head.dtype, torch.float32}:  # half precision may be multiplied as float32
         rows, head = inputs.text[:512].to(dtype), inputs.head.to(dtype)
         logits = rows @ head.t()
@@ -48,7 +48,7 @@ def _pack_products(inputs) -> None:
 
 
 def restart_peak(device: str) -> int:
-    """Forget the peak so far; the bytes in use now."""
+    """Reset the peak; returns the bytes in use now."""
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.empty_cache()

@@ -1,11 +1,11 @@
-"""What `bench_loss.py` compares: ours, the other ways to the same losses and gradients, and the floor under them all.
+"""Implementations that `bench_loss.py` compares: ours, its peers, and the matrix products alone as a lower bound.
 
 Every peer computes, for M tokens in both views under one head,
 
     Σ_t [ CE_r(t) + CE_v(t) + KL( stopgrad p_r(t) ‖ p_v(t) ) ] / 2M
 
-Where it can be set up in several ways, each is a setting, and the fastest for the shape is taken. Ours and TRL also
-give the entropy and the top-1 hits that `SFTTrainer` logs; nobody else is asked for them.
+If a peer has several configurations, each is a setting, and the fastest one for the shape is used. Ours and TRL also
+compute the entropy and the top-1 hits that `SFTTrainer` logs; other peers do not.
 """
 
 import inspect
@@ -60,7 +60,7 @@ class Inputs:
 
     @property
     def leaves(self) -> dict[str, torch.Tensor]:
-        """What gets a gradient."""
+        """The tensors that get a gradient."""
         tensors = {"text_hidden": self.text, "vision_hidden": self.vision, "head": self.head}
         return {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
 
@@ -73,7 +73,7 @@ class Inputs:
 
 
 def make_inputs(shape: Shape, device: torch.device | str) -> Inputs:
-    """Random hidden states, the views as near to each other as two of the same token are, under a random head.
+    """Random hidden states and a random head; the two views of a token are about as similar as in a model.
 
     The time of the dense peers does not depend on the values.
     """
@@ -91,7 +91,7 @@ def _ours(inputs: Inputs) -> dict[str, Run]:
 
 
 def _losses_of_logits(text_MV: torch.Tensor, vision_MV: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Upcast as the models of transformers do before their loss: in half precision the KL would be mostly rounding."""
+    """The losses of logits, upcast as transformers does before a loss: half precision would leave little of the KL."""
     text_MV = F.log_softmax(text_MV, -1, dtype=torch.float32)
     vision_MV = F.log_softmax(vision_MV, -1, dtype=torch.float32)
     nll = F.nll_loss(text_MV, labels, reduction="sum") + F.nll_loss(vision_MV, labels, reduction="sum")
@@ -104,7 +104,7 @@ def _view_by_view(text, vision, head, labels) -> torch.Tensor:
 
 
 def _both_views_at_once(text, vision, head, labels) -> torch.Tensor:
-    """One product for both views, so also one for the gradient of the head, and no sum of two."""
+    """Logits of both views in one product, so that the head's gradient is one product too, and no sum of two."""
     return _losses_of_logits(*F.linear(torch.cat([text, vision]), head).chunk(2), labels)
 
 
@@ -124,7 +124,7 @@ def _full_logits_compiled(inputs: Inputs) -> dict[str, Run]:
 
 
 def _trl_composed(inputs: Inputs, chunks: tuple[int, ...] = (32768,)) -> dict[str, Run]:
-    """What `SFTTrainer` uses for the cross-entropies, on both views together, beside TRL's divergence of two models.
+    """TRL's ops: `SFTTrainer`'s for the cross-entropies, on both views together, and the distillation divergence.
 
     The divergence has its chunk in a module constant of 32,768 columns, which is also the chunk of `SFTTrainer`.
     """
@@ -147,13 +147,13 @@ def _trl_composed(inputs: Inputs, chunks: tuple[int, ...] = (32768,)) -> dict[st
 
 
 def _trl_tuned(inputs: Inputs) -> dict[str, Run]:
-    """The same with its constant rewritten. On a CPU the temporaries of a small chunk stay in the caches."""
+    """TRL's ops with the constant rewritten. On a CPU the temporaries of a small chunk stay in the caches."""
     chunks = (256, 512, 1024, 2048, 8192) if inputs.head.device.type == "cpu" else (8192, 32768, 131072)
     return _trl_composed(inputs, chunks)
 
 
 def _liger(inputs: Inputs) -> dict[str, Run]:
-    """Two ways through its public functions; each chunk's gradients are made in the forward in both.
+    """Liger's public functions, combined in two ways; in both, the forward computes each chunk's gradients.
 
     Either the fused cross-entropy on both views beside the fused JSD, or the cross-entropy on the text_rich view alone
     beside the chunked distillation loss, which takes the cross-entropy and the KL of its student together.
@@ -195,14 +195,14 @@ def _liger(inputs: Inputs) -> dict[str, Run]:
 
 
 class _Products:
-    """The matrix products alone, two views together, the factors converted beforehand: nobody can be faster.
+    """The matrix products alone, both views together, with factors converted beforehand: a lower bound for all.
 
     Args:
-        inputs: of the comparison.
-        dtype: of the products.
-        n_rows: of the tile, both views counted; the whole is a tile too.
-        allocates: whether the tile and the gradients are new ones each time, as they are in a training step, or the
-            products go into memory that is there already.
+        inputs: inputs of the comparison.
+        dtype: dtype of the products.
+        n_rows: rows of the tile, of both views together; all rows may be one tile.
+        allocates: whether the tile and the gradients are allocated each time, as in a training step, or the products
+            go into existing memory.
     """
 
     def __init__(self, inputs: Inputs, dtype: torch.dtype, n_rows: int, allocates: bool):

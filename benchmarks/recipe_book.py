@@ -1,4 +1,4 @@
-"""What `recipes.py` compares: recipes, and the settings in which they are compared."""
+"""The recipes that `recipes.py` compares, and the settings in which it compares them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from trl_modality.curriculum import Mix
 
 
 def few_vision_labels(progress: float) -> Mix:
-    """Every pair learns in words, one in ten also from its picture; the divergence sees all."""
+    """Every pair has a cross-entropy in words, one in ten also for its picture; the KL applies to all pairs."""
     return Mix(text_rich=1.0, vision_centric=0.1)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options of a run, and what it stands for."""
+    """The options of a run, and a description."""
 
     options: dict[str, Any]
     source: str
@@ -53,10 +53,10 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Data, and which recipes are tried on it.
+    """Training data, and the recipes that are tried on it.
 
-    `wrong_labels` is the share of training pairs whose completion is about other facts; `further` has training ask
-    questions of one more step. The others are compared with each of the `references`, seed by seed.
+    `wrong_labels` is the share of training pairs whose completion is about other facts; `further` adds questions of
+    one more step to training. The other recipes are compared with each of the `references`, seed by seed.
     """
 
     recipes: tuple[str, ...]

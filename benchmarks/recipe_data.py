@@ -1,4 +1,4 @@
-"""Training and test sets of the recipe study: held-out problems, and three ways of being unlike those of training."""
+"""Training and test sets of the recipe study: held-out problems, and three kinds of shifted ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N_TEST, N_SHIFTED = 400, 200
 
 
 def training_pairs(count: int, seed: int, *, wrong_labels: float = 0.0, further: bool = False) -> Dataset:
-    """Pairs about real records; a share of them with the reasoning and the answer of other facts."""
+    """Pairs about real records; the share `wrong_labels` of them has the reasoning and the answer to other facts."""
     kinds = NAMED_FACTS | FURTHER_FACTS if further else NAMED_FACTS
     pairs = make_demo_pairs(count, 1, seed, kinds=kinds)[0]
     if not wrong_labels:

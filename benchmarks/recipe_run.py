@@ -1,6 +1,7 @@
-"""One run of the recipe study: from the base, a recipe, and what the model can do afterwards.
+"""One run of the recipe study: train the base by a recipe, and evaluate the result.
 
-`python benchmarks/recipe_run.py SETTING RECIPE STEPS SEED` makes one that `recipes.py` makes, and prints it as JSON.
+`python benchmarks/recipe_run.py SETTING RECIPE STEPS SEED` makes one of the runs of `recipes.py`, and prints it as
+JSON.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ BATCH_SIZE, MAX_NEW_TOKENS, N_EXERCISES = 200, 32, 400
 
 
 class TimeToGoal(TrainerCallback):
-    """Measures the vision_centric accuracy now and then, until it has reached the goal, on time of its own.
+    """Measures the vision_centric accuracy every few steps until it reaches `GOAL`.
 
-    The seconds of training are all others, those of loading its rows among them.
+    The seconds of training exclude these measurements, and include the loading of rows.
     """
 
     def __init__(self, generator: TransformersGenerator, pairs: Dataset):
@@ -63,7 +64,7 @@ class TimeToGoal(TrainerCallback):
 
 
 def run(setting: str, recipe: str, steps: int, seed: int, *, measures: bool = True) -> dict[str, Any]:
-    """Train, and measure unless it is for the tokens alone.
+    """Train, and evaluate unless only the tokens are wanted.
 
     Returns:
         Accuracies from 0 to 1, processed tokens (those that a shared prefix spared left out), seconds of training.

@@ -60,7 +60,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _differences(rows: Sequence[Row], reference: str) -> list[str]:
-    """Points by which a recipe is above the reference: data and tests of a seed are the same for both."""
+    """Differences of recipes to the reference in points, by seed: both have the same data and tests."""
     lines = ["| " + " | ".join(["recipe", *COLUMNS]) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
     others = {row["seed"]: row for row in rows if row["recipe"] == reference}
     for recipe in RECIPES:
@@ -75,7 +75,7 @@ def _differences(rows: Sequence[Row], reference: str) -> list[str]:
 
 
 def _goal(rows: Sequence[Row], column: str) -> str:
-    """Mean over the seeds that reached it, and how many those are if not all."""
+    """Mean over the seeds that reached the goal, and their number if not all did."""
     reached = [float(row[column]) for row in rows if row[column]]
     if not reached:
         return "never"
@@ -129,7 +129,7 @@ def _plot_settings(rows: Sequence[Row], file: Path) -> None:
 
 
 def _plot(panels: Sequence[tuple[str, list[str], list[Row], str]], title: str, file: Path) -> None:
-    """Panels of (title, recipes, rows, column)."""
+    """Plot panels, each given as (title, recipes, rows, column)."""
     import matplotlib
 
     matplotlib.use("Agg")

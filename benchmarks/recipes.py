@@ -1,5 +1,5 @@
 """
-The recipe study: from the base of the demo, every recipe at equal steps and at equal processed tokens, by seeds.
+The recipe study: train the demo's base by every recipe, at equal steps and at equal processed tokens, by seed.
 
     python benchmarks/recipes.py                                   # all of it: hours on two cores
     python benchmarks/recipes.py --settings main --recipes mix kl  # a part; what is in the CSV is not run again
@@ -64,13 +64,13 @@ def main() -> None:
 
 
 def _pool(jobs: int) -> Executor:
-    """Processes that stay for run after run: starting one takes longer than many a run's training."""
+    """A pool of processes that are reused: starting one takes longer than many runs train."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 
 def _run_all(todo: list[Run], pool: Executor) -> list[Run]:
-    """Runs that failed. The row of each other one is written as it ends, whatever becomes of the rest."""
+    """Make all runs, and write the row of each as it ends; returns the runs that failed."""
     probed = sorted(
         {(run.setting, recipe) for run in todo for recipe in (run.recipe, DEAREST) if run.budget == "tokens"}
     )
@@ -95,7 +95,7 @@ def _run_all(todo: list[Run], pool: Executor) -> list[Run]:
 
 
 def runs(settings: Iterable[str], recipes: list[str] | None, seeds: int | None) -> Iterator[Run]:
-    """Those of one seed after those of another, so that an early end leaves whole seeds."""
+    """All runs, ordered by seed, so that an early end leaves complete seeds."""
     wanted = {name: SETTINGS[name].seeds if seeds is None else seeds for name in settings}
     for seed in range(max(wanted.values())):
         yield Run("main", "base", "none", seed)
@@ -106,7 +106,7 @@ def runs(settings: Iterable[str], recipes: list[str] | None, seeds: int | None) 
 
 
 def _steps(run: Run, per_step: dict[tuple[str, str], int]) -> int:
-    """For the budget of tokens, steps that process as many as `STEPS` of the dearest recipe."""
+    """Steps of a run; for the budget of tokens, as many as process the tokens of `STEPS` steps of `DEAREST`."""
     if run.budget == "none":
         return 0
     if run.budget == "steps":
@@ -115,7 +115,7 @@ def _steps(run: Run, per_step: dict[tuple[str, str], int]) -> int:
 
 
 def _start(setting: str, recipe: str, steps: int, seed: int, *, measures: bool = True) -> dict[str, Any]:
-    """The run, in a process of the pool; what training prints is left out."""
+    """Make a run in a process of the pool, without what training prints."""
     from recipe_run import run
 
     commit()  # of the code that this process has loaded, before there is another

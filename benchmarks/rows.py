@@ -58,7 +58,7 @@ def measured(benchmark: str, case: str, implementation: str, seconds: list[float
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a row was measured with; the columns that newer benchmarks begin with."""
+    """Environment of a measurement: the first columns of the newer benchmarks."""
 
     benchmark: str
     case: str
@@ -73,7 +73,7 @@ class Origin:
 
 
 def origin_of_cpu_run(benchmark: str) -> dict[str, str]:
-    """The fields of `Origin` that all rows of a run have in common."""
+    """The fields of `Origin` that all rows of a CPU run have in common."""
     return {
         "benchmark": benchmark,
         "device": device_name("cpu"),
@@ -132,7 +132,7 @@ class LossRow:
 
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float]:
-    """p20, p50 and p80; never outside what was seen, however few the samples."""
+    """The 20th, 50th and 80th percentile in ms, within the range of the samples however few they are."""
     if len(seconds) == 1:
         seconds = 2 * seconds
     tenths = quantiles(seconds, n=10, method="inclusive")
@@ -170,7 +170,7 @@ def append(rows: list, name: str, folder: Path = RESULTS) -> Path:
 
 @functools.cache
 def commit() -> str:
-    """Asked once: what a process has loaded stays what it is."""
+    """The git commit, read once: the code that a process has loaded does not change."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,

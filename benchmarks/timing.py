@@ -1,4 +1,4 @@
-"""Times that can be compared: of runs that compute the same, take turns, and are at the fastest of their settings."""
+"""Comparable timings: of runs that compute the same, take turns, and use their fastest settings."""
 
 import math
 import time
@@ -17,12 +17,12 @@ CLOSE = 1.15
 
 
 class Mismatch(Exception):
-    """Two implementations that do not compute the same."""
+    """Raised when two implementations do not compute the same."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Loss and gradients of ours."""
+    """Loss and gradients of our implementation, which those of others must equal."""
 
     loss: torch.Tensor
     gradients: dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ class Expected:
         return cls(loss.detach(), inputs.clone_gradients(), TOLERANCES[inputs.head.dtype])
 
     def check(self, run: Run, inputs: Inputs) -> None:
-        """Run once, which also warms up. The products alone have nothing to compare.
+        """Run once, which also warms up, and compare with ours; the matrix products alone have nothing to compare.
 
         Raises:
             Mismatch: if loss or gradients are not ours.
@@ -86,14 +86,14 @@ def fastest(name: str, inputs: Inputs, expected: Expected, only: str | None = No
     """The fastest setting of a peer among those that compute what ours does.
 
     Args:
-        name: of the peer.
-        inputs: that it runs on.
-        expected: of ours on the same.
-        only: the one setting to check, not to time.
+        name: name of the peer.
+        inputs: inputs that it runs on.
+        expected: loss and gradients of ours on the same inputs.
+        only: a setting to check without timing it.
 
     Raises:
         LeftOut: if no setting works.
-        Mismatch: if plain autograd does not agree with ours: one of the two is wrong then, and no time means anything.
+        Mismatch: if plain autograd does not agree with ours: one of the two is wrong then, and times are meaningless.
     """
     found, reasons = [], {}
     for setting, run in PEERS[name](inputs).items():
@@ -121,7 +121,7 @@ def fastest(name: str, inputs: Inputs, expected: Expected, only: str | None = No
 
 
 def take_turns(runs: dict[str, Run], inputs: Inputs, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run, round by round; in each round they follow each other in another order."""
+    """Seconds of every run, round by round; the order of the runs changes from round to round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     shuffled = Random(0)
     for _ in range(rounds):
@@ -132,7 +132,7 @@ def take_turns(runs: dict[str, Run], inputs: Inputs, rounds: int) -> dict[str, l
 
 
 def ratio(own: list[float], other: list[float] | None) -> float | None:
-    """Median over the rounds of the ratio of the same round."""
+    """Median over the rounds of the ratio of times within a round."""
     return None if other is None else round(median(a / b for a, b in zip(own, other, strict=True)), 4)
 
 

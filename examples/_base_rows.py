@@ -1,4 +1,4 @@
-"""What the base of the demo is trained on: made-up tables, in words and in pictures, and exercises in words."""
+"""Training data of the demo's base model: made-up tables in words and in pictures, and text-only exercises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trl_modality.problems.demo.text_skill import make_text_skill
 from trl_modality.problems.real_tables import Record, load_records
 
 
-# The names of the demo's tables, and others; always in the same order within a table
+# Names of the facts in a table: those of the demo's tables, and others; their order within a table is fixed
 NAMES = (
     ("mon", "tue", "wed", "thu"),
     ("mpg", "hp", "lb", "sec"),
@@ -34,10 +34,10 @@ _FEATURES = Features({"images": List(Image()), "prompt": _MESSAGES, "completion"
 
 
 class MadeUpTables:
-    """Tables of four random digits. None has the facts of a real record, so that those stay unseen.
+    """Random tables of four digits. None has the facts of a real record, so that the demo's records stay unseen.
 
     Args:
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, seed: int):
@@ -67,7 +67,7 @@ class MadeUpTables:
 
 
 def reading_rows(count: int, seed: int) -> Dataset:
-    """Words alone: half exercises, half questions about facts in words."""
+    """Text-only rows: half exercises, half questions about facts in words."""
     tables = MadeUpTables(seed)
     exercises = make_text_skill(count // 2, 0, seed)[0].select_columns(["prompt", "completion"])
     questions = [tables.problem().to_pair(None) for _ in range(count - len(exercises))]
@@ -76,7 +76,7 @@ def reading_rows(count: int, seed: int) -> Dataset:
 
 
 def looking_rows(count: int, seed: int) -> Dataset:
-    """Of ten rows four transcribe a picture, three ask about facts in words beside one, three are words alone."""
+    """Rows in tens: four transcribe a picture, three ask about facts in words beside one, three are text-only."""
     tables = MadeUpTables(seed)
     words = iter(reading_rows(2 * (3 * count // 20 + 3), seed + 1))
     rows = []

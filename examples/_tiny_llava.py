@@ -23,7 +23,7 @@ PAD, IMAGE, USER, ASSISTANT, END = "<pad>", "<image>", "<|user|>", "<|assistant|
 # The usual 0.02 is meant for widths in the thousands; at 128 the first hundred steps would go into growing weights.
 INITIALIZER_RANGE = 0.05
 
-# Image first; a content is a string or a list of image and text parts. A turn ends with END, which is also the eos.
+# The image comes first; a content is a string or a list of image and text parts. END, the eos token, ends a turn.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -41,11 +41,11 @@ def build_tiny_llava(
     A LLaVA of about one million parameters, and its processor.
 
     Args:
-        texts: what the tokenizer is trained on; digits are always tokens of their own.
+        texts: texts to train the tokenizer on; every digit is a token of its own.
         image_size: width and height of every image, pixels; images are not resized.
         patch_size: pixels; the model sees (image_size / patch_size)² image tokens.
         hidden_size: width of the decoder.
-        seed: seed of the weights; the global random state is left as it was.
+        seed: seed of the weights; the global random state is not changed.
     """
     tokenizer = _train_tokenizer(texts)
     processor = LlavaProcessor(
@@ -113,7 +113,7 @@ def _tiny_config(
 
 def _train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
-    # "mon=" is one token wherever it stands, so that to copy its value is to look for the same token further left.
+    # "mon=" is one token wherever it stands, so that copying its value means looking for the same token further left.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r" ?[A-Za-z/]+=?|\d|\s|."), "isolated"),
@@ -122,7 +122,7 @@ def _train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     backend.decoder = decoders.ByteLevel()
     special = [PAD, IMAGE, USER, ASSISTANT, END]
-    # Every byte is in the vocabulary, so no text is out of it.
+    # Every byte is in the vocabulary, so that any text can be encoded.
     trainer = trainers.BpeTrainer(
         vocab_size=512,
         special_tokens=special,

@@ -2,12 +2,12 @@
 # dependencies = ["trl-modality[examples,plot,quant]"]
 # ///
 """
-Train a LLaVA on pairs so that it sees as well as it reads: supervised fine-tuning on both views, and a KL term that
-pulls the vision_centric view towards the text_rich one. The gap between the views is measured before and after.
+Train a LLaVA on pairs: supervised fine-tuning on both views, and a KL term that pulls the vision_centric view towards
+the text_rich one. The gap between the views is measured before and after.
 
-Without arguments: a LLaVA of 1.4 million parameters that reads well and cannot yet answer from what it sees
-(`examples/make_base_model.py`) is asked about charts and tables, drawn from real tables (see
-`trl_modality/problems/real_tables.py`), trained, and asked again; a minute and a half on two CPU cores:
+Without arguments, the script takes a LLaVA of 1.4 million parameters that answers questions about facts in words, but
+not about pictures (`examples/make_base_model.py`). It asks the model about charts and tables that are drawn from real
+tables (see `trl_modality/problems/real_tables.py`), trains it, and asks again; a minute and a half on two CPU cores:
 
 ```bash
 accelerate launch examples/llava_kl.py
@@ -28,7 +28,7 @@ accelerate launch examples/llava_kl.py \
 
 It prints accuracy per view and control before and after, with intervals, and writes the trained model, both
 evaluations (`evals/`) and a report (`report.html`) to `--output_dir`. A dataset needs the pair columns
-(`trl_modality/views.py`); rows with an `answer` are asked and graded, of others the loss is measured.
+(`trl_modality/views.py`). If all test rows have an `answer`, answers are graded; else the loss is measured.
 """
 
 from __future__ import annotations
@@ -47,21 +47,17 @@ from datasets import Dataset, load_dataset
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
-from trl_modality.evaluation.asking.ask import Question, ask
-from trl_modality.evaluation.gap import ModalityGapEvaluator
-from trl_modality.evaluation.grading.grader import Grader
-from trl_modality.evaluation.models.generation import TransformersGenerator
-from trl_modality.evaluation.models.requests import Request
+from trl_modality.evaluation import Grader, ModalityGapEvaluator, Question, Request, TransformersGenerator, ask
 from trl_modality.evaluation.text.run import write_text_result
 from trl_modality.problems.demo.pairs import make_demo_pairs
 from trl_modality.problems.demo.text_skill import make_text_skill
 from trl_modality.report import write_report
-from trl_modality.training.gap import measure_gap
+from trl_modality.training import measure_gap
 
 
 BASE_MODEL = os.path.relpath(Path(__file__).parent / "base_model")
 
-# What any run of this script starts from; a --config file and the command line override it.
+# Defaults of every run of this script; a --config file and the command line override them.
 DEFAULTS = {
     "output_dir": "outputs/llava_kl",
     "max_length": None,
@@ -70,7 +66,7 @@ DEFAULTS = {
     "bf16": torch.cuda.is_available(),
 }
 
-# And what suits the small base, on a CPU.
+# Further defaults for the small base on a CPU.
 SMALL_DEFAULTS = {
     "model_name_or_path": BASE_MODEL,
     "max_steps": 200,
@@ -102,7 +98,10 @@ class Arguments(ScriptArguments):
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[Arguments, ModalityBalancedSFTConfig, ModelConfig]:
-    """Command line over --config file over the defaults above; the small ones count only without a named model."""
+    """Parse the command line, which overrides a --config file, which overrides the defaults above.
+
+    The defaults of the small base apply only if no model is named.
+    """
     only_model = TrlParser((ModelConfig,), add_help=False, allow_abbrev=False)
     named_model = only_model.parse_args_and_config(argv, return_remaining_strings=True)[0].model_name_or_path
     parser = TrlParser((Arguments, ModalityBalancedSFTConfig, ModelConfig))
@@ -111,7 +110,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[Arguments, ModalityB
 
 
 def load_pairs(script_args: Arguments, seed: int) -> tuple[Dataset, Dataset]:
-    """(train, test): the named dataset, or the embedded one."""
+    """(train, test) splits of the named dataset, or of the demo's own."""
     if script_args.dataset_name is None:
         return make_demo_pairs(script_args.train_pairs, script_args.test_pairs, seed)
     pairs = load_dataset(
@@ -143,7 +142,7 @@ def make_trainer(
 
 
 def describe(trainer: ModalityBalancedSFTTrainer) -> str:
-    """One line on what is about to happen."""
+    """One line about the sizes of the datasets and of the model."""
     counts = [
         f"{d.num_rows:,}" if isinstance(d, Dataset) else "?" for d in (trainer.train_dataset, trainer.eval_dataset)
     ]
@@ -152,7 +151,7 @@ def describe(trainer: ModalityBalancedSFTTrainer) -> str:
 
 
 class Measurement:
-    """The gap of a trainer's model, and its text skill on the embedded exercises; written to `evals/`."""
+    """Measures the gap of a trainer's model, and its text skill on the demo's exercises; writes both to `evals/`."""
 
     def __init__(self, trainer: ModalityBalancedSFTTrainer, script_args: Arguments, exercises: Dataset | None):
         self.trainer, self.max_new_tokens, self.exercises = trainer, script_args.max_new_tokens, exercises
@@ -174,7 +173,7 @@ class Measurement:
             self.evaluator,
             max_new_tokens=self.max_new_tokens,
             folder=folder,
-            # The same rows: what changed has an interval of its own
+            # A baseline on the same rows gives the change an interval of its own
             baseline=before if folder != before and self.evaluator.generate else None,
         )
         if self.exercises is not None:
@@ -188,14 +187,14 @@ class Measurement:
         questions = [Question(row["id"], Request(row["prompt"]), row["answer"]) for row in self.exercises]
         answers, before = folder / "text" / "exercises.jsonl", self.folder / "before"
         if self.trainer.is_world_process_zero():
-            answers.unlink(missing_ok=True)  # of another model, where a run that had ended goes on
+            answers.unlink(missing_ok=True)  # answers of an older model, if a run that had ended is continued
         self.trainer.accelerator.wait_for_everyone()
         ask(generator, questions, Grader(), answers, self.trainer.args.per_device_eval_batch_size)
         write_text_result(folder, baseline=before if folder != before else None)
 
 
 def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The two measurements side by side, in percent and points with their intervals; in nats without answers."""
+    """Both measurements side by side: in percent and points with intervals or, without answers, in nats."""
     lines = [f"{'':<20}{'before':>24}{'after':>24}"]
     for name, first, second in _rows(before, after):
         lines.append(f"{name:<20}{first:>24}{second:>24}")
@@ -233,7 +232,7 @@ def main() -> None:
     script_args, training_args, model_args = parse_arguments()
     is_small = model_args.model_name_or_path == BASE_MODEL
     if is_small and training_args.world_size == 1:
-        # `accelerate launch` leaves one thread to a process; so small a model gains nothing from more than four
+        # `accelerate launch` gives a process one thread; so small a model gains nothing from more than four
         torch.set_num_threads(min(4, os.cpu_count() or 1))
     replay, exercises = make_text_skill(3000, 200, training_args.seed) if is_small else (None, None)
     trainer = make_trainer(script_args, training_args, model_args, replay)

@@ -1,14 +1,14 @@
 """
-Train the base of the demo: a small LLaVA that reads well, sees, and does not reason about what it sees.
+Train the demo's base: a small LLaVA that answers from words and transcribes pictures, but does not combine both.
 
 ```bash
 python examples/make_base_model.py        # about 25 minutes on one CPU core
 ```
 
-It learns in two stages, as large ones do: words alone; then pictures with words, where it is asked to transcribe a
-picture, and to answer from facts in words beside one, but never to answer from a picture. All tables are made up; none
-has the facts of a record that the demo trains or tests on. The weights, the processor and a record of the run are
-written to `examples/base_model/`, from which `llava_kl.py` starts.
+It is trained in two stages, as large models are: on text alone, then on pictures with text. In the second stage it
+transcribes pictures and answers from facts in words beside a picture, but never answers from a picture. All tables are
+made up; none has the facts of a record that the demo trains or tests on. The weights, the processor and a record of
+the run are written to `examples/base_model/`, where `llava_kl.py` finds them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trl_modality.problems.demo.draw import IMAGE_SIZE
 
 FOLDER = Path(__file__).parent / "base_model"
 SEED = 0
-READING_ROWS = 100_000  # read two and a half times
+READING_ROWS = 100_000  # two and a half epochs
 STAGES = {
     "reading": {"max_steps": 2000, "per_device_train_batch_size": 128, "learning_rate": 2e-3, "warmup_steps": 50},
     # Pictures and words as one sequence without padding
@@ -52,7 +52,7 @@ def main() -> None:
     seconds = {"reading": train(model, processor, words, "reading")}
     n_looking = STAGES["looking"]["max_steps"] * STAGES["looking"]["per_device_train_batch_size"]
     seconds["looking"] = train(model, processor, looking_rows(n_looking, SEED + 1), "looking")
-    # Half the size, and more digits than bfloat16 keeps; the config has it loaded as float32
+    # Float16 has half the size and more digits than bfloat16; the config makes it load as float32
     model.half().save_pretrained(FOLDER)
     config = json.loads((FOLDER / "config.json").read_text())
     (FOLDER / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def train(model, processor, rows: Dataset, stage: str) -> float:
-    """Seconds it took to train on the rows, each once."""
+    """Train on the rows for `max_steps` of the stage; returns the seconds that it took."""
     args = ModalityBalancedSFTConfig(
         f"outputs/base_model/{stage}",
         lr_scheduler_type="cosine",
