@@ -42,8 +42,8 @@ Run = Callable[[], torch.Tensor]
 class Size:
     """Sizes of a LLaVA.
 
-    With the defaults, 46 % of the weights in matrix products are in the decoder's layers, 23 % in its head, 31 % in the
-    tower. In SmolVLM-256M they are 47, 12 and 41 %, in Qwen2.5-0.5B with CLIP-L 45, 17 and 38 %.
+    With the defaults, 46 % of the weights in matrix products are in the decoder's layers, 23 % in its head, 31 % in
+    the tower. In SmolVLM-256M they are 47, 12 and 41 %, in Qwen2.5-0.5B with CLIP-L 45, 17 and 38 %.
     """
 
     hidden_size: int = 512
