@@ -34,7 +34,7 @@ class GeneratorRow(Origin):
     pairs_per_second: float
     """By the median."""
     png_bytes: int
-    """Of a picture, on average."""
+    """Bytes of a picture, on average."""
 
 
 def make(name: str, indices: range, look: RenderStyle) -> int:

@@ -46,7 +46,7 @@ PRESETS = ("main", "growth", "memory", "filter")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the presets measure on one kind of device."""
+    """Shapes that the presets measure on one kind of device."""
 
     hidden_size: int
     tokens: int
@@ -54,7 +54,7 @@ class Sizes:
     vocab_size: int
     """V of `main` and of the curve in M."""
     dtypes: tuple[torch.dtype, ...]
-    """Of `main`; the first is that of everything else."""
+    """Dtypes of `main`; the other presets use the first."""
     growth_tokens: tuple[int, ...]
     growth_vocabs: tuple[int, ...]
     memory_tokens: tuple[int, ...]

@@ -58,7 +58,7 @@ class StepRow(Origin):
     predicted_ratio: float | None = None
     """Its multiplications by ours."""
     peak_extra_mib: float | None = None
-    """Of a step beside weights, inputs and gradients."""
+    """Peak MiB of a step beside weights, inputs and gradients."""
     memory_ratio_to_ours: float | None = None
 
 

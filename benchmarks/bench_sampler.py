@@ -38,9 +38,9 @@ class SamplerRow(Origin):
     samples: int
     first_batch_ms: float
     peak_extra_mib: float
-    """Largest resident memory of the process, above what it had before."""
+    """Peak resident memory of the process minus that before."""
     rows_per_second: float
-    """Of all ranks: those of the global batches that this rank was led through."""
+    """Rows a second of all ranks: those of the global batches that this rank went through."""
 
 
 def ours(n_rows: int, steps_done: int = 0) -> PlanSampler:

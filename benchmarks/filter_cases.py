@@ -102,7 +102,7 @@ def _peaked(n_tokens: int) -> tuple[tuple[torch.Tensor, ...], str]:
     """text_rich and vision_centric states `[M, H]`, head `[V, H]` and labels `[M]`, and in words where they come from.
 
     Raises:
-        ValueError: for more tokens than there are.
+        ValueError: if more tokens are asked for than the text has.
     """
     if n_tokens > MOST_TOKENS:
         raise ValueError(f"there are {MOST_TOKENS} tokens, {n_tokens} were asked for")

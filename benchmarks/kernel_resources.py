@@ -87,7 +87,7 @@ class Variant:
     divergence: str
     """`none` for one view."""
     gradient: str
-    """Of which views: `text`, `vision`, `both` or `none`."""
+    """Views whose gradients are computed: `text`, `vision`, `both` or `none`."""
     kl: str
     """Whether the divergence has a part in the gradient, `yes` or `no`."""
     softcap: bool

@@ -1,4 +1,4 @@
-"""What `bench_pair_step.py` compares: models, batches of pairs, and the ways to one training step on them.
+"""Models, batches of pairs and implementations of a training step on them, which `bench_pair_step.py` compares.
 
 Every way computes, for the N completion tokens of all pairs in both views,
 
@@ -220,7 +220,7 @@ def prepare(size: Size, layout: Layout) -> dict[str, tuple[Any, Run]]:
 
 
 def products(size: Size, layout: Layout) -> dict[str, float]:
-    """Multiplications of a step in each way, forward and backward: those of the matrix products.
+    """Multiplications in the matrix products of a step, forward and backward, for each way.
 
     Attention counts as it is called: half of the square where it is causal, all of it where there is a mask, as
     transformers makes for padded rows.

@@ -81,7 +81,7 @@ SETTINGS = {
     "rate_0.002": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 2e-3}),
 }
 
-# Of every run, but where a recipe or a setting says otherwise
+# Options of every run, unless a recipe or a setting overrides them
 COMMON = {
     "per_device_train_batch_size": 32,
     "learning_rate": 1e-3,

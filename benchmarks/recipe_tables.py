@@ -121,7 +121,7 @@ def _plot_settings(rows: Sequence[Row], file: Path) -> None:
     panels = []
     for (name, budget), title in SHOWN_SETTINGS.items():
         own = [row for row in rows if (row["setting"], row["budget"]) == (name, budget)]
-        # Of all recipes those that were also tried where labels are wrong
+        # The recipes that were also tried where labels are wrong
         compared = SETTINGS["wrong_labels" if name == "main" else name].recipes
         recipes = [recipe for recipe in compared if any(row["recipe"] == recipe for row in own)]
         panels += [(title, recipes, own, "held_out_vision_centric")] if recipes else []

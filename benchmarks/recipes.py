@@ -30,7 +30,7 @@ from rows import RESULTS, commit, origin_of_cpu_run
 FILE = RESULTS / "recipes.csv"
 STEPS = 200
 PROBE = 10  # steps, to count their tokens
-# What costs most in a step; the others get as many steps as its tokens allow them
+# The recipe with most tokens a step; at equal tokens the others get more steps
 DEAREST = "pairs_kl"
 
 
