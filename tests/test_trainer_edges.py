@@ -75,7 +75,7 @@ def test_metrics_of_logits_are_refused(config):
 def test_a_log_of_the_users_waits_for_nobody(config, monkeypatch):
     trainer = make(config)
     trainer.train()
-    monkeypatch.setattr(trainer, "_sum_over_ranks", lambda sums: pytest.fail("a collective in a log of one rank"))
+    monkeypatch.setattr(trainer._run_metrics, "sum_over_ranks", lambda sums: pytest.fail("in a log of one rank"))
     trainer.model.train()
     trainer.log({"mine": 1.0})
 
@@ -182,10 +182,10 @@ def test_the_hosts_collator_hands_over_every_setting():
     }
     ours = PairedCollator.from_host(host, completion_only_loss=False)
     assert (ours.max_length, ours.pad_to_multiple_of, ours.dataset_text_field) == (77, 8, "body")
-    documents, completions = ours._collate_documents, ours._collate_completions
+    documents, completions = ours._hosts.document, ours._hosts.completion
     assert (documents.assistant_only_loss, documents.chat_template) == (True, "{{ messages }}")
     assert documents.dataset_text_field == "body"
-    assert (completions.completion_only_loss, ours._collate_pairs.completion_only_loss) == (False, True)
+    assert (completions.completion_only_loss, ours._hosts.pair.completion_only_loss) == (False, True)
 
 
 @dataclass

@@ -63,14 +63,17 @@ def excluded_tokens(model: PreTrainedModel) -> list[int]:
     return list(backbone.vocabulary_mapping.image_tokens) if model.config.model_type == "chameleon" else []
 
 
-def load_renamed_checkpoint(model: torch.nn.Module | None, folder: str) -> bool:
-    """Load a checkpoint that `save_pretrained` wrote under other names than the model's; say whether it was one.
+def load_renamed_checkpoint(trainer: Any, folder: Any) -> bool:
+    """Load a checkpoint that `save_pretrained` wrote under other names than the model's; `False` if it is not one.
 
     transformers 5 saves LLaVA and other vision models under the names of their hub checkpoints, but `Trainer` resumes
     with `load_state_dict(strict=False)` and no renaming: every weight is "missing", a warning is logged, and training
     goes on from whatever the model held before. `from_pretrained` does rename. Expiry: when `Trainer` loads its own
     checkpoints of such models (`test_host_contract.py` says when).
     """
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:  # formats of their own, without renaming
+        return False
+    model = trainer.model
     weights, index = (Path(folder) / name for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
     if not isinstance(model, PreTrainedModel) or not (weights.is_file() or index.is_file()):
         return False

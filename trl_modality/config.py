@@ -8,11 +8,12 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 from trl import SFTConfig
 
-from .collation.overlong import POLICIES
-from .curriculum import FACTORS, SCHEDULES, Adaptive
-from .curriculum.loader import schedule_of
+from .curriculum.adaptive import Adaptive
+from .curriculum.options import RunSchedule
+from .curriculum.schedule import FACTORS, SCHEDULES
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
+from .views import OVERLONG_POLICIES
 
 
 logger = logging.get_logger(__name__)
@@ -200,7 +201,7 @@ class ModalityBalancedSFTConfig(SFTConfig):
             "help": "What is done with a row with images above `max_length` tokens: `'error'`; `'drop'`, it is left "
             "out, a pair with both of its views; `'cut_completion'`, its end is cut, by as many tokens in both views "
             "of a pair, never into an image. Rows of text alone are cut as by `SFTTrainer`.",
-            "choices": list(POLICIES),
+            "choices": list(OVERLONG_POLICIES),
         },
     )
 
@@ -321,8 +322,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
             raise ValueError(f"`share_prefix` must be 'auto', True or False, got {self.share_prefix!r}.")
         if self.share_prefix != "auto":
             self.share_prefix = bool(self.share_prefix)
-        if self.overlong not in POLICIES:
-            raise ValueError(f"`overlong` must be one of {', '.join(POLICIES)}, got {self.overlong!r}.")
+        if self.overlong not in OVERLONG_POLICIES:
+            raise ValueError(f"`overlong` must be one of {', '.join(OVERLONG_POLICIES)}, got {self.overlong!r}.")
         self._check_curriculum()
         if self.check_rows < -1:
             raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
@@ -364,8 +365,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
                 f"`replay_ratio` must be in [0, 1), got {self.replay_ratio}; it is a share of all rows. At 1 no pair "
                 "would be trained."
             )
-        Adaptive(self.curriculum_target_gap, self.curriculum_window)  # checks both
-        schedule_of(self, None)
+        Adaptive(self.curriculum_target_gap, self.curriculum_window)  # raises for either
+        RunSchedule(self)  # raises where it would train nothing
 
 
 def paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:

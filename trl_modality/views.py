@@ -66,6 +66,10 @@ def pair_features(*, category: bool = False, level_prompts: bool = False, vision
     )
 
 
+# What may be done with a row with images above `max_length`; see `PairedCollator`
+OVERLONG_POLICIES = ("error", "drop", "cut_completion")
+
+
 class PairError(ValueError):
     """A row that cannot be trained on; the message names the row, the field and the remedy."""
 

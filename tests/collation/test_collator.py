@@ -1,12 +1,15 @@
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from tests.testing.tiny import pair_row, picture, shown, tiny_llava, written_out
+from tests.testing.tiny_families import build, pairs_of
 from trl_modality import PairedCollator, PairError, View
-from trl_modality.collation.layout import labels_of, with_images_repeated
+from trl_modality.collation.layout import counted_labels, with_images_repeated
+from trl_modality.views import SLOT_COLUMN
 
 
 PLAIN = {
@@ -142,12 +145,12 @@ def test_pairs_in_both_views_come_before_those_in_one(processor):
     rows = [pair_row(i) for i in range(5)]
     own_images = {**rows[3], "vision_centric_images": [picture(99)]}
     text_rich = shown(rows[0], View.TEXT_RICH)
-    marked = [text_rich, shown(own_images, *both), shown(rows[1], *both, learns=both[:1]), shown(rows[2], both[1])]
+    marked = [text_rich, shown(own_images, *both), shown(rows[1], *both, learnt_in=both[:1]), shown(rows[2], both[1])]
     layout = PairedCollator(processor)([*marked, shown(TEXT_ONLY, View.REPLAY)])["view_layout"]
     assert layout.examples == {View.TEXT_RICH: (2, 1, 0), View.VISION_CENTRIC: (2, 1, 3), View.REPLAY: (4,)}
     assert (layout.pairs, layout.sharing_pairs) == (2, 1)
-    learns = {View.TEXT_RICH: (True, True, True), View.VISION_CENTRIC: (False, True, True), View.REPLAY: (True,)}
-    assert layout.learns == learns
+    expected = {View.TEXT_RICH: (True, True, True), View.VISION_CENTRIC: (False, True, True), View.REPLAY: (True,)}
+    assert layout.has_cross_entropy == expected
 
 
 def test_fillers_give_their_images_where_no_other_row_has_any(processor):
@@ -164,9 +167,9 @@ def test_fillers_give_their_images_where_no_other_row_has_any(processor):
     assert len(alone["pixel_values"]) == 1
 
 
-def test_labels_of_ignores_the_other_views(processor):
+def test_labels_of_other_views_are_not_counted(processor):
     batch = PairedCollator(processor)([pair_row(0), pair_row(1)])
-    labels = labels_of(batch, {View.TEXT_RICH})
+    labels = counted_labels(batch, {View.TEXT_RICH})
     assert torch.equal(labels[:2], batch["labels"][:2])
     assert torch.all(labels[2:] == -100)
 
@@ -244,3 +247,33 @@ def test_the_side_on_which_a_processor_pads_does_not_matter(processor, side):
         assert row[:length].all()
         assert not row[length:].any()
     assert len(set(lengths)) > 2
+
+
+@pytest.mark.parametrize("name", ["llava", "idefics3", "qwen2_5_vl"])
+def test_threads_may_share_a_collator(name):
+    """Four threads, each with batches of its own, give what one gives: no batch sees images or padding of another."""
+    _, processor = build(name)
+    pairs = pairs_of(name)
+    text = {"images": [], "prompt": [{"role": "user", "content": "1 + 1?"}]}
+    text["completion"] = [{"role": "assistant", "content": "2"}]
+    batches = [[*pairs[i % 3 : i % 3 + 1 + i % 2], *[text] * (i % 3)] for i in range(24)]
+    collate = PairedCollator(processor)
+    alone = [collate(copy.deepcopy(rows)) for rows in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(collate, copy.deepcopy(batches)))
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert ours["view_layout"] == theirs["view_layout"]
+        for key in ours.keys() - {"view_layout"}:
+            assert torch.equal(ours[key], theirs[key]), key
+
+
+def test_the_decision_of_the_step_is_in_the_layout(processor):
+    rows = [pair_row(0), pair_row(1)]
+    assert PairedCollator(processor)(rows)["view_layout"].step is None
+    assert PairedCollator(processor)(rows)["view_layout"].kl_factor == 1.0
+    marked = [shown(row, View.TEXT_RICH, View.VISION_CENTRIC) for row in rows]
+    for row in marked:
+        row[SLOT_COLUMN] = row[SLOT_COLUMN]._replace(step=7, kl_factor=0.25)
+    layout = PairedCollator(processor)(marked)["view_layout"]
+    assert (layout.step, layout.kl_factor) == (7, 0.25)

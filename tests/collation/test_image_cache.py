@@ -78,7 +78,7 @@ def test_a_batch_leaves_no_image_behind():
     collator([pair_row(0)])
     with pytest.raises(PairError):
         collator([{**pair_row(0), "images": []}])
-    assert collator._collate_pairs.processor is processor
+    assert collator._hosts.pair.processor is processor
 
 
 def test_the_collator_processes_each_image_once(monkeypatch):

@@ -8,10 +8,11 @@ from datasets import Dataset
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava
+from tests.testing.tiny_families import build, pairs_of
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError, View
-from trl_modality import trainer as trainer_module
-from trl_modality.collation.overlong import POLICIES
-from trl_modality.training import checks as preflight
+from trl_modality.collation import render
+from trl_modality.training import checks
+from trl_modality.views import OVERLONG_POLICIES
 
 
 def lengths_of(rows, processor):
@@ -124,7 +125,7 @@ def test_a_plain_row_with_images_follows_the_policy(processor):
     assert torch.all(batch["labels"] == -100)
 
 
-@pytest.mark.parametrize("overlong", POLICIES)
+@pytest.mark.parametrize("overlong", OVERLONG_POLICIES)
 def test_text_alone_is_cut_as_the_host_does(processor, overlong):
     row = {**DOCUMENT, "images": []}
     host = DataCollatorForVisionLanguageModeling(processor)([copy.deepcopy(row)])
@@ -136,6 +137,60 @@ def test_text_alone_is_cut_as_the_host_does(processor, overlong):
 def test_unknown_policies_are_refused(processor):
     with pytest.raises(ValueError, match="`overlong` must be one of error, drop, cut_completion, got 'cut'"):
         PairedCollator(processor, overlong="cut")
+
+
+def test_dropped_rows_are_not_loaded_again(processor, long_row, monkeypatch):
+    """Six rows, two of them dropped: six images are decoded, and the processor sees each batch of rows once."""
+    opened, processed = [], []
+    load = render.load_images
+    monkeypatch.setattr(render, "load_images", lambda *args, **kw: opened.append(load(*args, **kw)) or opened[-1])
+    preprocess = type(processor.image_processor).preprocess
+    monkeypatch.setattr(
+        type(processor.image_processor),
+        "preprocess",
+        lambda self, images, *args, **kw: processed.append(images) or preprocess(self, images, *args, **kw),
+    )
+    rows = [pair_row(0), long_row, pair_row(1), pair_row(2), {**long_row, "id": "other"}, pair_row(3)]
+    limit = max(max(each) for each in lengths_of([pair_row(i) for i in range(4)], processor).values())
+    opened.clear()
+    processed.clear()
+    batch = PairedCollator(processor, max_length=limit, overlong="drop")(rows)
+    assert batch["view_layout"].examples[View.TEXT_RICH] == (0, 2, 3, 5)
+    assert len([image for images in opened for image in images]) == 6
+    assert len(processed) == 1
+
+
+@pytest.mark.parametrize("name", ["idefics3", "internvl", "llava_next", "mistral3", "qwen2_5_vl"])
+def test_what_is_left_has_its_own_images(name):
+    """Whether images are cut out of finished tensors or made again, a batch is that of the rows that are left."""
+    _, processor = build(name)
+    pairs = [{**row, "id": str(i)} for i, row in enumerate(pairs_of(name))]
+    long = copy.deepcopy(pairs[1])
+    long["text_rich_prompt"][-1]["content"] = "red=1 " * 40 + str(long["text_rich_prompt"][-1]["content"])
+    limit = max(max(each) for each in lengths_of(pairs, processor).values())
+    kept = [pairs[0], *pairs[2:]]
+    rows = [pairs[0], long, *pairs[2:]]
+    batch = PairedCollator(processor, max_length=limit, overlong="drop")(copy.deepcopy(rows))
+    expected = PairedCollator(processor)(copy.deepcopy(kept))
+    assert batch["view_layout"].overlong["dropped"] == 1
+    assert batch.keys() == expected.keys()
+    for key in batch.keys() - {"view_layout"}:
+        theirs = expected[key]
+        ours = batch[key][tuple(slice(size) for size in theirs.shape)]
+        assert torch.equal(ours, theirs), key
+        assert len(batch[key]) == len(theirs)
+        assert batch[key].float().abs().sum() == theirs.float().abs().sum(), "what is left over is padding"
+
+
+def test_a_batch_keeps_an_image_where_all_rows_with_images_are_dropped(processor, long_row):
+    text = {**DOCUMENT, "id": "text", "images": [], "messages": [{"role": "user", "content": "Hm?"}]}
+    batch = PairedCollator(processor, max_length=20, overlong="drop")([text, long_row])
+    layout = batch["view_layout"]
+    assert layout.examples == {View.TEXT_RICH: (1,), View.VISION_CENTRIC: (1,), View.PLAIN: (0,)}
+    assert layout.overlong == {"dropped": 1, "cut": 0}
+    assert len(batch["pixel_values"]) == 1
+    assert (batch["labels"][:2] == -100).all()
+    assert (batch["labels"][2] != -100).any()
 
 
 # In training
@@ -207,7 +262,7 @@ def test_a_dataset_of_which_nothing_is_left_is_refused(config, processor, long_r
 
 def test_a_share_that_is_left_out_is_said(config, processor, mostly_long, monkeypatch):
     messages = []
-    monkeypatch.setattr(preflight.logger, "warning", messages.append)
+    monkeypatch.setattr(checks.logger, "warning", messages.append)
     limit = max(max(each) for each in lengths_of([pair_row(i) for i in range(3)], processor).values())
     trainer_on(mostly_long, config, max_length=limit, overlong="drop")
     assert any("leaves out 3 of the 6 rows" in message for message in messages)
@@ -215,7 +270,7 @@ def test_a_share_that_is_left_out_is_said(config, processor, mostly_long, monkey
 
 def test_a_collator_of_the_users_keeps_its_policy_and_says_so(config, processor, monkeypatch):
     messages = []
-    monkeypatch.setattr(trainer_module.logger, "warning", messages.append)
+    monkeypatch.setattr(checks.logger, "warning", messages.append)
     model, _ = tiny_llava()
     ModalityBalancedSFTTrainer(
         model,

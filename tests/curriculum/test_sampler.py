@@ -10,16 +10,6 @@ from trl_modality.views import View
 BOTH = frozenset({View.TEXT_RICH, View.VISION_CENTRIC})
 
 
-class Clock:
-    """The steps that are done, as a trainer counts them."""
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def __call__(self):
-        return self.steps
-
-
 def sampler_of(cut, n_rows=37, *, ratio=0.3, mix=None, steps_done=0, skips=True, lengths=None, **kwargs):
     plan = Plan(
         mix or (lambda step: Mix(0.5, 0.5, kl=0.0)),
@@ -30,7 +20,9 @@ def sampler_of(cut, n_rows=37, *, ratio=0.3, mix=None, steps_done=0, skips=True,
     rows = StoredRows(Order(n_rows, 5, lengths=lengths, rows_before=plan.rows_before))
     replay = StoredRows(Order(11, 6)) if ratio else None
     options = {"used": BOTH, "distils": True} | kwargs
-    return PlanSampler(plan, rows, replay, cut, steps_done=Clock(steps_done), skips=skips, **options)
+    sampler = PlanSampler(plan, rows, replay, cut, skips=skips, **options)
+    sampler.start(steps_done)
+    return sampler
 
 
 def steps_of(samplers, epochs=1):
@@ -47,7 +39,7 @@ def steps_of(samplers, epochs=1):
         ]
         for sampler in samplers:
             per_epoch = sampler.plan.steps_per_epoch
-            sampler._steps_done.steps = (sampler._steps_done.steps // per_epoch + 1) * per_epoch
+            sampler.next_step = (sampler.next_step // per_epoch + 1) * per_epoch
     return steps
 
 
@@ -95,7 +87,7 @@ def test_the_epoch_after_a_resumed_one_is_the_next():
 def test_what_a_pair_is_shown_in():
     def kinds(mix, **kwargs):
         slots = next(iter(sampler_of(BatchCut(8), ratio=0.0, mix=lambda step: mix, **kwargs)))
-        return {(slot.views, slot.learns) for slot in slots}
+        return {(slot.views, slot.cross_entropy_views) for slot in slots if slot.views}
 
     text, vision, both = (View.TEXT_RICH,), (View.VISION_CENTRIC,), (View.TEXT_RICH, View.VISION_CENTRIC)
     assert kinds(Mix(kl=0.0)) == {(both, both)}
@@ -108,29 +100,30 @@ def test_what_a_pair_is_shown_in():
         kinds(Mix(0.5, 0.5, kl=0.0), used={View.TEXT_RICH})
 
 
-def test_batches_of_several_ranks_and_steps_of_replay_alone_end_with_a_filler():
+def test_batches_of_several_ranks_and_the_last_of_a_step_end_with_a_filler():
     def fillers(sampler):
         return [[slot.row for slot in batch if not slot.views] for batch in sampler]
 
     for sampler in ranks(2, 2, 2):
         assert fillers(sampler) == [[0]] * len(sampler), "the same row, whoever asks and whenever"
-    by_one = sampler_of(BatchCut(1), ratio=0.5)
-    for batch in by_one:
-        assert [slot.row for slot in batch if not slot.views] == [0] * batch[0].is_replay
-    assert not any(sum(fillers(sampler_of(BatchCut(1, 2), ratio=0.5)), []))
+    assert fillers(sampler_of(BatchCut(2, 2), n_rows=38, ratio=0.0)) == [[], [0]] * 9 + [[0]]
+    without = sampler_of(BatchCut(2, 2), ratio=0.0)
+    without._rows._filler = None
+    assert not any(fillers(without)), "a dataset without images has none"
 
 
 def test_an_epoch_that_is_stopped_goes_on_where_it_was():
     sampler = sampler_of(BatchCut(4, 3))
     whole = steps_of([sampler_of(BatchCut(4, 3))], epochs=2)
     batches = iter(sampler)
-    assert [slot for _ in range(6) for slot in next(batches)] == whole[0] + whole[1]
-    sampler._steps_done.steps = 2
+    assert [slot for _ in range(6) for slot in next(batches) if slot.views] == whole[0] + whole[1]
+    sampler.next_step = 2
     assert steps_of([sampler]) == whole[2 : len(whole) // 2]
 
 
 def test_levels_are_those_of_the_mix():
-    slots = [slot for batch in sampler_of(BatchCut(6), mix=lambda step: Mix(vision_ratio=step / 20)) for slot in batch]
+    sampler = sampler_of(BatchCut(6), mix=lambda step: Mix(vision_ratio=step / 20))
+    slots = [slot for batch in sampler for slot in batch if slot.views]
     assert {slot.vision_ratio for slot in slots if slot.is_replay} == {None}
     rows = [slot.vision_ratio for slot in slots if not slot.is_replay]
     assert rows == sorted(rows)

@@ -16,7 +16,7 @@ from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
 from trl_modality.modeling import families
 from trl_modality.modeling.attention import give_back, use_shared_prefix
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
-from trl_modality.training import checks as preflight
+from trl_modality.training import checks
 
 
 FEATURES = Features({**PAIR_FEATURES, "vision_centric_images": List(Image())})
@@ -191,7 +191,8 @@ def test_a_step_outside_of_training_is_one_of_rows(config):
 @pytest.fixture
 def warnings(monkeypatch):
     messages = []
-    monkeypatch.setattr(preflight.logger, "warning", messages.append)
+    for module in (checks, families):
+        monkeypatch.setattr(module.logger, "warning", messages.append)
     return messages
 
 

@@ -29,7 +29,7 @@ class RecordingCollator(PairedCollator):
         if SLOT_COLUMN in rows[0]:
             batch["record"] = [
                 f"{row.get('id') or 'replay'} {row[INDEX_COLUMN]} {'+'.join(row[SLOT_COLUMN].views)} "
-                f"{'+'.join(row[SLOT_COLUMN].learns)}"
+                f"{'+'.join(row[SLOT_COLUMN].cross_entropy_views)}"
                 for row in rows
                 if row[SLOT_COLUMN].views
             ]

@@ -63,9 +63,9 @@ def written_out(rows: list[dict]) -> list[dict]:
     ]
 
 
-def shown(row: dict, *views: View, learns: tuple[View, ...] | None = None) -> dict:
+def shown(row: dict, *views: View, learnt_in: tuple[View, ...] | None = None) -> dict:
     """The row as a plan marks it: in some of its views (none: as a filler), and with a cross-entropy in some."""
-    return {**row, SLOT_COLUMN: Slot(0, View.REPLAY in views, views, views if learns is None else learns, None)}
+    return {**row, SLOT_COLUMN: Slot(0, View.REPLAY in views, views, views if learnt_in is None else learnt_in, None)}
 
 
 def tiny_llava(hidden_size: int = 32, seed: int = 0):

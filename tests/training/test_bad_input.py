@@ -176,7 +176,7 @@ def test_unknown_columns_are_named_once(config):
     dataset = Dataset.from_list([{**pair_row(i), "topic": "x", "level": 1} for i in range(2)], features=features)
     warnings = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trl_modality.training.checks.logger.warning", warnings.append)
+        patch.setattr("trl_modality.training.datasets.logger.warning", warnings.append)
         trainer_on(dataset, config)
     assert len(warnings) == 1
     assert "are ignored: topic." in warnings[0]

@@ -1,4 +1,6 @@
-"""What a curriculum, replay and the order of the rows make of a run."""
+"""Runs with a curriculum, replay, an order of the rows: what is trained in which step, and how it is decided."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from tests.testing.runs import PLAIN_FEATURES, assert_same, run, sequential
 from tests.testing.tiny import MESSAGES, PAIR_FEATURES, pair_dataset, pair_row, shown, tiny_llava, written_out
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
 from trl_modality.curriculum import Mix, Slot
-from trl_modality.data.rows import at_level
+from trl_modality.curriculum.rows import at_level
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
+from trl_modality.training.metrics import RunMetrics
+from trl_modality.training.run_plan import RunPlan
 from trl_modality.views import INDEX_COLUMN, SLOT_COLUMN, PairError, View
 
 
@@ -20,11 +24,11 @@ BOTH = (View.TEXT_RICH, View.VISION_CENTRIC)
 
 
 class Watching(PairedCollator):
-    """Remembers what it is given."""
+    """Remembers the rows that it is given, but for fillers."""
 
     def __call__(self, rows):
         if SLOT_COLUMN in rows[0]:
-            self.seen = [*getattr(self, "seen", []), *rows]
+            self.seen = [*getattr(self, "seen", []), *(row for row in rows if row[SLOT_COLUMN].views)]
         return super().__call__(rows)
 
 
@@ -83,8 +87,8 @@ def test_a_row_is_weighted_in_the_views_that_it_learns_in():
     model, processor = tiny_llava()
     model.double()
     rows = [
-        shown(pair_row(0), *BOTH, learns=BOTH[:1]),
-        shown(pair_row(1), *BOTH, learns=BOTH[1:]),
+        shown(pair_row(0), *BOTH, learnt_in=BOTH[:1]),
+        shown(pair_row(1), *BOTH, learnt_in=BOTH[1:]),
         shown(pair_row(2), *BOTH),
         shown(pair_row(3), View.TEXT_RICH),
         shown(pair_row(4), View.VISION_CENTRIC),
@@ -308,3 +312,79 @@ def test_every_batch_of_two_ranks_has_an_image(config):
         assert len(batch["pixel_values"]) == 1
     trainer = trainer_of(sequential(config, per_device_train_batch_size=1), data)
     assert trainer.get_train_dataloader().batch_sampler._rows.filler() == 1
+
+
+def test_a_schedule_is_tried_once(config):
+    """A user's schedule is called at 101 points when the trainer is made, and then once for each step."""
+    asked = []
+
+    def schedule(progress):
+        asked.append(progress)
+        return Mix()
+
+    model, processor = tiny_llava()
+    args = config(max_steps=4)
+    trainer = ModalityBalancedSFTTrainer(
+        model, args, train_dataset=pair_dataset(16), processing_class=processor, schedule=schedule
+    )
+    assert asked == [i / 100 for i in range(101)]
+    trainer.train()
+    assert asked[101:] == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_settings_are_made_once_a_training(config, monkeypatch):
+    made = []
+    original = LossSettings.__init__
+    monkeypatch.setattr(LossSettings, "__init__", lambda self, *a, **kw: made.append(1) or original(self, *a, **kw))
+    model, processor = tiny_llava()
+    args = config(max_steps=3, gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=1, curriculum="linear")
+    data = {"train_dataset": pair_dataset(24), "eval_dataset": pair_dataset(4)}
+    trainer = ModalityBalancedSFTTrainer(model, args, processing_class=processor, **data)
+    made.clear()
+    trainer.train()
+    assert len(made) == 1
+
+
+def test_what_the_batch_says_is_what_is_trained(config):
+    """The factor of the KL travels with the batch: data loaders read ahead of the step that is trained."""
+    seen = []
+
+    class Recording(ModalityBalancedSFTTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            layout = inputs["view_layout"]
+            seen.append((self.state.global_step, layout.step, layout.kl_factor))
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    model, processor = tiny_llava()
+    args = config(max_steps=4, kl_schedule="warmup", kl_schedule_at=1.0, gradient_accumulation_steps=2)
+    Recording(model, args, train_dataset=pair_dataset(32), processing_class=processor).train()
+    assert seen == [(step, step, step / 4) for step in range(4) for _ in range(2)]
+
+
+class OwnCollator(PairedCollator):
+    pass
+
+
+class OwnPlan(RunPlan):
+    pass
+
+
+class OwnMetrics(RunMetrics):
+    def evaluation_metrics(self, prefix):
+        return {**super().evaluation_metrics(prefix), f"{prefix}_own": 1.0}
+
+
+class OwnTrainer(ModalityBalancedSFTTrainer):
+    data_collator_class, run_plan_class, run_metrics_class = OwnCollator, OwnPlan, OwnMetrics
+
+    def get_loss_settings(self):
+        return replace(super().get_loss_settings(), kl_weight=0.125)
+
+
+def test_parts_of_a_run_are_replaced_by_name(config):
+    model, processor = tiny_llava()
+    trainer = OwnTrainer(model, config(), train_dataset=pair_dataset(8), processing_class=processor)
+    assert type(trainer.data_collator) is OwnCollator
+    assert any(type(callback) is OwnPlan for callback in trainer.callback_handler.callbacks)
+    assert trainer._loss_settings.kl_weight == 0.125
+    assert trainer.evaluate(pair_dataset(4))["eval_own"] == 1.0

@@ -1,12 +1,15 @@
 import pytest
 import torch
 
+from trl_modality.collation.layout import ViewLayout
 from trl_modality.kernels import paired_linear_loss
 from trl_modality.modeling.forward import LossSettings, PairedModelOutput
 from trl_modality.training.metrics import LossMetrics, sum_dtype
+from trl_modality.views import View
 
 
 CPU = torch.device("cpu")
+LAYOUT = ViewLayout(rows={}, tokens={}, entries={}, lengths={View.TEXT_RICH: (6, 5)}, prefixes=(3,))
 
 
 def output(tokens: int, seed: int, plain: bool = False) -> PairedModelOutput:
@@ -21,7 +24,7 @@ def output(tokens: int, seed: int, plain: bool = False) -> PairedModelOutput:
 def report(*outputs, ranks=1, settings=None):
     metrics = LossMetrics()
     for each in outputs:
-        metrics.add(each, settings or LossSettings(), {"input_tokens": torch.tensor(11), "saved_tokens": 3})
+        metrics.add(each, settings or LossSettings(), LAYOUT)
     return metrics.report(lambda sums: sums * ranks, CPU), metrics
 
 

@@ -28,12 +28,12 @@ def main(argv: Sequence[str]) -> int:
 
     from ..collation.collator import PairedCollator
     from ..data.sources import open_split
-    from ..training import checks as preflight
+    from ..training.datasets import has_pairs
     from .row_reports import inspect_rows
 
     disable_progress_bars()
     dataset = open_split(args.dataset, args.split)
-    if not preflight.has_pairs(dataset, args.dataset):
+    if not has_pairs(dataset, args.dataset):
         raise ValueError(
             f"{args.dataset} has no pairs: neither a `text_rich_prompt` nor a `vision_centric_prompt` column. It has "
             f"{', '.join(dataset.column_names)}; `trl_modality.data.make_pairs` makes pairs of them."

@@ -7,8 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_modality import __version__
-
+from .._version import __version__
 from ..data.export import Card, require_empty, write_dataset
 from .text_tables import plural
 

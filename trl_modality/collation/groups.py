@@ -1,68 +1,79 @@
-"""The rows of a batch by what is collated at once, and by what the plan makes of them."""
+"""The rows of a batch in groups that are collated at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..views import PROMPT_COLUMN, SLOT_COLUMN, View, is_pair, shows_same_images
+from ..views import PAIR_VIEWS, SLOT_COLUMN, View, images_of, is_pair, shows_same_images
 
 
 Rows = Sequence[Mapping[str, Any]]
-PAIR_VIEWS = tuple(PROMPT_COLUMN)
 
 
 class Group(NamedTuple):
     """Rows that are collated at once, view by view."""
 
     positions: tuple[int, ...]
-    """Among the rows of the batch."""
+    """Of the rows in the batch."""
     views: tuple[View, ...]
-    """In each of which every row goes through the model."""
-    form: str
-    """How their text is given: `pair`, `completion` (`prompt` and `completion`) or `document`."""
+    """The views in which every row of the group goes through the model."""
+    row_format: str
+    """How their text is given: `pair`, `completion` (`prompt` and `completion`) or `document` (`messages` or text)."""
     shares_images: bool = False
-    """Both views of every row show the same images."""
-    learns: bool = True
-    """Otherwise of every row its images are left, without labels."""
+    """Whether both views of every row show the same images."""
+    is_filler: bool = False
+    """Whether the rows only lend their images: they are cut after the last one and have no labels."""
 
 
 def groups_of(rows: Rows) -> Iterator[Group]:
-    """The groups of a batch, pairs in both views first.
+    """The groups of a batch: pairs in both views first, then the others.
 
-    A row that the plan has marked (`SLOT_COLUMN`) goes through the model in the views that its slot says, any other in
-    all that it has.
+    A row with a slot of the plan (`SLOT_COLUMN`) goes through the model in the views of its slot, any other row in all
+    views that it has.
     """
-    kinds: dict[tuple, list[int]] = {}
+    keys: dict[tuple, list[int]] = {}
     for i, row in enumerate(rows):
-        kinds.setdefault(_kind(row), []).append(i)
-    # Pairs with both views stand first in each of them, those whose images stand in the batch once before others
-    for kind in sorted(kinds, key=lambda kind: (-len(kind[0]), not kind[2], kind)):
-        views, form, shares_images, learns = kind
-        yield Group(tuple(kinds[kind]), views, form, shares_images, learns)
+        keys.setdefault(_group_key(row), []).append(i)
+    # Pairs with both views come first in each of them; among those, the ones whose images stand in the batch once
+    for key in sorted(keys, key=lambda key: (-len(key[0]), not key[2], key)):
+        views, row_format, shares_images, is_filler = key
+        yield Group(tuple(keys[key]), views, row_format, shares_images, is_filler)
 
 
-def _kind(row: Mapping[str, Any]) -> tuple[tuple[View, ...], str, bool, bool]:
-    slot = row.get(SLOT_COLUMN)
-    learns = slot is None or bool(slot.views)
+def _group_key(row: Mapping[str, Any]) -> tuple[tuple[View, ...], str, bool, bool]:
+    slot, is_filler = row.get(SLOT_COLUMN), _is_filler(row)
+    views = _views_of(row)
     if is_pair(row):
-        views = PAIR_VIEWS if slot is None else slot.views or (View.TEXT_RICH,)
-        return views, "pair", len(views) > 1 and shows_same_images(row), learns
-    form = "document" if row.get("prompt") is None else "completion"
+        return views, "pair", len(views) > 1 and shows_same_images(row), is_filler
+    row_format = "document" if row.get("prompt") is None else "completion"
     view = View.REPLAY if slot is not None and slot.is_replay else View.PLAIN
-    return (view,), form, False, learns
+    return (view,), row_format, False, is_filler
 
 
-def without_fillers(rows: Rows) -> tuple[Rows, Rows]:
-    """The rows, and those that nothing is learnt from: there for their images, where the others have none."""
-    is_filler = [row.get(SLOT_COLUMN) is not None and not row[SLOT_COLUMN].views for row in rows]
-    learnt, fillers = (
-        [row for row, fills in zip(rows, is_filler, strict=True) if fills is kind] for kind in (False, True)
-    )
-    return learnt, fillers
+def _views_of(row: Mapping[str, Any]) -> tuple[View, ...]:
+    """The views in which a row goes through the model; a row that is no pair has its text in one of them."""
+    slot = row.get(SLOT_COLUMN)
+    if not is_pair(row):
+        return (View.PLAIN,)
+    return PAIR_VIEWS if slot is None else slot.views or (View.TEXT_RICH,)
 
 
-def learns_in(row: Mapping[str, Any], view: View) -> bool:
-    """Whether the row has a cross-entropy in the view."""
+def _is_filler(row: Mapping[str, Any]) -> bool:
+    slot = row.get(SLOT_COLUMN)
+    return slot is not None and not slot.views
+
+
+def with_an_image(rows: Rows) -> Rows:
+    """The rows of a batch without fillers; where none of them shows an image, with the first filler, which does."""
+    own = [row for row in rows if not _is_filler(row)]
+    fillers = [row for row in rows if _is_filler(row)]
+    if not fillers or any(images_of(row, view) for row in own for view in _views_of(row)):
+        return own
+    return [*own, fillers[0]]
+
+
+def has_cross_entropy(row: Mapping[str, Any], view: View) -> bool:
+    """Whether a row has a cross-entropy in a view."""
     slot = row.get(SLOT_COLUMN)
     if slot is None or not is_pair(row):
-        return slot is None or bool(slot.views)
-    return view in slot.learns
+        return not _is_filler(row)
+    return view in slot.cross_entropy_views

@@ -1,5 +1,6 @@
-"""What a batch of views is: how its rows and images belong to views."""
+"""The layout of a batch: which of its rows and images belong to which view, and what its step decided for it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,9 @@ from ..views import View
 
 
 Part = dict[str, torch.Tensor]
+"""What the host's collator made of some rows in one view."""
 
-# Tensors `[rows, tokens]`, and what a padded place holds in them; a missing one (`None`) is the tokenizer's pad id.
+# Tensors `[rows, tokens]`, and the value of their padding; `None` is the tokenizer's pad id
 TOKEN_FILL = {
     "input_ids": None,
     "attention_mask": 0,
@@ -22,43 +24,47 @@ TOKEN_FILL = {
 
 @dataclass(frozen=True)
 class ViewLayout:
-    """Where each view lies in a batch: the views stand one after another in every tensor, along its first dimension.
+    """Where each view lies in a batch: views stand one after another along the first dimension of every tensor.
 
-    Of the first `pairs` rows of the text_rich and of the vision_centric view, row i and row i are the two views of one
-    pair; the rows after them are pairs of which the step uses that view alone.
+    The first `pairs` rows of the text_rich and of the vision_centric view belong together: row i and row i are the two
+    views of one pair. The rows after them are pairs that the step trains in that view alone.
     """
 
     rows: dict[View, int]
-    """Rows of each view, in batch order."""
+    """Number of rows of each view, in batch order."""
     tokens: dict[View, int]
-    """Padded length that the rows of each view need."""
+    """Length that the rows of each view are padded to before the views are put together."""
     entries: dict[str, dict[View, int]]
-    """For each tensor of the batch, its entries of each view (rows, images or patches)."""
+    """For each tensor of the batch, its number of entries (rows, images or patches) of each view."""
     examples: dict[View, tuple[int, ...]] = field(default_factory=dict)
     """For each row of a view, the position of its example among those that were collated."""
     pairs: int = 0
-    """Pairs that are there in both views."""
-    learns: dict[View, tuple[bool, ...]] = field(default_factory=dict)
-    """For each row of a view, whether it has a cross-entropy (all, where it is not said); without one it is there for
-    the divergence."""
+    """Number of pairs that are in the batch in both views."""
+    has_cross_entropy: dict[View, tuple[bool, ...]] = field(default_factory=dict)
+    """For each row of a view, whether it has a cross-entropy or is there for the divergence alone; a view that is not
+    listed has one in every row."""
     lengths: dict[View, tuple[int, ...]] = field(default_factory=dict)
-    """Tokens of each row; padding follows them."""
+    """Number of tokens of each row; padding follows them."""
     prefixes: tuple[int, ...] = ()
-    """For each pair, how many tokens its views share from the start, up to the first image that they do not."""
+    """For each pair, how many tokens its views have in common from the start, up to the first image that differs."""
     shared_entries: dict[str, int] = field(default_factory=dict)
-    """For each tensor of images, how many of the first text_rich entries the vision_centric rows use again: they stand
-    in the batch once, and `with_images_repeated` puts them where the vision_centric rows would have them."""
+    """For each tensor of images, how many of the first text_rich entries the vision_centric rows show as well. They
+    are in the batch once; `with_images_repeated` writes them out for both views."""
     sharing_pairs: int = 0
-    """Pairs whose views show the same images: the first so many. Their vision_centric rows have no entries."""
+    """Number of pairs whose views show the same images: the first ones. Their vision_centric rows have no entries."""
     overlong: dict[str, int] = field(default_factory=dict)
-    """Rows above the longest length, by what was done: `dropped` are not in the batch, `cut` are."""
+    """Number of rows above `max_length` that were `dropped` from the batch, or `cut` in it."""
+    step: int | None = None
+    """The optimizer step that the plan made the batch for, from 0; `None` for rows without a plan (an evaluation)."""
+    kl_factor: float = 1.0
+    """What the schedule multiplies `kl_weight` with in that step."""
 
-    def learning(self, view: View) -> tuple[bool, ...]:
+    def cross_entropy_rows(self, view: View) -> tuple[bool, ...]:
         """For each row of a view, whether it has a cross-entropy."""
-        return self.learns.get(view, (True,) * self.rows[view])
+        return self.has_cross_entropy.get(view, (True,) * self.rows[view])
 
     def spans(self) -> dict[View, slice]:
-        """The rows of each view as a slice."""
+        """The rows of each view as a slice of the batch."""
         spans, start = {}, 0
         for view, count in self.rows.items():
             spans[view] = slice(start, start + count)
@@ -67,7 +73,7 @@ class ViewLayout:
 
 
 def with_images_repeated(inputs: dict[str, Any], layout: ViewLayout) -> dict[str, Any]:
-    """The tensors of a batch with every row's own images, as the host's collator makes them."""
+    """The tensors of a batch with an entry for every image of every row, as the host's collator makes them."""
     repeated = dict(inputs)
     for key, count in layout.shared_entries.items():
         if key in inputs:
@@ -77,11 +83,15 @@ def with_images_repeated(inputs: dict[str, Any], layout: ViewLayout) -> dict[str
     return repeated
 
 
-def labels_of(batch: dict[str, Any], views: set[View]) -> torch.Tensor:
-    """The labels whose number divides the loss: those with a cross-entropy, in one of `views` and of a row that has
-    one there. A pair without any is there for the divergence, and counts in the vision_centric view."""
+def counted_labels(batch: dict[str, Any], views: Iterable[View]) -> torch.Tensor:
+    """Labels that count towards the normalizer N, `[R, L]`; the rest become −100.
+
+    A label counts if its view is one of `views` and its row has a cross-entropy there. A pair with the divergence
+    alone is counted once, in its vision_centric row.
+    """
     labels, layout = batch["labels"].clone(), batch["view_layout"]
-    counted = {view: [view in views and learns for learns in layout.learning(view)] for view in layout.rows}
+    views = set(views)
+    counted = {view: [view in views and has for has in layout.cross_entropy_rows(view)] for view in layout.rows}
     for i in range(layout.pairs):
         if not counted[View.TEXT_RICH][i]:
             counted[View.VISION_CENTRIC][i] = True
@@ -92,7 +102,7 @@ def labels_of(batch: dict[str, Any], views: set[View]) -> torch.Tensor:
 
 
 def without_examples_from(inputs: dict[str, Any], first: int) -> dict[str, Any]:
-    """The batch with nothing to learn of the examples at position `first` and after it."""
+    """The batch with the labels of all examples at position `first` and after it set to −100."""
     layout = inputs["view_layout"]
     examples = torch.tensor([example for view in layout.rows for example in layout.examples[view]])
     labels = inputs["labels"].masked_fill((examples >= first).unsqueeze(1).to(inputs["labels"].device), -100)
@@ -100,7 +110,7 @@ def without_examples_from(inputs: dict[str, Any], first: int) -> dict[str, Any]:
 
 
 def shared_prefix(first: torch.Tensor, second: torch.Tensor) -> int:
-    """How many tokens two rows have in common from the start; one at least is left to each."""
+    """How many tokens two rows have in common from the start; each keeps at least one of its own."""
     n = max(0, min(len(first), len(second)) - 1)
     differ = (first[:n] != second[:n]).nonzero()
     return int(differ[0]) if len(differ) else n

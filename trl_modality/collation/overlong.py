@@ -1,6 +1,6 @@
-"""Rows above the longest length: refused, left out, or cut where that costs no image and no agreement of views."""
+"""Rows above the longest length: refused, left out, or cut where no image is lost and both views stay alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,17 +8,14 @@ from transformers.utils import logging
 
 from ..views import PairError, View
 from .layout import TOKEN_FILL, Part
+from .render import Rendered
 
 
 logger = logging.get_logger(__name__)
 
-POLICIES = ("error", "drop", "cut_completion")
-# What is left of a row in place of a batch that lost all of its rows
-IMAGES_ONLY = "images_only"
-
 
 class Limit(NamedTuple):
-    """The longest row in tokens, what to do with others that have images, and what the cut needs to know."""
+    """The longest row in tokens, the policy for longer rows with images, and the token ids that cutting needs."""
 
     max_length: int | None
     policy: str
@@ -26,44 +23,68 @@ class Limit(NamedTuple):
     pad_id: int
 
 
+class Verdict(NamedTuple):
+    """What becomes of the rows of a group, by their index in it."""
+
+    dropped: frozenset[int]
+    """Rows that are left out."""
+    excess: tuple[int, ...]
+    """For each row, the number of tokens that are cut from its end in every view."""
+    images_only: frozenset[int] = frozenset()
+    """Rows that are cut after their last image and have no labels."""
+
+
 class Fitted(NamedTuple):
-    """The collated views of some rows; none is too long but those to be dropped."""
+    """The groups of a batch, none of whose rows is too long."""
 
-    parts: list[Part]
-    dropped: tuple[int, ...] = ()
-    """Positions of the rows that have no place. Where there are any, nothing is cut yet: collate the others."""
+    groups: list[Rendered]
+    n_dropped: int = 0
     n_cut: int = 0
-    """Rows that lost some of their end."""
 
 
-def fit(
-    parts: Sequence[Part], views: Sequence[View], names: Sequence[str], has_images: Sequence[bool], limit: Limit
-) -> Fitted:
+def fit(rendered: Sequence[Rendered], limit: Limit, collate: Callable[[Rendered], Rendered]) -> Fitted:
     """Apply the policy to rows with images; rows of text alone are cut at their end, as `SFTTrainer` does.
 
-    The views of a pair lose the same number of tokens, so that their completions stay the same. A row with images
-    keeps all of them, and at least one token to learn.
+    The views of a pair lose the same number of tokens, so that their completions stay the same. A row that is cut
+    keeps all of its images, and at least one token to learn. A batch that would lose its last image keeps the images
+    of one dropped row, without labels, so that the weights that read images have a gradient (of 0).
 
     Args:
-        parts: The same rows in each of the `views`; padding at their ends.
-        names, has_images: Of the rows.
+        rendered: The groups of a batch; padding is at the end of their rows.
+        limit: The limit.
+        collate: Makes the parts of some rows again, for processors whose tensors cannot be cut by rows.
 
     Raises:
         PairError: an overlong row where the policy is `error`, or one that cannot be cut.
     """
-    if limit.policy == IMAGES_ONLY:
-        return Fitted([_images_only(part, limit) for part in parts])
+    verdicts = [_judge(each, limit) for each in rendered]
+    n_dropped = sum(len(verdict.dropped) for verdict in verdicts)
+    n_cut = sum(sum(tokens > 0 for tokens in verdict.excess) for verdict in verdicts)
+    if n_dropped:
+        verdicts = _keep_one_image(rendered, verdicts)
+    fitted = [_apply(each, verdict, limit, collate) for each, verdict in zip(rendered, verdicts, strict=True)]
+    return Fitted([each for each in fitted if each is not None], n_dropped, n_cut)
+
+
+def _judge(rendered: Rendered, limit: Limit) -> Verdict:
+    parts, views, names = list(rendered.parts.values()), rendered.group.views, rendered.names
+    if rendered.group.is_filler:
+        return Verdict(frozenset(), (0,) * len(names), frozenset(range(len(names))))
     if limit.max_length is None:
-        return Fitted(list(parts))
+        return Verdict(frozenset(), (0,) * len(names))
     lengths = torch.stack([part["attention_mask"].sum(1) for part in parts])
     longest = lengths.argmax(0).tolist()
     excess = (lengths.amax(0) - limit.max_length).clamp(min=0).tolist()
     over = [row for row, tokens in enumerate(excess) if tokens]
-    over_images = [row for row in over if has_images[row]]
-    if not over:
-        return Fitted(list(parts))
-    if over_images and limit.policy == "drop":
-        return Fitted(list(parts), dropped=tuple(over_images))
+    over_images = [row for row in over if rendered.has_images[row]]
+    if len(over) > len(over_images):
+        logger.warning_once(
+            f"Text rows longer than `max_length`={limit.max_length} are cut at the end, as SFTTrainer does. Set it "
+            "higher, or to None, to keep them whole."
+        )
+    if limit.policy == "drop":
+        kept = (0 if row in over_images else tokens for row, tokens in enumerate(excess))
+        return Verdict(frozenset(over_images), tuple(kept))
     for row in over_images:
         view = longest[row]
         if limit.policy == "error":
@@ -77,12 +98,7 @@ def fit(
             )
         for part, each in zip(parts, views, strict=True):
             _check_cut(part, row, excess[row], names[row], each, limit)
-    if len(over) > len(over_images):
-        logger.warning_once(
-            f"Text rows longer than `max_length`={limit.max_length} are cut at the end, as SFTTrainer does. Set it "
-            "higher, or to None, to keep them whole."
-        )
-    return Fitted([_cut_ends(part, excess, limit.pad_id) for part in parts], n_cut=len(over))
+    return Verdict(frozenset(), tuple(excess))
 
 
 def _check_cut(part: Part, row: int, excess: int, name: str, view: View, limit: Limit) -> None:
@@ -102,24 +118,85 @@ def _check_cut(part: Part, row: int, excess: int, name: str, view: View, limit: 
         )
 
 
-def _images_only(part: Part, limit: Limit) -> Part:
-    """The rows up to their last image, without labels."""
+def _keep_one_image(rendered: Sequence[Rendered], verdicts: list[Verdict]) -> list[Verdict]:
+    """Verdicts by which one row with an image stays: the first dropped one, its images only, where none would."""
+    places = [(g, i) for g, each in enumerate(rendered) for i, has in enumerate(each.has_images) if has]
+    if any(i not in verdicts[g].dropped for g, i in places):
+        return verdicts
+    g, i = min(places, key=lambda place: rendered[place[0]].group.positions[place[1]])
+    kept = verdicts[g]._replace(dropped=verdicts[g].dropped - {i}, images_only=frozenset({i}))
+    return [*verdicts[:g], kept, *verdicts[g + 1 :]]
+
+
+def _apply(
+    rendered: Rendered, verdict: Verdict, limit: Limit, collate: Callable[[Rendered], Rendered]
+) -> Rendered | None:
+    n_rows = len(rendered.names)
+    kept = [i for i in range(n_rows) if i not in verdict.dropped]
+    if not kept:
+        return None
+    if len(kept) < n_rows:
+        selected = rendered.selected(kept)
+        parts = {view: _rows_of(part, kept, rendered.n_images(view)) for view, part in rendered.parts.items()}
+        known = {view: part for view, part in parts.items() if part is not None}
+        rendered = selected._replace(parts=known) if len(known) == len(parts) else collate(selected)
+    excess = [verdict.excess[i] for i in kept]
+    bare = torch.tensor([i in verdict.images_only for i in kept])
+    if len(kept) == n_rows and not any(excess) and not bare.any():
+        return rendered
+    return rendered._replace(
+        parts={view: _shortened(part, excess, bare, limit) for view, part in rendered.parts.items()}
+    )
+
+
+def _rows_of(part: Part, kept: Sequence[int], n_images: Sequence[int]) -> Part | None:
+    """Some rows of a part, with their images; `None` where its tensors do not say which images belong to which row."""
+    rows = torch.tensor(kept)
+    selected = {}
+    for key, tensor in part.items():
+        if key in TOKEN_FILL:
+            selected[key] = tensor[rows]
+            continue
+        counts = _entries_of_rows(part, key, n_images) if isinstance(tensor, torch.Tensor) else None
+        if counts is None:
+            return None
+        pieces = tensor.split(counts)
+        selected[key] = torch.cat([pieces[i] for i in kept])
+    return selected
+
+
+def _entries_of_rows(part: Part, key: str, n_images: Sequence[int]) -> list[int] | None:
+    """How many entries of a tensor of images belong to each row; `None` where that does not follow from its length."""
+    n_entries, n_rows, total = len(part[key]), len(n_images), sum(n_images)
+    if key == "pixel_values" and "image_grid_thw" in part:  # patches
+        patches = iter(part["image_grid_thw"].prod(1).tolist())
+        counts = [sum(next(patches) for _ in range(n)) for n in n_images]
+        return counts if sum(counts) == n_entries else None
+    # With an entry or more for every image, as many entries as images are one for each. Rows without images leave it
+    # open whether as many entries as rows are those of images or of rows.
+    if n_entries == total and (total != n_rows or all(n_images)):
+        return list(n_images)
+    return [1] * n_rows if n_entries == n_rows and all(n_images) else None
+
+
+def _shortened(part: Part, excess: Sequence[int], bare: torch.Tensor, limit: Limit) -> Part:
+    """The part without the end of its rows, and no wider than the longest that is left.
+
+    Args:
+        excess: Tokens to cut from each row.
+        bare: `[rows]`, the rows that end with their last image and lose their labels.
+    """
+    lengths = part["attention_mask"].sum(1)
+    kept = lengths - lengths.new_tensor(excess)
     is_image = torch.isin(part["input_ids"], part["input_ids"].new_tensor(limit.image_ids))
     places = torch.arange(is_image.shape[1])
-    ends = (is_image * (places + 1)).amax(1).clamp(min=2)  # one token, and one after it
-    amounts = (part["attention_mask"].sum(1) - ends).clamp(min=0).tolist()
-    cut = _cut_ends(part, amounts, limit.pad_id)
-    return {**cut, "labels": torch.full_like(cut["labels"], -100)}
-
-
-def _cut_ends(part: Part, amounts: Sequence[int], pad_id: int) -> Part:
-    """The part with so many tokens less at the end of each row, and no wider than the longest that is left."""
-    lengths = part["attention_mask"].sum(1)
-    kept = lengths - lengths.new_tensor(amounts)
+    after_images = (is_image * (places + 1)).amax(1).clamp(min=2)  # one token, and one after it
+    kept = torch.where(bare, torch.minimum(lengths, after_images), kept)
     width = int(kept.max())
     is_cut = torch.arange(width) >= kept.unsqueeze(1)
     cut = dict(part)
     for key in part.keys() & TOKEN_FILL.keys():
         fill = TOKEN_FILL[key]
-        cut[key] = part[key][:, :width].masked_fill(is_cut, pad_id if fill is None else fill)
+        cut[key] = part[key][:, :width].masked_fill(is_cut, limit.pad_id if fill is None else fill)
+    cut["labels"] = cut["labels"].masked_fill(bare.unsqueeze(1), -100)
     return cut

@@ -10,11 +10,11 @@ GAIN, LARGEST_CHANGE = 0.5, 0.1  # change of the share for a nat of gap beyond t
 
 
 class Adaptive:
-    """More of the vision_centric view while the gap is above its target, less while it is below.
+    """A schedule that shows more of the vision_centric view while the gap is above its target, and less while below.
 
-    Training is cut into windows of steps. Every pair is trained in one view, and the share of the vision_centric view
-    in a window follows from what was measured up to the end of the window before the last one: data loaders read
-    ahead, and must find what a later run finds that begins at any step.
+    Every pair is trained in one view. The share of the vision_centric view is constant within a window of steps, and
+    follows from the gaps measured up to the end of the window before the previous one: data loaders read ahead, and a
+    resumed run must find the same shares.
 
     Args:
         target_gap: In nats per token, vision_centric minus text_rich.
@@ -31,7 +31,7 @@ class Adaptive:
             raise ValueError(f"`target_gap` must be finite, got {target_gap}.")
         self.target_gap, self.window = target_gap, window
         self.shares = [START, START]
-        """Of the vision_centric view, in each window that is decided."""
+        """Share of the vision_centric view in each window that is decided so far."""
 
     def mix_at(self, step: int) -> Mix:
         """The mix of a step whose window is decided.
@@ -49,7 +49,7 @@ class Adaptive:
         return Mix(text_rich=1.0 - share, vision_centric=share)
 
     def observe(self, gap_nats: float | None) -> None:
-        """End a window, in which the views were so far apart (`None`: one of them had no token)."""
+        """End a window with its measured gap in nats per token; `None` where one of the views had no token."""
         share = self.shares[-1]
         if gap_nats is not None and math.isfinite(gap_nats):
             change = GAIN * (gap_nats - self.target_gap)

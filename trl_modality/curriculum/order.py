@@ -1,4 +1,4 @@
-"""The order of the rows: which row stands at a place of the endless sequence of epochs."""
+"""The order of the rows: which row stands at which place, counted over all epochs."""
 
 from bisect import bisect_right
 from collections.abc import Callable

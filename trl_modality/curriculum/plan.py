@@ -1,8 +1,8 @@
 """The plan: which rows a step trains on and in which view, as a function of the step.
 
-A *slot* is a place of a global batch. What stands in it follows from its number alone, so that any rank, worker or
-later run finds the same: a share is a line through the slots, and a slot has what the share is of where the line
-passes a whole number. Over any window of slots the count is the share's to within one row.
+A *slot* is a place in a global batch. A share s marks slot i when floor(s·(i+1)) > floor(s·i): any n slots in a row
+hold s·n ± 1 marked ones, and no state is stored, so any rank, worker or later run finds the same. Where the share
+changes from step to step, s·i is replaced by the sum of the shares of all slots before slot i.
 """
 
 import math
@@ -16,13 +16,13 @@ from .schedule import Mix
 
 
 class Size(NamedTuple):
-    """What an epoch is made of."""
+    """The length of an epoch."""
 
     slots: int
     replay: int
-    """How many of the slots are replay."""
+    """Slots that are replay."""
     rows: int
-    """Rows of the dataset, of which the last may have no slot."""
+    """Rows of the dataset; with `dataloader_drop_last` the last ones get no slot."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class StepPlan:
     """The slots of one step.
 
     Args:
-        mix: What the schedule says for the step.
+        mix: The schedule's value for the step.
         first_row, first_replay: How many rows (replay rows) all earlier steps have used.
-        is_replay: `[n]`; n is below the global batch at the end of an epoch only.
-        text_rich, vision_centric: `[n]`: whether a pair in that slot has a cross-entropy in the view.
+        is_replay: `[n]`, whether a slot is replay; n is the global batch, or less at the end of an epoch.
+        text_rich, vision_centric: `[n]`, whether a pair in that slot has a cross-entropy in the view.
     """
 
     mix: Mix
@@ -52,14 +52,14 @@ class StepPlan:
 
 
 class Plan:
-    """What every step trains on.
+    """Which slots of every step are replay, and in which views the other slots learn.
 
     Args:
-        mix_at: The mix of a step. It is asked for the steps in order, each of them once.
+        mix_at: The mix of a step; called once for each step, in order.
         batch: Slots of a global batch, over all ranks and accumulation steps.
         replay_ratio: Share of the slots that are replay, where the mix does not change it.
-        size: Of an epoch of known length: it ends where its rows do, in a smaller batch. `None`: batches are whole,
-            and epochs of rows follow each other inside of them.
+        size: The length of an epoch, whose last batch is smaller where the rows end. `None`: all batches are whole,
+            and a batch may hold the last rows of one epoch and the first of the next.
 
     Raises:
         ValueError: a share of replay of 1 or more.
@@ -72,8 +72,9 @@ class Plan:
         self.size = size
         self._mixes: list[Mix] = []
         self._rows = [0]  # before each step
-        # Sums of shares before each step, which a slot belongs to where their floor rises: replay of the slots, of
-        # the rows those in the text_rich view alone, and of the others those in the vision_centric view alone
+        # Sums of shares before each step: of replay among the slots, of the rows learnt in the text_rich view alone,
+        # and among the other rows of those learnt in the vision_centric view alone. A slot is marked where one rises
+        # past a whole number.
         self._replay, self._text_alone, self._vision_alone = [0.0], [0.0], [0.0]
 
     @property
@@ -100,7 +101,7 @@ class Plan:
         return self._mixes[step]
 
     def rows_before(self, step: int) -> int:
-        """Rows of an epoch that stand before its step; of one without a length, about as many."""
+        """Rows of an epoch before its step of that number; an estimate where the epoch has no length."""
         slots = step * self._batch
         if self.size is None:
             return round(slots * (1.0 - self._replay_ratio))
@@ -146,7 +147,7 @@ class Plan:
         return epoch * self.size.replay + place * self._batch * self.size.replay // self.size.slots
 
     def _replayed(self, step: int) -> np.ndarray:
-        """`[n + 1]`: replay rows before each slot of the step, and after its last."""
+        """Replay rows before each slot of the step, and after its last slot, `[n + 1]`."""
         slots = np.arange(self.n_slots(step) + 1)
         if self.size is None:
             return _floors(self._replay[step], self._replay[step + 1], slots)
@@ -155,7 +156,7 @@ class Plan:
         return self._replay_before(step) + (rest + slots * self.size.replay) // self.size.slots
 
     def _views(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """`[rows]` each: whether a row has a cross-entropy in the text_rich view, and in the vision_centric view."""
+        """Whether each row of a step has a cross-entropy in the text_rich and in the vision_centric view, `[rows]`."""
         n_replay = self._replay_before(step + 1) - self._replay_before(step)
         rows = np.arange(self.n_slots(step) - n_replay + 1)
         text_alone = np.diff(_floors(self._text_alone[step], self._text_alone[step + 1], rows)) > 0
@@ -168,7 +169,7 @@ class Plan:
 
 
 def _floors(begin: float, end: float, places: np.ndarray) -> np.ndarray:
-    """The whole part of a line from `begin` to `end` at the places, ends as every step has them."""
+    """The floor of a line from `begin` to `end` at `places`; its ends are exact, since steps next to it share them."""
     floors = np.floor(begin + (end - begin) * places / max(places[-1], 1)).astype(np.int64)
     floors[0], floors[-1] = math.floor(begin), math.floor(end)
     return floors

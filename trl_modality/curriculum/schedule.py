@@ -1,4 +1,4 @@
-"""Schedules: small pure functions from progress in [0, 1] to what a step trains on."""
+"""Schedules: pure functions from progress in [0, 1] to the `Mix` that a step trains on."""
 
 import math
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mix:
-    """What a step trains on.
+    """Shares and factors of one step: in which views its pairs learn, and how much KL and replay it has.
 
     Args:
-        text_rich, vision_centric: Share of the pairs with a cross-entropy in that view, 0 to 1 each. Together they
-            are 1 (every pair learns in one view) up to 2 (every pair learns in both).
-        kl: Factor of `kl_weight`. Above 0 every pair goes through the model in both views; at 0 a pair that learns in
-            one view costs one view.
+        text_rich, vision_centric: Share of the pairs with a cross-entropy in that view, from 0 to 1 each. Their sum is
+            between 1 (every pair learns in one view) and 2 (every pair learns in both).
+        kl: Factor of `kl_weight`. Above 0, every pair goes through the model in both views; at 0, only in the views
+            that it learns in.
         replay: Factor of `replay_ratio`.
-        vision_ratio: The level at which the vision_centric view is put, of the row's `level_prompts`; `None`: as the
-            row has it.
+        vision_ratio: Which of the row's `level_prompts` is the vision_centric prompt, from 0 (the first) to 1 (the
+            last); `None`: the row's own `vision_centric_prompt`.
 
     Raises:
         ValueError: shares outside of those bounds, or a factor below 0.
@@ -52,7 +52,7 @@ def both_views(progress: float) -> Mix:
 
 
 def text_rich(progress: float) -> Mix:
-    """The text_rich view alone; with a KL, the other view follows it."""
+    """A cross-entropy in the text_rich view alone; with a KL, the vision_centric view learns from it."""
     return Mix(vision_centric=0.0)
 
 
@@ -62,7 +62,7 @@ def vision_centric(progress: float) -> Mix:
 
 
 def one_of_both(progress: float) -> Mix:
-    """Every pair in one view, in turn."""
+    """Every pair in one view: half of the pairs in the text_rich, half in the vision_centric view."""
     return Mix(text_rich=0.5, vision_centric=0.5)
 
 
@@ -91,7 +91,7 @@ def alternating(progress: float, period: float = 0.1) -> Mix:
 
 
 def levels(progress: float) -> Mix:
-    """Both views, the vision_centric one from level to level: its facts leave the words as training goes on."""
+    """Both views; the vision_centric prompt moves through the `level_prompts`, from all facts in words to none."""
     return Mix(vision_ratio=min(progress, 1.0))
 
 

@@ -1,4 +1,4 @@
-"""Rows of a stream, read once in its own order, from any place on."""
+"""Rows of a streamed dataset in its own order, from any place on."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,14 +16,14 @@ FILLER_ROWS = 1000  # among which one with an image is looked for
 
 
 class StreamRows:
-    """Rows of a streamed dataset, epoch after epoch.
+    """`sampler.Rows` of a streamed dataset, epoch after epoch.
 
     Every rank reads the whole stream and leaves out the rows of others, so that the order does not depend on the
     number of ranks. Images are not decoded here.
 
     Args:
         stream: The dataset; its images undecoded (`IterableDataset.decode(False)`).
-        name: What messages call it.
+        name: The name of the dataset in messages.
 
     Raises:
         ValueError: the stream has no rows.
@@ -37,10 +37,8 @@ class StreamRows:
         self._epoch, self._place = 0, 0
 
     def take(self, count: int) -> list[Mapping[str, Any]]:
-        """The next rows; after the last of the stream its first ones again, as its next epoch has them.
-
-        Each has its place in the stream as `INDEX_COLUMN`.
-        """
+        """The next rows, each with its place in the stream as `INDEX_COLUMN`; after the last row come those of the
+        next epoch."""
         rows: list[Mapping[str, Any]] = []
         while len(rows) < count:
             if self._iterator is None:
@@ -57,7 +55,7 @@ class StreamRows:
         return rows
 
     def start(self, first: int, state: Any) -> None:
-        """Go to a place, counted over all epochs: by the state where there is one, else by reading up to it."""
+        """Go to place `first` of all epochs: by `state` if given, else by reading the stream up to there."""
         self._epoch, self._place, self._iterator = 0, 0, None
         if state is not None:
             self._epoch = state["epoch"]
@@ -69,14 +67,14 @@ class StreamRows:
             self.take(first % 1024)
 
     def filler(self) -> Mapping[str, Any] | None:
-        """The first row with an image, of the first 1,000; reads the stream from its beginning."""
+        """The first row with an image among the first 1,000, or `None`. Reads the stream from its start."""
         self._epoch = 0
         self._open()
         rows = islice(self._iterator or (), FILLER_ROWS)
         return next((dict(row) for row in rows if images_of(row, View.TEXT_RICH)), None)
 
     def state(self) -> dict[str, Any] | None:
-        """Where the stream is, to go on from without reading it again; `None` if only reading will do."""
+        """The place of the stream as `start` takes it; `None` where only reading up to the place will do."""
         if not self._keeps_state or self._iterator is None:
             return None
         return {"epoch": self._epoch, "place": self._place, "stream": self._stream.state_dict()}

@@ -7,6 +7,10 @@ of transformers. That cannot be read off a model, so it is a list of those that 
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
 
 
 class Family(NamedTuple):
@@ -82,3 +86,34 @@ def encodes_once(model: PreTrainedModel) -> bool:
     """Whether the features of an image may be made once and read by several rows."""
     family = FAMILIES.get(model.config.model_type)
     return family is not None and family.encodes_once
+
+
+def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool, has_virtual_tokens: bool) -> bool:
+    """Whether the views of a pair share their prefix: what `share_prefix` of the config asks, if the model allows it.
+
+    Args:
+        args: The config.
+        model: The model, without PEFT's wrapper.
+        balances_experts: Whether a load-balancing loss of experts is trained.
+        has_virtual_tokens: Whether an adapter puts tokens of its own before those of every row.
+
+    Raises:
+        ValueError: `share_prefix=True` or `padding_free=True` with a model that cannot.
+    """
+    reason = why_not_shared(model)
+    if balances_experts:
+        reason = reason or "the load of its experts is balanced over the tokens of separate rows"
+    if has_virtual_tokens:
+        reason = reason or "its adapter puts tokens of its own before those of every row"
+    if reason is None:
+        return args.share_prefix is not False
+    if args.share_prefix is True:
+        raise ValueError(f"`share_prefix=True`: {reason}. Set it to 'auto' or False.")
+    if args.padding_free:
+        raise ValueError(f"`padding_free=True` on rows with images: {reason}. Set it to False.")
+    if args.share_prefix == "auto":
+        logger.warning(
+            f"`share_prefix='auto'`: the views of a pair are rows of their own, since {reason}. The losses are the "
+            "same; what the views have in common is computed twice. Set it to False to silence this."
+        )
+    return False

@@ -1,129 +1,31 @@
 """Checks before the first step: what can be known to fail later fails here, with the row, the field and the remedy."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
 from transformers.utils import logging
 
 from ..collation.collator import PairedCollator
 from ..collation.layout import ViewLayout
-from ..curriculum import Mix
-from ..data.rows import PairRows, at_level
-from ..modeling.families import why_not_shared
-from ..views import (
-    IMAGE_COLUMNS,
-    INDEX_COLUMN,
-    PAIR_COLUMNS,
-    PAIR_PROMPTS,
-    PLAIN_COLUMNS,
-    PairError,
-    View,
-    describe_row,
-    is_pair,
-    load_images,
-)
+from ..curriculum.options import RunSchedule
+from ..curriculum.rows import at_level
+from ..data.rows import PairRows
+from ..views import IMAGE_COLUMNS, View, is_pair, load_images
+from .datasets import STREAM_HEAD, AnyDataset, columns_of, has_pairs, named_datasets
 
 
 logger = logging.get_logger(__name__)
 
-AnyDataset = Dataset | IterableDataset
-# A stream is read again from its start when training begins, so only its head is checked
-STREAM_HEAD = 16
-
-
-def named_datasets(train_dataset: Any, eval_dataset: Any, replay_dataset: Any = None) -> dict[str, AnyDataset]:
-    """The datasets of a run by what messages call them; `eval_dataset` may be a dict, or missing as any may be."""
-    named = {"train_dataset": train_dataset}
-    if isinstance(eval_dataset, Mapping):
-        named |= {f"eval_dataset[{key!r}]": dataset for key, dataset in eval_dataset.items()}
-    else:
-        named["eval_dataset"] = eval_dataset
-    named["replay_dataset"] = replay_dataset
-    # Anything else is the host's to refuse
-    return {name: dataset for name, dataset in named.items() if isinstance(dataset, Dataset | IterableDataset)}
-
-
-def each(change: Callable[[AnyDataset], AnyDataset], datasets: Any) -> Any:
-    """`change` applied to a dataset, to each of a dict of datasets, or to none."""
-    if isinstance(datasets, dict):
-        changed = copy(datasets)  # a dict or a DatasetDict, and it stays one
-        changed.update({key: change(dataset) for key, dataset in datasets.items()})
-        return changed
-    return None if datasets is None else change(datasets)
-
-
-def columns_of(dataset: AnyDataset, name: str) -> list[str]:
-    """The columns of a dataset; those of its first row where a stream does not declare them.
-
-    Raises:
-        ValueError: the dataset is empty.
-    """
-    if isinstance(dataset, Dataset):
-        if not len(dataset):
-            raise ValueError(f"`{name}` is empty: it has no row. Check its split and its filters.")
-        return dataset.column_names
-    if dataset.column_names is not None:
-        return dataset.column_names
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError(f"`{name}` is empty: its stream ends before the first row. Check its split and its filters.")
-    return list(first)
-
-
-def has_pairs(dataset: AnyDataset, name: str, text_field: str = "text") -> bool:
-    """Whether the dataset has a column of pairs. Decided by its columns, not by whether its first row is a pair."""
-    columns = columns_of(dataset, name)
-    if not any(column in columns for column in PAIR_PROMPTS):
-        return False
-    known = {*PAIR_COLUMNS, *PLAIN_COLUMNS, text_field, "length"}
-    if ignored := sorted(set(columns) - known):
-        logger.warning(f"`{name}` has columns that are not part of a pair and are ignored: {', '.join(ignored)}.")
-    if not any(column in columns for column in IMAGE_COLUMNS[:2]):
-        raise ValueError(
-            f"`{name}` has pairs but no `images` or `image` column. Both views of a pair show its image: add the "
-            "column (a list of images, or one image)."
-        )
-    return True
-
-
-def reject_late_pair(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
-    """Map function for a stream that does not declare its columns and begins with a plain row: a later pair would be
-    trained on as if it were not one."""
-    if is_pair(row):
-        raise PairError(
-            describe_row({**row, INDEX_COLUMN: index}),
-            "a pair in a stream whose first row is not one, so that the run was set up without pairs.",
-            "Declare the columns (`IterableDataset.cast(features)`), or put a pair first.",
-        )
-    return row
-
-
-def guard(dataset: AnyDataset) -> AnyDataset:
-    """A dataset without pairs as it is, but for a stream of unknown columns, which is watched for a late pair."""
-    if isinstance(dataset, IterableDataset) and dataset.column_names is None:
-        for index, row in enumerate(islice(dataset, STREAM_HEAD)):
-            reject_late_pair(row, index)
-        return dataset.map(reject_late_pair, with_indices=True)
-    return dataset
-
-
-def as_stored(dataset: AnyDataset) -> AnyDataset:
-    """A stream with its images left undecoded, so that the collator decodes them and can name the row."""
-    if isinstance(dataset, IterableDataset) and dataset.features is not None:
-        return dataset.decode(enable=False)
-    return dataset
-
 
 def check_first_image(dataset: AnyDataset) -> None:
-    """Decode the images of the first row: the host reads that row itself, and would fail without naming it."""
+    """Decode the images of the first row: `SFTTrainer` reads that row itself, and would fail without naming it."""
     row = PairRows(dataset)[0] if isinstance(dataset, Dataset) else next(iter(dataset), None)
     if row is None:
         raise ValueError(
@@ -148,8 +50,8 @@ def check_rows(
     Args:
         dataset: The dataset; of a stream, the head is checked.
         collate: The collator.
-        count: How many rows, spread evenly over the dataset; −1 for all.
-        name: What to call the dataset in messages.
+        count: Number of rows, spread evenly over the dataset; −1 for all.
+        name: The name of the dataset in messages.
         rank, world_size: Each rank checks its share.
         levels: Whether the first and the last of the `level_prompts` of a pair are checked too.
 
@@ -202,7 +104,7 @@ def _why_no_shared_image(batch: Mapping[str, Any], collate: PairedCollator) -> s
 
 
 def say_what_is_not_shared(reasons: Sequence[str]) -> None:
-    """That sharing saves next to nothing on this data, where that is so of every checked pair."""
+    """Warn where the views of no checked pair share an image: sharing their prefix then saves next to nothing."""
     if reasons and all(reasons):
         why = " or ".join(sorted(set(reasons)))
         logger.warning(
@@ -211,71 +113,8 @@ def say_what_is_not_shared(reasons: Sequence[str]) -> None:
         )
 
 
-def has_images(datasets: Mapping[str, AnyDataset]) -> bool:
-    """Whether the host would set up the run for images: by the columns of the training set, else of the first."""
-    name = "train_dataset" if "train_dataset" in datasets else next(iter(datasets), None)
-    return name is not None and bool(set(IMAGE_COLUMNS[:2]) & set(columns_of(datasets[name], name)))
-
-
-def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool, has_virtual_tokens: bool) -> bool:
-    """Whether the views of a pair share their prefix, as `share_prefix` asks and the model allows.
-
-    Raises:
-        ValueError: `share_prefix=True` or `padding_free=True` with a model that cannot.
-    """
-    reason = why_not_shared(model)
-    if balances_experts:
-        reason = reason or "the load of its experts is balanced over the tokens of separate rows"
-    if has_virtual_tokens:
-        reason = reason or "its adapter puts tokens of its own before those of every row"
-    if reason is None:
-        return args.share_prefix is not False
-    if args.share_prefix is True:
-        raise ValueError(f"`share_prefix=True`: {reason}. Set it to 'auto' or False.")
-    if args.padding_free:
-        raise ValueError(f"`padding_free=True` on rows with images: {reason}. Set it to False.")
-    if args.share_prefix == "auto":
-        logger.warning(
-            f"`share_prefix='auto'`: the views of a pair are rows of their own, since {reason}. The losses are the "
-            "same; what the views have in common is computed twice. Set it to False to silence this."
-        )
-    return False
-
-
-def replay_of(
-    replay: Any, args: TrainingArguments | None, datasets: Mapping[str, AnyDataset], uses_views: bool
-) -> AnyDataset | None:
-    """The replay dataset, with its images undecoded.
-
-    Raises:
-        ValueError: a ratio without a dataset or a dataset without a ratio; replay in a run without pairs; a dataset
-            with pairs, or without text.
-    """
-    ratio, text_field = getattr(args, "replay_ratio", 0.0), getattr(args, "dataset_text_field", "text")
-    if (replay is None) != (ratio == 0):
-        given, missing = ("replay_ratio", "replay_dataset") if replay is None else ("replay_dataset", "replay_ratio")
-        raise ValueError(f"`{given}` is given without `{missing}`. Give both, or neither: nothing would be replayed.")
-    if replay is None:
-        return None
-    if not isinstance(replay, Dataset | IterableDataset):
-        raise ValueError(f"`replay_dataset` must be a `Dataset` or an `IterableDataset`, got {type(replay).__name__}.")
-    if not uses_views:
-        raise ValueError(
-            "`replay_dataset` is for runs with pairs, and no dataset has any. Add its rows to the dataset."
-        )
-    columns = columns_of(replay, "replay_dataset")
-    if any(column in columns for column in PAIR_PROMPTS):
-        raise ValueError("`replay_dataset` has pairs; replay is of rows without. Put the pairs into `train_dataset`.")
-    if not {"messages", "prompt", text_field} & set(columns):
-        raise ValueError(
-            f"`replay_dataset` has columns {sorted(columns)}; it needs `messages`, or `prompt` and `completion`, or "
-            f"`{text_field}`."
-        )
-    return as_stored(replay)
-
-
 def check_schedule(schedule: Any, args: TrainingArguments | None, uses_views: bool) -> None:
-    """That a curriculum is asked for once, and of a run with pairs.
+    """Refuse a curriculum that is asked for twice, or in a run without pairs.
 
     Raises:
         ValueError: a `schedule` beside the `curriculum` of the config, or in a run without pairs.
@@ -288,9 +127,9 @@ def check_schedule(schedule: Any, args: TrainingArguments | None, uses_views: bo
         raise ValueError(f"{what} is for datasets with pairs, and none has any: there are no views to choose from.")
 
 
-def check_levels(mixes: Sequence[Mix], dataset: AnyDataset | None) -> None:
-    """That a schedule which moves the level of the vision_centric view finds levels in the dataset."""
-    if dataset is None or all(mix.vision_ratio is None for mix in mixes):
+def check_levels(schedule: RunSchedule, dataset: AnyDataset | None) -> None:
+    """Refuse a schedule that moves the level of the vision_centric view over a dataset without `level_prompts`."""
+    if dataset is None or not schedule.moves_level:
         return
     if "level_prompts" not in columns_of(dataset, "train_dataset"):
         raise ValueError(
@@ -301,7 +140,7 @@ def check_levels(mixes: Sequence[Mix], dataset: AnyDataset | None) -> None:
 
 
 def reject_text_run(datasets: Mapping[str, AnyDataset]) -> None:
-    """The host decides by the columns of the training set whether the run is one with images."""
+    """Refuse a training set without images beside an evaluation set of pairs: the run would be set up for text."""
     train = datasets.get("train_dataset")
     if train is not None and not set(IMAGE_COLUMNS[:2]) & set(columns_of(train, "train_dataset")):
         raise ValueError(
@@ -311,7 +150,7 @@ def reject_text_run(datasets: Mapping[str, AnyDataset]) -> None:
 
 
 def reject_text_model(model: PreTrainedModel, processor: ProcessorMixin) -> None:
-    """A text-only model would fail deep inside its forward, or train on the words around the images alone."""
+    """Refuse a model that takes no images: it would fail inside of its forward, or train on the words alone."""
     image_inputs = getattr(getattr(processor, "image_processor", None), "model_input_names", ["pixel_values"])
     if not set(image_inputs) & set(inspect.signature(model.forward).parameters):
         raise ValueError(
@@ -321,7 +160,7 @@ def reject_text_model(model: PreTrainedModel, processor: ProcessorMixin) -> None
 
 
 def reject_unsupported(given: Mapping[str, Any]) -> None:
-    """Arguments of the host that would silently change the loss of the pairs, or get the wrong rows."""
+    """Refuse arguments of `SFTTrainer` that would replace the loss of pairs, or mix up their rows, without a word."""
     args = given["args"]
     replaces_loss, two_rows = "it would replace the loss of the views", "a pair is two rows of logits, not one"
     by_length = "rows of a step would depend on the number of ranks; use 'group_by_length'"
@@ -342,21 +181,8 @@ def reject_unsupported(given: Mapping[str, Any]) -> None:
             )
 
 
-def keep_ranks_apart(args: TrainingArguments, datasets: Mapping[str, AnyDataset]) -> None:
-    """Let each rank read a stream for itself: the host does so for a streamed training set only, and batches of one
-    rank cannot be dispatched to others (their rows differ in length)."""
-    streams = [name for name, dataset in datasets.items() if isinstance(dataset, IterableDataset)]
-    if streams:
-        args.accelerator_config.dispatch_batches = False
-    if args.world_size > 1 and any(name.startswith("eval_dataset") for name in streams):
-        logger.warning(
-            "A streamed `eval_dataset` on several ranks repeats rows to fill the last batch, and its metrics count "
-            "them. Give a map-style dataset for exact figures."
-        )
-
-
 def reject_parallelism(accelerator: Accelerator, loss_backend: str) -> None:
-    """Ways to spread a model over devices that pairs, or this back end of their loss, cannot go."""
+    """Refuse context and sequence parallelism, and the reference loss with DeepSpeed ZeRO-3."""
     parallelism = accelerator.parallelism_config
     if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
         raise ValueError(
@@ -369,3 +195,24 @@ def reject_parallelism(accelerator: Accelerator, loss_backend: str) -> None:
             "`loss_backend='reference'` needs the whole head in its backward, where DeepSpeed ZeRO-3 has sharded "
             "it again. Leave it at 'auto'."
         )
+
+
+def reject_late_pairs(dataset: Any, text_field: str) -> None:
+    """Refuse to evaluate on pairs with a trainer that was set up without."""
+    for name, each in named_datasets(None, dataset).items():
+        if has_pairs(each, name, text_field):
+            raise ValueError(
+                f"`{name}` has pairs, but the trainer was set up without. Give it a dataset with pairs at the start "
+                "(as `train_dataset` or `eval_dataset`)."
+            )
+
+
+def check_collator(collator: Any, overlong: str) -> None:
+    """Refuse a data collator that does not know the views of a pair; warn of one with another `overlong`."""
+    if not isinstance(collator, PairedCollator):
+        raise ValueError(
+            f"`data_collator` is a {type(collator).__name__}, which does not know the views of a pair. Give a "
+            "`PairedCollator` (or a subclass), or leave it out."
+        )
+    if collator.overlong != overlong:
+        logger.warning(f"`overlong={overlong!r}` is not used: the given `data_collator` has {collator.overlong!r}.")

@@ -21,7 +21,7 @@ from ..evaluation.models.generation import TransformersGenerator, base_of
 from ..evaluation.models.generation import evaluation_mode as model_evaluates
 from ..modeling.attention import own_attention
 from ..views import PAIR_PROMPTS, PairError, is_pair
-from .checks import AnyDataset, columns_of, named_datasets
+from .datasets import AnyDataset, columns_of, named_datasets
 
 
 def measure_gap(

@@ -1,17 +1,20 @@
-"""What a paired step is judged by: sums and counts over tokens, reduced across ranks and divided once."""
+"""Metrics of runs on pairs: sums and counts over tokens, added up over micro-batches and ranks, and divided once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from transformers import TrainerCallback
 
+from ..collation.layout import ViewLayout
 from ..modeling.forward import LossSettings, PairedModelOutput
 from ..views import View
 
 
 VIEWS = tuple(View)
-# What a batch is counted by: its tokens without padding, those of them that were in a prefix shared with another row
-# and did not go through the model again, and its rows above `max_length`
+# Counts of a batch: its tokens without padding, those of them that a shared prefix spared the model, and its rows
+# above `max_length` by what was done with them
 COUNTS = ("input_tokens", "saved_tokens", "overlong_dropped", "overlong_cut")
 SUMS = (
     *(f"{view}_{what}" for view in VIEWS for what in ("nll", "correct", "entropy", "tokens")),
@@ -33,15 +36,19 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 class LossMetrics:
-    """Sums over the supervised tokens since the last report, kept on the device without a sync."""
+    """Sums over supervised tokens since the last report, kept on the device."""
 
     def __init__(self):
         self._sums: torch.Tensor | None = None
 
-    def add(
-        self, output: PairedModelOutput, settings: LossSettings, counts: Mapping[str, torch.Tensor | float]
-    ) -> None:
-        """Add one micro-batch, trained (or evaluated) with the weights of `settings`; `counts` are its `COUNTS`."""
+    def add(self, output: PairedModelOutput, settings: LossSettings, layout: ViewLayout) -> None:
+        """Add one micro-batch.
+
+        Args:
+            output: Its losses.
+            settings: The weights and options that it was run with.
+            layout: Of its rows.
+        """
         values: dict[str, torch.Tensor] = {}
         pairs = output.pairs
         if pairs is not None:
@@ -59,14 +66,14 @@ class LossMetrics:
             "vision_centric_nll": settings.vision_centric_weight,
             "plain_nll": 1.0,
             "replay_nll": 1.0,
-            "kl": settings.kl_weight,
+            "kl": settings.kl_weight * layout.kl_factor,
         }
         zero = torch.zeros((), dtype=sum_dtype(output.loss.device), device=output.loss.device)
         values["loss"] = sum((w * values[name] for name, w in weights.items() if w and name in values), start=zero)
         values["tokens"] = sum((values.get(f"{view}_tokens", zero) for view in VIEWS), start=zero)
         supervised = settings.supervised_views
         values["loss_tokens"] = sum((values.get(f"{view}_tokens", zero) for view in supervised), start=zero)
-        values |= {name: torch.as_tensor(count) for name, count in counts.items()}
+        values |= {name: torch.as_tensor(count) for name, count in counts_of(layout, settings).items()}
         if output.aux_loss is not None:
             values["aux_loss"], values["micro_batches"] = output.aux_loss.detach(), zero + 1
         # `.to`: with a model split over devices, the tokens were counted on another one than the losses
@@ -74,7 +81,7 @@ class LossMetrics:
         self._sums = sums if self._sums is None else self._sums.to(sums) + sums
 
     def sums(self, device: torch.device) -> torch.Tensor:
-        """What was added up since the last report, on this rank, to be `load`ed by another run."""
+        """The sums since the last report on this rank, `[len(SUMS)]`; another run goes on from them with `load`."""
         nothing = torch.zeros(len(SUMS), dtype=sum_dtype(device), device=device)
         return nothing if self._sums is None else self._sums.to(nothing)
 
@@ -132,9 +139,57 @@ def _add_view(values, view: View, nll, is_top1, entropy) -> None:
         values[f"{view}_{name}"] = values.get(f"{view}_{name}", 0) + value
 
 
-def counts_of(inputs: Mapping[str, Any], settings: LossSettings) -> dict[str, Any]:
-    """What `LossMetrics` counts of a batch."""
-    layout = inputs["view_layout"]
-    overlong = {f"overlong_{what}": count for what, count in layout.overlong.items()}
+def counts_of(layout: ViewLayout, settings: LossSettings) -> dict[str, int]:
+    """`COUNTS` of a batch, those of overlong rows where there are any."""
+    n_tokens = sum(sum(lengths) for lengths in layout.lengths.values())
     saved = sum(layout.prefixes) if settings.share_prefix else 0
-    return {"input_tokens": inputs["attention_mask"].sum(), "saved_tokens": saved, **overlong}
+    overlong = {f"overlong_{what}": count for what, count in layout.overlong.items()}
+    return {"input_tokens": n_tokens, "saved_tokens": saved, **overlong}
+
+
+class RunMetrics(TrainerCallback):
+    """The metrics of a trainer: what it logs of training, and reports of an evaluation.
+
+    Args:
+        accelerator: Of the trainer.
+        tp_size: Ranks of a tensor-parallel group, which hold the same rows.
+    """
+
+    def __init__(self, accelerator: Accelerator, tp_size: int = 1):
+        self._accelerator, self._tp_size = accelerator, tp_size
+        self._training, self._evaluation = LossMetrics(), LossMetrics()
+        self._tokens_seen = {"num_tokens": 0.0, "num_tokens_saved": 0.0}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._training = LossMetrics()  # without what an earlier training did not report
+
+    def add(self, output: PairedModelOutput, settings: LossSettings, layout: ViewLayout, *, training: bool) -> None:
+        """Add one micro-batch of training or of an evaluation."""
+        (self._training if training else self._evaluation).add(output, settings, layout)
+
+    def training_logs(self, *, at_the_end: bool) -> dict[str, float]:
+        """Means since the last report, and the tokens seen since the trainer was made; `at_the_end` these alone.
+
+        Every rank must call it.
+        """
+        report = self._training.report(self.sum_over_ranks, self._accelerator.device)
+        self._tokens_seen["num_tokens"] += report.pop("input_tokens")
+        self._tokens_seen["num_tokens_saved"] += report.pop("saved_tokens")
+        report.pop("loss", None)  # that of the host has every part
+        return dict(self._tokens_seen) if at_the_end else {**self._tokens_seen, **report}
+
+    def begin_evaluation(self) -> None:
+        """Forget what is left of an evaluation that failed half-way."""
+        self._evaluation = LossMetrics()
+
+    def evaluation_metrics(self, prefix: str) -> dict[str, float]:
+        """Means over the evaluation, with the prefix of its metrics. Every rank must call it."""
+        report = self._evaluation.report(self.sum_over_ranks, self._accelerator.device)
+        for name in ("input_tokens", "saved_tokens"):
+            report.pop(name)
+        return {f"{prefix}_{name}": value for name, value in (report | self._tokens_seen).items()}
+
+    def sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all ranks with rows of their own. Every rank must call it."""
+        total: Any = self._accelerator.reduce(sums, "sum")
+        return total / self._tp_size

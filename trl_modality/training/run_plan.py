@@ -1,155 +1,159 @@
-"""What a run keeps of its plan: from the data loader, over the steps, to the checkpoint and back."""
+"""The plan of a run as a callback of its trainer: made with the data loader, and kept in checkpoints."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..curriculum import Adaptive, BatchCut, Mix, Schedule
-from ..curriculum.loader import AnyDataset, PlannedRun, check_same_plan, data_loader, plan_run, schedule_of, tried
+from ..collation.layout import ViewLayout
+from ..curriculum.adaptive import Adaptive
+from ..curriculum.loader import AnyDataset, PlannedRun, data_loader, grouping_lengths, plan_run
+from ..curriculum.options import RunSchedule
+from ..curriculum.resume import check_same_plan
+from ..curriculum.sampler import BatchCut
 from ..views import PROMPT_COLUMN
-from .metrics import LossMetrics
+from .metrics import LossMetrics, RunMetrics
 
 
 logger = logging.get_logger(__name__)
 
-# Under which a checkpoint keeps it, in the state of the trainer
 PLAN_STATE = "trl_modality_plan"
+"""The key of `TrainerState.stateful_callbacks` under which a checkpoint keeps the plan."""
 
 
-class RunPlan:
-    """The plan of a run.
+class RunPlan(TrainerCallback):
+    """Plans the rows and views of a training, and brings its data loader to the step that training begins with.
+
+    The trainer calls `data_loader`, then `on_train_begin` with the state of the checkpoint it resumes from, and then
+    reads the data loader. What a batch is trained on stands in the batch itself (`ViewLayout.step`, `kl_factor`).
 
     Args:
         args: The config.
-        schedule: In place of the config's curriculum; `None`: that one.
-        replay: The replay dataset.
-
-    Raises:
-        ValueError: a schedule that cannot be followed.
+        schedule: Of the run.
+        replay: The replay dataset, if there is one.
+        accelerator: Of the trainer.
+        metrics: Of the trainer; they know how to sum over the ranks.
     """
 
-    def __init__(self, args: Any, schedule: Schedule | None, replay: AnyDataset | None):
-        self._args, self._given, self._replay = args, schedule, replay
-        self._first_schedule = schedule_of(args, schedule)
-        self._candidate: PlannedRun | None = None
-        self._planned: PlannedRun | None = None
+    def __init__(
+        self,
+        args: Any,
+        schedule: RunSchedule,
+        replay: AnyDataset | None,
+        accelerator: Accelerator,
+        metrics: RunMetrics,
+    ):
+        self.schedule = schedule
+        self._args, self._replay = args, replay
+        self._accelerator, self._sum_over_ranks = accelerator, metrics.sum_over_ranks
+        self._next: PlannedRun | None = None
+        self._active: PlannedRun | None = None
+        # Of an adaptive schedule: what its window has measured so far, and the gap of the last whole window
         self._window = LossMetrics()
-        self._saved_window: list[list[float]] | None = None
         self._gap: float | None = None
-
-    @property
-    def mixes(self) -> list[Mix]:
-        """Those of the schedule, over its course."""
-        return [mix for _, mix in tried(self._args, self._first_schedule)]
+        self._last_step = 0
 
     def data_loader(
         self,
         train: AnyDataset,
-        lengths: np.ndarray | None,
-        cut: BatchCut,
-        collate: Any,
-        accelerator: Accelerator,
-        state: Callable[[], Any],
+        with_all_columns: AnyDataset,
+        collate: Callable[[Any], Any],
+        train_batch_size: int,
+        tp_size: int = 1,
     ) -> DataLoader:
-        """A loader of this rank's batches; that of the training which begins next, if one does (`begin`).
+        """A loader of this rank's batches, from the first step on.
+
+        The loader that was made last before a training begins is that of the training.
 
         Args:
             train: The dataset, with the columns that are used.
-            lengths: Of its rows, where rows of like length are to share a step.
-            cut: How a global batch is cut.
+            with_all_columns: The same dataset as the user gave it: `group_by_length` looks for a column of lengths.
             collate: Rows → batch.
-            accelerator: Of the trainer.
-            state: The state of the trainer while it trains, asked when an iteration begins.
+            train_batch_size, tp_size: See `BatchCut.of_run`.
         """
+        lengths = grouping_lengths(self._args, with_all_columns)
+        splits = self._accelerator.split_batches
+        cut = BatchCut.of_run(self._args, train_batch_size, split_batches=splits, tp_size=tp_size)
+        self._next = plan_run(self._args, train, self._replay, lengths, self.schedule, cut)
+        return data_loader(self._args, self._next, collate, self._accelerator)
 
-        def in_training() -> Any:
-            return state() if self._planned is planned else None
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._active, self._window, self._gap, self._last_step = self._next, LossMetrics(), None, 0
+        if state.global_step:
+            self.load_state_dict(state.stateful_callbacks.get(PLAN_STATE), state.global_step)
 
-        planned = plan_run(
-            self._args,
-            train,
-            self._replay,
-            lengths,
-            schedule_of(self._args, self._given),  # an adaptive one begins anew
-            cut,
-            steps_done=lambda: getattr(in_training(), "global_step", 0),
-            saved=lambda: self._saved(planned, in_training()),
-        )
-        self._candidate = planned
-        return data_loader(self._args, planned, collate, accelerator)
-
-    def begin(self) -> None:
-        """A training begins, with the loader that was made last."""
-        self._planned, self._window, self._gap = self._candidate, LossMetrics(), None
-
-    def mix(self, step: int) -> Mix:
-        """What a step trains on; everything where nothing is planned."""
-        return Mix() if self._planned is None else self._planned.plan.mix(step)
-
-    def kept(self, step: int, gather: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Any:
-        """What a checkpoint after so many steps is to keep. Every rank must call it."""
-        if self._planned is None:
-            return None
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._active is None:
+            return
+        self._active.sampler.next_step = state.global_step
         adaptive = self._adaptive
-        return {
-            "plan": self._planned.described,
-            "rows": self._planned.sampler.state_after(step),
-            "shares": None if adaptive is None else adaptive.shares,
-            "window": None if adaptive is None else gather(self._window.sums(device).unsqueeze(0)).tolist(),
-        }
-
-    def _saved(self, planned: PlannedRun, state: Any) -> Mapping[str, Any] | None:
-        """What the checkpoint that training goes on from says of the rows."""
-        if state is None or not state.global_step:
-            return None
-        kept: Any = state.stateful_callbacks.get(PLAN_STATE)
-        if kept is None:
-            logger.warning(
-                "The checkpoint does not say which rows it was trained on: it was made by another trainer. Training "
-                "goes on with the rows that would be next here."
-            )
-            return None
-        if not self._args.ignore_data_skip:
-            check_same_plan(planned.described, kept["plan"])
-        if isinstance(planned.schedule, Adaptive) and kept["shares"] is not None:
-            planned.schedule.shares = list(kept["shares"])
-            rank, sums = planned.sampler.cut.rank, kept["window"]
-            if len(sums) == planned.sampler.cut.ranks:
-                self._window.load(sums[rank])
-            elif rank == 0:
-                self._window.load([sum(each) for each in zip(*sums, strict=True)])
-        return kept["rows"]
-
-    @property
-    def _adaptive(self) -> Adaptive | None:
-        schedule = None if self._planned is None else self._planned.schedule
-        return schedule if isinstance(schedule, Adaptive) else None
-
-    def add(self, output: Any, settings: Any, counts: Mapping[str, Any]) -> None:
-        """Show an adaptive schedule a micro-batch."""
-        if self._adaptive is not None:
-            self._window.add(output, settings, counts)
-
-    def end_step(self, step: int, reduce: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> None:
-        """After so many steps, on every rank: at the end of its window, an adaptive schedule sees the gap."""
-        adaptive = self._adaptive
-        if adaptive is not None and step % adaptive.window == 0:
-            report = self._window.report(reduce, device)
+        if adaptive is not None and state.global_step % adaptive.window == 0:
+            report = self._window.report(self._sum_over_ranks, self._accelerator.device)
             text, vision = (report.get(f"{view}_nll") for view in PROMPT_COLUMN)
             self._gap = None if text is None or vision is None else vision - text
             adaptive.observe(self._gap)
 
+    def state_dict(self, step: int) -> dict[str, Any] | None:
+        """What a checkpoint after so many steps keeps, as plain JSON values. Every rank must call it."""
+        if self._active is None:
+            return None
+        adaptive = self._adaptive
+        window = None
+        if adaptive is not None:
+            sums: Any = self._accelerator.gather(self._window.sums(self._accelerator.device).unsqueeze(0))
+            window = sums.tolist()
+        return {
+            "plan": self._active.signature,
+            "rows": self._active.sampler.state_after(step),
+            "shares": None if adaptive is None else adaptive.shares,
+            "window": window,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any] | None, step: int) -> None:
+        """Let the training that has begun go on after so many steps of a checkpoint, whose `state_dict` is `saved`.
+
+        Raises:
+            ValueError: the checkpoint was made by another plan.
+        """
+        assert self._active is not None
+        if saved is None:
+            logger.warning(
+                "The checkpoint does not say which rows it was trained on: it was made by another trainer. Training "
+                "goes on with the rows that would be next here."
+            )
+            self._active.sampler.start(step)
+            return
+        if not self._args.ignore_data_skip:
+            check_same_plan(self._active.signature, saved["plan"])
+        self._active.sampler.start(step, saved["rows"])
+        adaptive = self._adaptive
+        if adaptive is not None and saved["shares"] is not None:
+            adaptive.shares = list(saved["shares"])
+            cut, windows = self._active.sampler.cut, saved["window"]
+            if len(windows) == cut.ranks:
+                self._window.load(windows[cut.rank])
+            elif cut.rank == 0:  # on another number of ranks: one of them has the sums of all
+                self._window.load([sum(each) for each in zip(*windows, strict=True)])
+
+    @property
+    def _adaptive(self) -> Adaptive | None:
+        schedule = None if self._active is None else self._active.schedule
+        return schedule if isinstance(schedule, Adaptive) else None
+
+    def add(self, output: Any, settings: Any, layout: ViewLayout) -> None:
+        """Show the plan a micro-batch that was trained on; an adaptive schedule measures its losses."""
+        self._last_step = self._last_step if layout.step is None else layout.step
+        if self._adaptive is not None:
+            self._window.add(output, settings, layout)
+
     def logs(self, state: Any) -> dict[str, float]:
-        """What the schedule said for the last step."""
+        """What the schedule gave for the last step that was trained on."""
         logs = {"curriculum_progress": state.global_step / max(state.max_steps, 1)}
-        if self._planned is not None:
-            mix, size = self.mix(max(state.global_step - 1, 0)), self._planned.plan.size
+        if self._active is not None:
+            mix, size = self._active.plan.mix(self._last_step), self._active.plan.size
             logs |= {"text_rich_share": mix.text_rich, "vision_centric_share": mix.vision_centric}
             logs["kl_weight"] = self._args.kl_weight * mix.kl
             if self._replay is not None:
@@ -160,16 +164,3 @@ class RunPlan:
             if self._gap is not None:
                 logs["curriculum_gap_nats"] = self._gap
         return logs
-
-
-class Steps(TrainerCallback):
-    """Tells the trainer that training begins, and that a step is done."""
-
-    def __init__(self, trainer: Any):
-        self._trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._trainer.begin_training()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self._trainer.end_step()

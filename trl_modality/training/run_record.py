@@ -1,4 +1,4 @@
-"""The record of a training run, `run.json`: of what model, data, settings and versions its curves are."""
+"""The record of a training run, `run.json`: its model, data, settings and versions."""
 
 import json
 import platform
@@ -11,16 +11,16 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from datasets import IterableDataset
 from peft import PeftModel
+from transformers import TrainerCallback
 
-from trl_modality import __version__
-
+from .._version import __version__
 from ..evaluation.asking.records import write_json
-from .checks import named_datasets
+from .datasets import named_datasets
 
 
 FORMAT = 1
 PACKAGES = ("trl", "transformers", "torch", "accelerate", "datasets", "peft")
-# Written down even where they are the defaults: what one run is told from another by
+# Fields that are recorded even where they have their default: those in which runs usually differ
 ALWAYS = (
     "seed",
     "learning_rate",
@@ -36,41 +36,56 @@ ALWAYS = (
     "curriculum",
     "replay_ratio",
 )
-# Words of the tokenizer, not keys to anything
+# Named like secrets, but tokens of the tokenizer
 NOT_SECRET = ("eos_token", "pad_token")
 SECRET = re.compile(r"(^|_)(token|password|secret|auth|key)s?$", re.IGNORECASE)
 
 
-def write_run_record(trainer: Any, schedule: Any = None) -> None:
-    """Write `run.json` into the output folder of a trainer whose training begins; the main process does.
+class RunRecord(TrainerCallback):
+    """Writes `run.json` into the output folder of a trainer when training begins; the main process does.
 
     A run that goes on from a checkpoint keeps the record of its start, and notes the step under `resumed_from_steps`.
 
     Args:
-        trainer: The trainer.
+        trainer: The trainer, complete; its parameters are counted here, before FSDP shards them.
         schedule: The user's own, where there is one in place of the curriculum.
     """
-    if not trainer.is_world_process_zero():
-        return
-    path, step = Path(str(trainer.args.output_dir), "run.json"), trainer.state.global_step
-    record = json.loads(path.read_text(encoding="utf-8")) if step and path.is_file() else run_record(trainer, schedule)
-    if step:
-        record["resumed_from_steps"] = [*record.get("resumed_from_steps", []), step]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, json.loads(json.dumps(record, default=str)))
+
+    def __init__(self, trainer: Any, schedule: Any = None):
+        self._trainer, self._schedule = trainer, schedule
+        self._parameters = count_parameters(trainer.model)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not self._trainer.is_world_process_zero():
+            return
+        path, step = Path(str(args.output_dir), "run.json"), state.global_step
+        if step and path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            record = run_record(self._trainer, self._parameters, self._schedule)
+        if step:
+            record["resumed_from_steps"] = [*record.get("resumed_from_steps", []), step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, json.loads(json.dumps(record, default=str)))
 
 
-def run_record(trainer: Any, schedule: Any = None) -> dict[str, Any]:
-    """What `run.json` says: plain JSON values, and no secret. Rows of a stream are `None`."""
+def run_record(trainer: Any, parameters: tuple[int, int], schedule: Any = None) -> dict[str, Any]:
+    """What `run.json` holds: plain JSON values, and no secret. The number of rows of a stream is `None`.
+
+    Args:
+        trainer: The trainer.
+        parameters: Numbers of (trainable, all) parameters.
+        schedule: See `RunRecord`.
+    """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     base_model = model.get_base_model() if is_peft_model(model) else model
-    trainable, parameters = trainer.parameter_counts
+    trainable, total = parameters
     record = {
         "format": FORMAT,
         "kind": "run",
         "name": args.run_name or Path(args.output_dir).resolve().name,
         "model": getattr(base_model.config, "_name_or_path", "") or type(base_model).__name__,
-        "parameters": parameters,
+        "parameters": total,
         "trainable_parameters": trainable,
         "seed": args.seed,
         "world_size": args.world_size,

@@ -1,0 +1,190 @@
+"""The rows of a group as TRL's collator makes them, view by view, and checked."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from transformers import ProcessorMixin
+
+from .._compat import DataCollatorForVisionLanguageModeling
+from ..views import PROMPT_COLUMN, PairError, View, describe_row, load_images, validate_pair, without_none
+from .groups import Group, Rows
+from .image_cache import with_cached_images
+from .image_tokens import with_collapsed_image_tokens
+from .layout import TOKEN_FILL, Part
+
+
+class HostCollators(NamedTuple):
+    """TRL's collators, by the format of the rows that they are given."""
+
+    pair: DataCollatorForVisionLanguageModeling
+    completion: DataCollatorForVisionLanguageModeling
+    document: DataCollatorForVisionLanguageModeling
+
+
+class Rendered(NamedTuple):
+    """A group of rows, collated in each of its views."""
+
+    group: Group
+    names: tuple[str, ...]
+    """Names of the rows in messages."""
+    host_rows: dict[View, list[dict[str, Any]]]
+    """What TRL's collator was given: text, and decoded images."""
+    parts: dict[View, Part]
+    """What it made of them. Of images that both views show, the vision_centric part has no tensors."""
+
+    def n_images(self, view: View) -> list[int]:
+        """The number of images that each row shows in a view."""
+        return [len(row["images"]) for row in self.host_rows[view]]
+
+    @property
+    def has_images(self) -> list[bool]:
+        """Whether each row shows an image."""
+        return [n > 0 for n in self.n_images(self.group.views[0])]
+
+    def selected(self, kept: Sequence[int]) -> "Rendered":
+        """Some of the rows; `parts` is still that of all."""
+        positions = tuple(self.group.positions[i] for i in kept)
+        return self._replace(
+            group=self.group._replace(positions=positions),
+            names=tuple(self.names[i] for i in kept),
+            host_rows={view: [rows[i] for i in kept] for view, rows in self.host_rows.items()},
+        )
+
+
+class Renderer:
+    """Loads the images of a batch once and collates its groups; made anew for every batch.
+
+    Args:
+        processor: Of the model.
+        hosts: TRL's collators with that processor.
+        text_field: Column of plain text rows.
+        lock: Held while the processor works: tokenizers keep how they pad as a state of their own.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        hosts: HostCollators,
+        text_field: str,
+        lock: AbstractContextManager[Any],
+    ):
+        # A copy for this batch alone, since it remembers images, and the processor may be changed between batches
+        pair = copy.copy(hosts.pair)
+        pair.processor = with_cached_images(with_collapsed_image_tokens(processor))
+        self._hosts = hosts._replace(pair=pair)
+        self._processor, self._text_field, self._lock = processor, text_field, lock
+
+    def __call__(self, rows: Rows, group: Group) -> Rendered:
+        """Collate the rows of a group.
+
+        Raises:
+            PairError: a row that cannot be collated.
+        """
+        names = tuple(describe_row(rows[i]) for i in group.positions)
+        return self.collate(Rendered(group, names, self._host_rows(rows, group, names), {}))
+
+    def collate(self, rendered: Rendered) -> Rendered:
+        """Make the parts of rows whose images are loaded."""
+        group, names, host_rows, _ = rendered
+        parts: dict[View, Part] = {}
+        for view, rows in host_rows.items():
+            parts[view] = self._collate_naming_rows(getattr(self._hosts, group.row_format), rows, names, view)
+            self._check_image_tokens(parts[view], rows, names, PROMPT_COLUMN.get(view, "the text"))
+        if len(parts) > 1:
+            _check_completions(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
+        if group.shares_images:
+            vision = parts[View.VISION_CENTRIC]
+            parts[View.VISION_CENTRIC] = {key: value for key, value in vision.items() if key in TOKEN_FILL}
+        return rendered._replace(parts=parts)
+
+    def _host_rows(self, rows: Rows, group: Group, names: Sequence[str]) -> dict[View, list[dict]]:
+        """What TRL's collator is given for each view."""
+        host_rows: dict[View, list[dict]] = {view: [] for view in group.views}
+        for i, name in zip(group.positions, names, strict=True):
+            row, images = rows[i], None
+            if group.row_format == "pair":
+                validate_pair(row, name=name, image_token=getattr(self._processor, "image_token", None))
+            for view in group.views:
+                # The same objects for both views where they are the same images: see `CachedImageProcessor`
+                if images is None or not group.shares_images:
+                    images = load_images(row, view, name=name)
+                host_rows[view].append({**self._text(row, view, name), "images": images})
+        return host_rows
+
+    def _text(self, row: Mapping[str, Any], view: View, name: str) -> dict[str, Any]:
+        if view in PROMPT_COLUMN:
+            return {
+                "prompt": without_none(row[PROMPT_COLUMN[view]]),
+                "completion": without_none(row["completion"]),
+            }
+        fields = ("prompt", "completion", "messages", self._text_field)
+        text = {field: without_none(row[field]) for field in fields if row.get(field) is not None}
+        if not {"messages", self._text_field} & set(text) and set(text) != {"prompt", "completion"}:
+            raise PairError(
+                name,
+                f"neither a pair nor a plain row: it has {sorted(text) or 'no text column'}.",
+                f"Give both view prompts, or `prompt` and `completion`, or `messages`, or `{self._text_field}`.",
+            )
+        return text
+
+    def _collate_naming_rows(
+        self, host: Callable[[list[dict]], Mapping], rows: list[dict], names: Sequence[str], view: View
+    ) -> Part:
+        """Call TRL's collator; if it fails, find the row that makes it fail and name it."""
+        with self._lock:
+            try:
+                return dict(host([dict(row) for row in rows]))
+            except Exception as error:
+                for row, name in zip(rows, names, strict=True):
+                    try:
+                        host([dict(row)])
+                    except Exception as row_error:
+                        raise PairError(
+                            name,
+                            f"the processor cannot collate its {view} view ({type(row_error).__name__}: {row_error}).",
+                            "Check its images and its image slots.",
+                        ) from row_error
+                raise error  # every row alone is fine: it is their combination
+
+    def _check_image_tokens(self, part: Part, rows: list[dict], names: Sequence[str], column: str) -> None:
+        """Images and image tokens come together, or the model fails (or worse: does not) much later."""
+        image_token_id = getattr(self._processor, "image_token_id", None)
+        if image_token_id is None:
+            return
+        has_token = (part["input_ids"] == image_token_id).any(1).tolist()
+        for row, name, found in zip(rows, names, has_token, strict=True):
+            if row["images"] and not found:
+                raise PairError(
+                    name,
+                    f"{column} has no image slot, but the row has {len(row['images'])} image(s).",
+                    f"Put {getattr(self._processor, 'image_token', 'the image token')!r} where each image belongs.",
+                )
+            if found and not row["images"]:
+                raise PairError(
+                    name, f"{column} has an image slot, but the row has no image.", "Give the image or drop the slot."
+                )
+
+
+def _check_completions(text: Part, vision: Part, names: Sequence[str]) -> None:
+    """Both views of a pair must have the same completion ids, one at least."""
+    if "cross_attention_mask" in text:
+        raise PairError(
+            names[0],
+            "its processor is for a model with cross-attention to its images, whose mask TRL's collator makes for the "
+            "prompt alone.",
+            "Train a model that reads its images as tokens of the row.",
+        )
+    for row, name in enumerate(names):
+        ids = [part["labels"][row][part["labels"][row] != -100] for part in (text, vision)]
+        if not torch.equal(*ids):
+            raise PairError(
+                name,
+                f"`completion` tokenizes differently in the two views ({len(ids[0])} and {len(ids[1])} tokens): the "
+                "chat template renders it differently after the two prompts.",
+                "End both prompts with the same role, or give prompts and completion as strings.",
+            )
+        if not len(ids[0]):
+            raise PairError(name, "`completion` has no token.", "Fill it in or remove the row.")

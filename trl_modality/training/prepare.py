@@ -1,0 +1,143 @@
+"""From the arguments of a trainer to a run: which loss serves it, and the checks before its first step, in order."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from accelerate.utils import is_peft_model
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from .._compat import keep_4bit_trainable
+from .._extras import require
+from ..collation.collator import PairedCollator
+from ..config import paired_config
+from ..curriculum.options import RunSchedule
+from ..modeling.families import shares_prefix
+from ..modeling.forward import add_paired_loss
+from . import checks
+from .datasets import (
+    AnyDataset,
+    checked_replay,
+    disable_batch_dispatch,
+    has_images,
+    has_pairs,
+    map_datasets,
+    named_datasets,
+    watch_for_late_pairs,
+    without_decoding,
+)
+
+
+class PreparedRun(NamedTuple):
+    """What is known of a run before `SFTTrainer` sets it up."""
+
+    arguments: dict[str, Any]
+    """For `SFTTrainer.__init__`; with views, `args` is a `ModalityBalancedSFTConfig` of its own."""
+    uses_views: bool
+    """Whether the loss of pairs serves the run: it has pairs, or rows with images without padding."""
+    replay_dataset: AnyDataset | None
+    padding_free: bool
+    """Whether rows of a batch become one sequence. `SFTTrainer` refuses that with images, so it is not told."""
+
+
+def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) -> PreparedRun:
+    """Check the arguments of a trainer, and give those that `SFTTrainer` is to be made with.
+
+    Args:
+        given: Those of `SFTTrainer.__init__`, by name.
+        replay_dataset, schedule: Those of `ModalityBalancedSFTTrainer`.
+
+    Raises:
+        PairError, ValueError: rows or options that cannot be trained on as they are.
+        ImportError: a model in 4 or 8 bits without bitsandbytes.
+    """
+    arguments = {name: value for name, value in given.items() if name != "self"}
+    if isinstance(arguments.get("quantization_config"), BitsAndBytesConfig):
+        require("bitsandbytes", extra="quant", purpose="A model in 4 or 8 bits needs")
+    args, train, evaluation = (arguments.get(name) for name in ("args", "train_dataset", "eval_dataset"))
+    datasets = named_datasets(train, evaluation)
+    text_field, padding_free = getattr(args, "dataset_text_field", "text"), getattr(args, "padding_free", False)
+    with_pairs = [name for name, dataset in datasets.items() if has_pairs(dataset, name, text_field)]
+    uses_views = bool(with_pairs) or (padding_free and has_images(datasets))
+    replay = checked_replay(replay_dataset, args, datasets, uses_views)
+    checks.check_schedule(schedule, args, uses_views)
+    if uses_views:
+        arguments["args"] = copy.copy(paired_config(args, arguments.get("model")))
+        arguments["args"].padding_free = False
+        checks.reject_unsupported(arguments)
+        checks.reject_text_run(datasets)
+        disable_batch_dispatch(arguments["args"], datasets)
+    read = without_decoding if uses_views else watch_for_late_pairs
+    arguments["train_dataset"], arguments["eval_dataset"] = (map_datasets(read, each) for each in (train, evaluation))
+    if uses_views and train is not None:
+        checks.check_first_image(arguments["train_dataset"])
+    return PreparedRun(arguments, uses_views, replay, padding_free)
+
+
+class PreparedModel(NamedTuple):
+    """What a run needs to know of its model."""
+
+    decoder: PreTrainedModel
+    """The language model inside, whose layers follow segments."""
+    shares_prefix: bool
+    """Whether the views of a pair share their prefix."""
+
+
+def prepare_model(model: Any, processor: Any, args: Any, balances_experts: bool) -> PreparedModel:
+    """Let the model of a run, or with PEFT the model inside, take the keyword `paired_loss`.
+
+    Args:
+        model, processor: Of the trainer.
+        args: The config.
+        balances_experts: Whether a load-balancing loss of experts is trained.
+
+    Raises:
+        ValueError: a model that takes no images, or that has no backbone beside its head; `share_prefix=True` or
+            `padding_free=True` with a model that cannot.
+    """
+    base_model = model.get_base_model() if is_peft_model(model) else model
+    checks.reject_text_model(base_model, processor)
+    keep_4bit_trainable(base_model)
+    add_paired_loss(base_model)
+    adapter = getattr(model, "active_peft_config", None)
+    has_virtual_tokens = getattr(adapter, "is_prompt_learning", False)
+    return PreparedModel(
+        base_model.get_decoder(), shares_prefix(args, base_model, balances_experts, has_virtual_tokens)
+    )
+
+
+def check_run(
+    args: Any,
+    datasets: Mapping[str, AnyDataset],
+    collate: PairedCollator,
+    schedule: RunSchedule,
+    *,
+    shares_prefix: bool,
+) -> None:
+    """Check the rows of a run before its first step: `check_rows` of each dataset, this rank its share of them.
+
+    Args:
+        args: The config.
+        datasets: As `named_datasets` gives them.
+        collate: The collator that the rows are put through.
+        schedule: Of the run.
+        shares_prefix: Whether views share their prefix: it is said where sharing saves nothing on the checked pairs.
+
+    Raises:
+        PairError: a bad row.
+        ValueError: all rows are to be dropped (`overlong`), or a level is asked for that the rows do not have.
+    """
+    checks.check_levels(schedule, datasets.get("train_dataset"))
+    not_shared = []
+    for name, dataset in datasets.items() if args.check_rows else ():
+        not_shared += checks.check_rows(
+            dataset,
+            collate,
+            args.check_rows,
+            name=name,
+            rank=args.process_index,
+            world_size=args.world_size,
+            levels=schedule.moves_level,
+        )
+    if shares_prefix and args.process_index == 0:
+        checks.say_what_is_not_shared(not_shared)
