@@ -1,5 +1,8 @@
 """Tiny models and pairs for the tests: built from configs, random weights, no download."""
 
+import copy
+import functools
+
 import numpy as np
 import torch
 from _tiny_llava import build_tiny_llava
@@ -69,6 +72,12 @@ def shown(row: dict, *views: View, learnt_in: tuple[View, ...] | None = None) ->
 
 
 def tiny_llava(hidden_size: int = 32, seed: int = 0):
+    """A LLaVA and its processor, of one's own: a copy of one that is made once."""
+    return copy.deepcopy(_tiny_llava(hidden_size, seed))
+
+
+@functools.cache
+def _tiny_llava(hidden_size: int, seed: int):
     texts = [message["content"] for seed_ in range(40) for message in pair_row(seed_)["text_rich_prompt"]]
     model, processor = build_tiny_llava(texts, image_size=32, patch_size=16, hidden_size=hidden_size, seed=seed)
     # Larger than the usual 0.02, so that the views differ and a wrong gradient shows

@@ -3,6 +3,9 @@
 Images are 16 to 64 pixels wide, patches 4; every family reads 4 image tokens for a tile of 16 × 16.
 """
 
+import copy
+import functools
+
 import torch
 from transformers import (
     AutoModelForImageTextToText,
@@ -273,8 +276,13 @@ def llama4():
 def build(name: str, **text):
     """The family's model, in float64 and with every weight random (some start at zero), and its processor.
 
-    `text` changes the text config of the families that take it.
+    `text` changes the text config of the families that take it. Both are copies of what is made once.
     """
+    return copy.deepcopy(_build(name, **text))
+
+
+@functools.cache
+def _build(name: str, **text):
     if name == "llava":
         model, processor = tiny_llava()
         return model.double(), processor
