@@ -7,6 +7,7 @@ from tests.testing.answering import FakeGenerator, number_of, quiz_row
 from tests.testing.tiny import picture
 from trl_modality import PairError
 from trl_modality.evaluation.gap import ModalityGapEvaluator
+from trl_modality.evaluation.terminal import gap_table
 
 
 def evaluate(rows, **options):
@@ -69,7 +70,7 @@ def test_choices_that_are_none_are_named(choices):
 def test_one_row():
     result = evaluate([quiz_row(4)])
     assert (result.gap.estimate, result.gap.interval.low < 0 < result.gap.interval.high) == (0, True)
-    assert "1/1" in result.table()
+    assert "1/1" in gap_table(result)
 
 
 def test_an_image_column_and_images_of_the_views():

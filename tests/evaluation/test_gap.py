@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
@@ -18,6 +19,7 @@ from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.intervals import accuracy_of, paired_difference
 from trl_modality.evaluation.models.requests import Request
+from trl_modality.evaluation.terminal import gap_table
 from trl_modality.views import text_of
 
 
@@ -131,30 +133,28 @@ def test_examples_are_pairs_with_a_gap(evaluate, rows, tmp_path):
     eligible = [i for i in range(60) if right["text_rich"][i] and not right["vision_centric"][i]]
     assert len(eligible) > 12
     assert len(result.examples) == 12
-    assert result.examples[0]["row"] == eligible[0]
+    assert result.examples[0].row == eligible[0]
     for example in result.examples:
-        row = example["row"]
+        row = example.row
         assert row in eligible
-        assert (example["expected"], example["answers"]["text_rich"]["answer"]) == (str(row), str(row))
-        assert example["answers"]["vision_centric"] == {"text": example["answers"]["vision_centric"]["text"]} | {
-            "answer": "99",
-            "is_correct": False,
-        }
-        assert example["prompts"]["vision_centric"] == f"row {row}. Which?"
-        (name,) = example["images"]
+        assert (example.expected, example.answers["text_rich"].answer) == (str(row), str(row))
+        assert (example.answers["vision_centric"].answer, example.answers["vision_centric"].is_correct) == (
+            "99",
+            False,
+        )
+        assert example.prompts["vision_centric"] == f"row {row}. Which?"
+        (name,) = example.images
         with PILImage.open(tmp_path / name) as image:
             assert image.tobytes() == rows[row]["images"][0].tobytes()
     unsaved = evaluate(model_that_knows(right, rows)).examples
-    assert [{**example, "images": None} for example in result.examples] == [
-        {**example, "images": None} for example in unsaved
-    ]
+    assert [replace(example, images=None) for example in result.examples] == unsaved
 
 
 def test_table(evaluate, rows, tmp_path):
     before, after = known(6, text_rich=0.9, vision_centric=0.4), known(7, text_rich=0.95, vision_centric=0.6)
     evaluate(model_that_knows(before, rows), tmp_path / "before")
     result = evaluate(model_that_knows(after, rows), name="after", baseline=tmp_path / "before")
-    lines = result.table().splitlines()
+    lines = gap_table(result).splitlines()
     assert lines[0] == "after: fake on quiz, 60 rows; intervals of 95 %"
     numbers = [100 * result.conditions["text_rich"].accuracy, 100 * result.gap.estimate]
     first = lines[3]
@@ -248,7 +248,7 @@ def test_zoom_says_how_often_there_was_no_crop_also_when_continued(rows, tmp_pat
     evaluate = ModalityGapEvaluator(rows[:6], conditions=["blind", "zoom"], batch_size=4, show_progress=False)
     whole = evaluate(FakeGenerator(answer), tmp_path)
     assert whole.summary.fallbacks == {"zoom": 2}
-    assert "0/6, 2 without a crop" in whole.table()
+    assert "0/6, 2 without a crop" in gap_table(whole)
     content = (tmp_path / "gap.json").read_bytes()
     assert json.loads(content)["conditions"]["zoom"]["fallbacks"] == 2
     assert "fallbacks" not in json.loads(content)["conditions"]["blind"]

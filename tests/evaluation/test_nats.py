@@ -16,6 +16,7 @@ from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.intervals import mean_difference
 from trl_modality.evaluation.models.generation import TransformersGenerator
 from trl_modality.evaluation.nats import completion_losses
+from trl_modality.evaluation.terminal import gap_table
 
 
 def evaluator(rows, **options):
@@ -97,7 +98,7 @@ def test_intervals_weights_and_what_is_written(tmp_path):
     assert content["nats"]["gap"]["low"] < content["nats"]["gap"]["estimate"] < content["nats"]["gap"]["high"]
     assert content["conditions"] == {}
     assert "gap" not in content
-    lines = result.table().splitlines()
+    lines = gap_table(result).splitlines()
     assert any(line.startswith("text_rich") and f"{nats.means['text_rich']:.3f}" in line for line in lines)
     assert any(line.startswith("gap, nats") for line in lines)
 

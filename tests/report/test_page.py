@@ -18,10 +18,14 @@ from tests.testing.report_runs import (
     write_record,
     write_state,
 )
+from trl_modality.evaluation.intervals import accuracy_of, paired_difference
+from trl_modality.evaluation.text.results import TextRegret, TextResult, TextSkill
+from trl_modality.evaluation.worst_pairs import ShownAnswer
 from trl_modality.report import card_section, read_run, write_report
-from trl_modality.report.examples import _card
+from trl_modality.report.page import page as render_page
 from trl_modality.report.pictures import data_uri
-from trl_modality.report.reading.runs import Answer, Example
+from trl_modality.report.reading.evaluations import Evaluation, Example
+from trl_modality.report.reading.runs import Run
 from trl_modality.report.text import markdown_text
 
 
@@ -195,9 +199,9 @@ def hostile_run(tmp_path):
                 answer |= {"text": HOSTILE, "answer": HOSTILE}
             example["answers"][HOSTILE] = example["answers"]["text_rich"]
         write_json(path, record)
-    tasks = {HOSTILE: {"correct": 1, "total": 2, "accuracy": 0.5, "low": 0.1, "high": 0.9}}
-    regret = {"baseline": HOSTILE, "tasks": {HOSTILE: {"estimate": 0.1, "low": 0.0, "high": 0.2}}}
-    write_json(folder / "evals/after/text.json", {"format": 1, "kind": "text", "tasks": tasks, "regret": regret})
+    skill = TextSkill(HOSTILE, HOSTILE, {HOSTILE: accuracy_of([True, False])}, {})
+    regret = TextRegret(HOSTILE, {HOSTILE: 0.5}, {HOSTILE: paired_difference([True, True], [True, False])})
+    write_json(folder / "evals/after/text.json", TextResult(skill, regret).to_dict())
     return folder
 
 
@@ -304,9 +308,9 @@ def test_pictures_that_cannot_be_shown(tmp_path):
 @pytest.mark.parametrize(("side", "is_tiny"), [(64, True), (97, False)])
 def test_tiny_pictures_are_shown_larger(tmp_path, side, is_tiny):
     Image.new("RGB", (side, 40)).save(tmp_path / "a.png")
-    answers = {"text_rich": Answer(text="1", answer="1", is_correct=True)}
-    example = Example("a", "", "1", {}, answers, [tmp_path / "a.png"])
-    assert ('class="tiny"' in _card(example)[0]) is is_tiny
+    example = Example("a", "", "1", {}, {"text_rich": ShownAnswer("1", "1", True)}, [tmp_path / "a.png"])
+    html, _ = render_page("title", [Run("run", [Evaluation("after", examples=[example])])])
+    assert ('class="tiny"' in html) is is_tiny
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "CMYK", "I;16", "LA"])

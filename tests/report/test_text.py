@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_modality.report.text import cut, html_text, markdown_text, shorten, text_width, visible
+from trl_modality.report.figures.lettering import escaped, shorten, text_width, visible
+from trl_modality.report.text import cut, markdown_text
 
 
 ANY_TEXT = st.text(st.characters(codec=None))
@@ -28,12 +29,12 @@ class _Reader(HTMLParser):
 @given(ANY_TEXT)
 def test_html_shows_the_text_and_nothing_else(text):
     reader = _Reader()
-    reader.feed(f'<p title="{html_text(text)}">{html_text(text)}</p>')
+    reader.feed(f'<p title="{escaped(text)}">{escaped(text)}</p>')
     reader.close()
     assert reader.tags == ["p"]
     assert reader.attributes == [("title", visible(text))]
     assert reader.text == visible(text)
-    html_text(text).encode("utf-8")
+    escaped(text).encode("utf-8")
 
 
 def test_what_would_not_be_seen_is_shown():

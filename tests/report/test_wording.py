@@ -2,8 +2,9 @@
 
 import pytest
 
+from trl_modality.report.reading.evaluations import Changes, Estimate, Evaluation, TextScores
 from trl_modality.report.reading.logs import Log
-from trl_modality.report.reading.runs import Comparison, Estimate, Evaluation, Run, TextSkill
+from trl_modality.report.reading.runs import Run
 from trl_modality.report.wording import differences, headline, trained, vision_gain
 
 
@@ -50,10 +51,10 @@ def test_overlapping_intervals_are_no_difference(second):
 def test_a_change_on_the_same_rows_decides(paired, ending):
     """It is sharper than two intervals, which overlap here."""
     first, second = evaluation("before", Estimate(0.41, 0.36, 0.46)), Estimate(0.35, 0.3, 0.4)
-    said = headline(run_of(first, evaluation("after", second, comparison=Comparison("before", {}, paired))))[0]
+    said = headline(run_of(first, evaluation("after", second, comparison=Changes("before", {}, paired))))[0]
     assert said.endswith(ending)
     assert ("went from" in said) == (paired.high < 0)
-    other = headline(run_of(first, evaluation("after", second, comparison=Comparison("another", {}, paired))))[0]
+    other = headline(run_of(first, evaluation("after", second, comparison=Changes("another", {}, paired))))[0]
     assert other.endswith("the intervals overlap, so the two are not distinguishable.")
 
 
@@ -117,7 +118,7 @@ def test_nothing_was_evaluated():
 
 def test_text_regret():
     regret = {"a": Estimate(0.09, 0.03, 0.15), "b": Estimate(-0.02, -0.08, 0.04), "c": Estimate(-0.1, -0.15, -0.05)}
-    last = Evaluation("after", text=TextSkill({}, "before", regret))
+    last = Evaluation("after", text=TextScores({}, "before", regret))
     assert headline(Run("run", (last,))) == [
         "Text skill: worse in a by 9.0 points; better in c by 10.0 points; not distinguishable from its baseline in b."
     ]

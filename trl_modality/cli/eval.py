@@ -27,7 +27,9 @@ def main(argv: Sequence[str]) -> int:
     generator = _server(args) if args.server else _model(args)
     found = []
     if args.dataset is not None:
-        found.append(_evaluate_pairs(args, generator).table())
+        from ..evaluation.terminal import gap_table
+
+        found.append(gap_table(_evaluate_pairs(args, generator)))
     if tasks is not None:
         asked = tasks.ask(
             generator, args.output, name=args.name, batch_size=_batch_size(args), confidence=args.confidence

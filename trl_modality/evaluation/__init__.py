@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .models.requests import Generation, Generator, Request
     from .models.server import ServerGenerator
     from .results import GapResult
+    from .terminal import gap_table
 
 __all__ = [
     "Condition",
@@ -27,6 +28,7 @@ __all__ = [
     "ServerGenerator",
     "TransformersGenerator",
     "ask",
+    "gap_table",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -43,5 +45,6 @@ __getattr__, __dir__ = lazy_names(
         "ServerGenerator": "models.server",
         "TransformersGenerator": "models.generation",
         "ask": "asking.ask",
+        "gap_table": "terminal",
     },
 )

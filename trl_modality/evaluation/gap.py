@@ -25,11 +25,11 @@ from .conditions import (
 from .grading.grader import Grader
 from .models.requests import Generator
 from .nats import measure_nats
-from .results import GapResult, summarize, summarize_groups
+from .results import GAP_FILE, GapResult, summarize, summarize_groups
 from .worst_pairs import pick_examples
 
 
-ANSWERS, ZOOM_ANSWERS, NATS, RESULT = "answers.jsonl", "zoom.jsonl", "nats.jsonl", "gap.json"
+ANSWERS, ZOOM_ANSWERS, NATS = "answers.jsonl", "zoom.jsonl", "nats.jsonl"
 
 
 class ModalityGapEvaluator:
@@ -163,7 +163,7 @@ class ModalityGapEvaluator:
             answers=answers,
         )
         if place is not None and Processes().rank == 0:
-            write_json(place / RESULT, result.to_dict())
+            write_json(place / GAP_FILE, result.to_dict())
         return result
 
     def _ask(self, generator: Generator, folder: Path | None) -> list[dict[str, Any]]:
@@ -286,6 +286,6 @@ class ModalityGapEvaluator:
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    from trl_modality import __version__
+    from .._version import __version__
 
     return {"trl_modality": __version__, **{name: version(name) for name in ("transformers", "torch", "trl")}}

@@ -8,29 +8,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
+from .json_fields import Fields, JsonObject
+
 
 PSEUDO_ROWS = 2
-"""Rows added to those that a difference of accuracies is resampled from, spread over all patterns of answers."""
+"""Pseudo rows added before a difference of accuracies is resampled, spread evenly over all patterns of answers."""
 CHUNK = 1_000_000
-"""Numbers drawn at once by `mean_difference`; takes some 40 MiB."""
+"""Row numbers that `mean_difference` draws at once: some 40 MiB."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Both ends, in the unit of what it is of: a share (0 to 1), a difference of shares (-1 to 1), or nats."""
+    """Both ends of a confidence interval, in the unit of its quantity.
+
+    For an accuracy a share (0 to 1), for a difference of accuracies a difference of shares (-1 to 1), else nats.
+    """
 
     low: float
     high: float
 
+    def to_dict(self) -> dict[str, float]:
+        """`low` and `high`."""
+        return {"low": self.low, "high": self.high}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject, lowest: float = -math.inf, highest: float = math.inf) -> Interval:
+        """The interval of a dict as `to_dict` gives it; `ValueError` for an end outside of `lowest` to `highest`."""
+        fields = Fields.of(data)
+        return cls(fields.share("low", lowest, highest), fields.share("high", lowest, highest))
+
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Counts of right answers, with the Wilson interval of their share."""
+    """How many of how many answers are right, with the Wilson interval of that share."""
 
     correct: int
     total: int
@@ -42,16 +57,29 @@ class Accuracy:
         return self.correct / self.total
 
     def to_dict(self) -> dict[str, float]:
+        """`correct` and `total` as counts; `accuracy`, `low` and `high` as shares."""
         counts = {"correct": self.correct, "total": self.total, "accuracy": self.accuracy}
-        return {**counts, **asdict(self.interval)}
+        return {**counts, **self.interval.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> Accuracy:
+        """The accuracy of a dict as `to_dict` gives it; `ValueError` names a field that is wrong."""
+        fields = Fields.of(data)
+        total = fields.count("total")
+        if not total:
+            raise fields.error("total", "must be at least 1, got 0")
+        correct = fields.count("correct", most=total)
+        if abs(fields.share("accuracy") - correct / total) > 1e-9:
+            raise fields.error("accuracy", f"must be {correct} of {total}, got {fields.number('accuracy'):g}")
+        return cls(correct, total, Interval.from_dict(fields, 0, 1))
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Accuracy of the first minus that of the second, on the same rows.
+    """Accuracy of the first minus accuracy of the second, on the same rows: a difference of shares, -1 to 1.
 
-    `only_first` and `only_second` count the rows that only one of them got right; `p_value` is that of McNemar's
-    exact two-sided test.
+    `only_first` and `only_second` count the rows (of `total`) that only one of the two got right. `p_value` is that of
+    McNemar's exact two-sided test on these two counts.
     """
 
     estimate: float
@@ -62,27 +90,49 @@ class PairedDifference:
     total: int
 
     def to_dict(self) -> dict[str, float]:
+        """`estimate`, `low`, `high`, `p_value` and the three counts."""
         counts = {"only_first": self.only_first, "only_second": self.only_second, "total": self.total}
-        return {"estimate": self.estimate, **asdict(self.interval), "p_value": self.p_value, **counts}
+        return {"estimate": self.estimate, **self.interval.to_dict(), "p_value": self.p_value, **counts}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> PairedDifference:
+        """The difference of a dict as `to_dict` gives it; `ValueError` names a field that is wrong."""
+        fields = Fields.of(data)
+        return cls(
+            fields.share("estimate", -1),
+            Interval.from_dict(fields, -1, 1),
+            fields.share("p_value"),
+            fields.count("only_first"),
+            fields.count("only_second"),
+            fields.count("total"),
+        )
 
 
 @dataclass(frozen=True)
 class GapChange:
-    """The gap after minus the gap before, on the same rows: negative where it closed."""
+    """The gap in a second run minus the gap in a first one, on the same `total` rows: from -2 to 2, negative where the
+    gap closed."""
 
     estimate: float
     interval: Interval
     total: int
 
     def to_dict(self) -> dict[str, float]:
-        return {"estimate": self.estimate, **asdict(self.interval), "total": self.total}
+        """`estimate`, `low`, `high` and `total`."""
+        return {"estimate": self.estimate, **self.interval.to_dict(), "total": self.total}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> GapChange:
+        """The change of a dict as `to_dict` gives it; `ValueError` names a field that is wrong."""
+        fields = Fields.of(data)
+        return cls(fields.share("estimate", -2, 2), Interval.from_dict(fields, -2, 2), fields.count("total"))
 
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """Mean of the first minus mean of the second, on the same rows, in their unit.
+    """Mean of the first minus mean of the second, on the same `total` rows, in the unit of the values (such as nats).
 
-    `interval` is `None` where there is too little spread to judge by: fewer than four rows, or (nearly) the same
+    `interval` is `None` where the rows vary too little to estimate one: fewer than four rows, or (nearly) the same
     difference in all of them.
     """
 
@@ -91,13 +141,22 @@ class MeanDifference:
     total: int
 
     def to_dict(self) -> dict[str, float]:
-        """As plain numbers; without `low` and `high` where there is no interval."""
-        ends = asdict(self.interval) if self.interval else {}
+        """`estimate`, `low`, `high` and `total`; without `low` and `high` where there is no interval."""
+        ends = self.interval.to_dict() if self.interval else {}
         return {"estimate": self.estimate, **ends, "total": self.total}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> MeanDifference:
+        """The difference of a dict as `to_dict` gives it; `ValueError` names a field that is wrong."""
+        fields = Fields.of(data)
+        interval = Interval.from_dict(fields) if fields.has("low") or fields.has("high") else None
+        return cls(fields.number("estimate"), interval, fields.count("total"))
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    """The score interval of a share (Wilson 1927; Brown, Cai and DasGupta 2001 on why it and not Wald's).
+    """The Wilson score interval of the share `correct / total`.
+
+    Wilson (1927); Brown, Cai and DasGupta (2001) on why this one and not Wald's.
 
     Raises:
         ValueError: for no rows, more right answers than rows, or a confidence outside of (0, 1).
@@ -116,7 +175,7 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> Inter
 
 
 def accuracy_of(correct: Sequence[bool], confidence: float = 0.95) -> Accuracy:
-    """The accuracy of graded answers, one for each row, with its Wilson interval.
+    """The accuracy over rows, with its Wilson interval, from whether the answer to each row is right.
 
     Raises:
         ValueError: for no rows, or an entry that is neither true nor false.
@@ -126,9 +185,10 @@ def accuracy_of(correct: Sequence[bool], confidence: float = 0.95) -> Accuracy:
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
-    """McNemar's exact two-sided test: were rows that only one got right as likely to be either's?
+    """P-value of McNemar's exact two-sided test that both are equally accurate.
 
-    The p-value is twice the tail of a binomial distribution with probability 1/2, at most 1; 1 where no row differs.
+    With n = only_first + only_second rows that only one got right: twice the tail P(X ≤ min(only_first, only_second))
+    of a binomial distribution of n trials with probability 1/2, at most 1; 1 for n = 0.
     """
     n = only_first + only_second
     # In logarithms, since the coefficients of some thousand rows exceed a float
@@ -140,16 +200,16 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
 def paired_difference(first: Sequence[bool], second: Sequence[bool], *, confidence: float = 0.95) -> PairedDifference:
     """The difference of two accuracies on the same rows, with a paired bootstrap interval and McNemar's test.
 
-    Rows are resampled, each with both its answers. What a resample gives is the mean of differences of -1, 0 or 1,
-    whose distribution over all resamples is computed (a multinomial), not drawn: there is no seed, and the interval is
-    that of infinitely many resamples. Two things mend the plain percentile bootstrap, which covers 63 % in place of
-    95 % where one row in 100 differs, and is certain of 0 where none does:
+    Rows are resampled, each with both its answers, so the statistic of a resample is a mean of differences of -1, 0 or
+    1. Its distribution over all resamples (a multinomial) is computed exactly and not drawn: there is no seed, and the
+    interval is that of infinitely many resamples. The plain percentile bootstrap covers 63 % in place of 95 % where
+    one row in 100 differs, and has no width where none does; two corrections mend that:
 
     - The rows are resampled together with two pseudo rows, half a row for each pattern (both right, only the first,
-      only the second, none): the counts of Agresti and Min (2005, Statistics in Medicine 24). `estimate` is that of
-      the rows alone.
-    - The ends are quantiles of the mid-distribution (half of the probability of a value lies below it), interpolated,
-      since the resampled differences are multiples of 1/n.
+      only the second, none): the counts of Agresti and Min (2005, Statistics in Medicine 24). `estimate` leaves the
+      pseudo rows out.
+    - The ends are interpolated quantiles of the mid-distribution function P(X < x) + P(X = x) / 2, since the resampled
+      differences are multiples of 1/n.
 
     Args:
         first, second: Whether the answer to each row is right.
@@ -180,9 +240,10 @@ def gap_change(
     *,
     confidence: float = 0.95,
 ) -> GapChange:
-    """How the gap (first minus second) changed from one run to another, all on the same rows.
+    """The change of a gap between two runs on the same rows: (after_first - after_second) - (before_first -
+    before_second), each an accuracy.
 
-    Its interval is that of `paired_difference`, with the four answers to a row resampled together.
+    The interval is made as in `paired_difference`, with the four answers to a row resampled together.
 
     Raises:
         ValueError: for no rows, different numbers of them, or an entry that is neither true nor false.
@@ -211,8 +272,8 @@ def mean_difference(
 ) -> MeanDifference:
     """The difference of two means on the same rows, with a bootstrap-t interval (Efron and Tibshirani 1993, §12.5).
 
-    Each resample's deviation is divided by its own standard error, which follows the skew that losses have; the
-    percentile and BCa intervals cover less. Takes time for `n_resamples` times the number of rows.
+    The deviation of each resample is divided by that resample's own standard error, so that the interval follows the
+    skew of losses; percentile and BCa intervals cover less. Time grows with `n_resamples` times the number of rows.
 
     Args:
         first, second: One value of each row, such as its mean nats per token.

@@ -1,4 +1,4 @@
-"""The gap without generating: nats that a model needs for the right completion, in every condition."""
+"""The gap as a loss: nats per token of the right completion in each condition, without generating anything."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .asking.batches import in_batches
 from .checked_rows import CheckedRows
 from .conditions import Condition, make_request, rows_with_other_images
 from .intervals import MeanDifference, mean_difference
+from .json_fields import Fields, JsonObject
 
 
 if TYPE_CHECKING:
@@ -19,23 +20,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NatsGap:
-    """Mean nats of a completion token in each condition, weighted by tokens: every token counts alike, as in training.
+    """Cross-entropy of the right completions by condition, in nats per token, and two differences of it.
 
-    `gap` is vision_centric minus text_rich (positive: the image is harder to read), `vision_gain` is blind minus
-    vision_centric (what the image saves); both over the same completions, with bootstrap-t intervals over rows.
+    `gap` is vision_centric minus text_rich (positive: the model reads the image worse than the words), `vision_gain`
+    is blind minus vision_centric (what the image saves). Both have bootstrap-t intervals over rows, and are `None`
+    where one of their conditions was not scored.
     """
 
     means: dict[str, float]
+    """By condition, summed loss over number of tokens: every token counts alike, as in training."""
     tokens: dict[str, int]
+    """By condition, how many completion tokens were scored."""
     gap: MeanDifference | None
     vision_gain: MeanDifference | None
 
     def to_dict(self) -> dict[str, Any]:
+        """`mean` and `tokens` under the name of each condition; `gap` and `vision_gain` where measured."""
         differences = {"gap": self.gap, "vision_gain": self.vision_gain}
         return {
             **{name: {"mean": mean, "tokens": self.tokens[name]} for name, mean in self.means.items()},
             **{name: difference.to_dict() for name, difference in differences.items() if difference is not None},
         }
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> NatsGap:
+        """The losses of a dict as `to_dict` gives it; `ValueError` names a field that is wrong."""
+        fields = Fields.of(data)
+        found = {name: fields.inner(name) for name in fields.data if fields.has(name)}
+        gap, vision_gain = (
+            MeanDifference.from_dict(found.pop(name)) if name in found else None for name in ("gap", "vision_gain")
+        )
+        means = {name: entry.number("mean") for name, entry in found.items()}
+        return cls(means, {name: entry.count("tokens") for name, entry in found.items()}, gap, vision_gain)
 
 
 def measure_nats(
@@ -49,15 +65,16 @@ def measure_nats(
     file: str | os.PathLike | None = None,
     show_progress: bool = True,
 ) -> NatsGap:
-    """The loss of every completion, given its prompt, in each condition; through the loss of training.
+    """Score the completion of every row in each condition, by the forward pass and the loss of training.
 
     Args:
-        generator: Has the model and the processor, of a family whose pairs can be trained on.
+        generator: Holds the model and its processor; of a family that pairs can be trained on.
         checked: The rows; each needs its `completion`.
-        conditions: In which the completions are scored; not `zoom`.
+        conditions: The conditions to score in; not `zoom`.
         batch_size: Rows in a batch.
-        confidence, seed: Of the intervals.
-        file: JSONL where the losses of the rows go; an interrupted one is continued.
+        confidence: Of the intervals, between 0 and 1.
+        seed: Of the bootstrap resamples.
+        file: JSONL file for the loss of each row; an interrupted file is continued. `None`: nothing is written.
         show_progress: Draw a progress bar.
     """
     others = rows_with_other_images(checked.shown) if Condition.SHUFFLED in conditions else None
@@ -97,9 +114,10 @@ def measure_nats(
 
 
 def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
-    """For each row of `prompt`, `completion` and `images`: the summed loss of its completion in nats, and its tokens.
+    """For each row, the summed cross-entropy of its completion in nats, and how many tokens the completion has.
 
-    No logits are kept: it is the forward of training, without a gradient.
+    The rows have `prompt`, `completion` and `images`. They go through the fused forward pass of training, which never
+    holds the logits of a whole batch, without a gradient.
     """
     import torch
 
@@ -117,7 +135,7 @@ def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]
 
 
 def _as_plain(processor: Any, row: Any, condition: str, other: Any) -> dict[str, Any]:
-    """The condition as a row of its own, as it is trained on."""
+    """A row in one condition as a prompt-completion row, such as the collator takes."""
     from .models.slots import without_image_slots
 
     request = make_request(row, condition, other)

@@ -1,57 +1,95 @@
-"""What an evaluation of the gap found: accuracies, differences on the same rows, groups, examples."""
+"""Results of a gap evaluation, and `gap.json`, which they are written to and read from."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .conditions import Condition
 from .intervals import Accuracy, GapChange, PairedDifference, accuracy_of, paired_difference
+from .json_fields import Fields, JsonObject
 from .nats import NatsGap
+from .worst_pairs import WorstPair
 
 
-Record = Mapping[str, Any]
-FORMAT = 1
+AnswerRecord = Mapping[str, Any]
+"""One graded answer, as in a line of `answers.jsonl`."""
+KIND, FORMAT = "gap", 1
+GAP_FILE = "gap.json"
 GROUPINGS = ("category", "level")
 NO_GROUP = "(none)"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Accuracies of some rows in each condition.
+    """Accuracy of a set of rows in each condition, and two differences between conditions on the same rows.
 
     `gap` is text_rich minus vision_centric: positive where the model answers the words better. `vision_gain` is
-    vision_centric minus blind: what of the vision_centric accuracy needs the image.
+    vision_centric minus blind: the part of the vision_centric accuracy that needs the image. Each is `None` where one
+    of its conditions was not asked.
     """
 
     conditions: dict[str, Accuracy]
     unfinished: dict[str, int]
-    """Answers that reached the largest number of tokens, by condition."""
+    """By condition, how many answers were cut off at the largest number of new tokens."""
     fallbacks: dict[str, int] = field(default_factory=dict)
-    """Answers of `zoom` without a crop, since the model gave no valid box: those are the plain view's."""
+    """For `zoom`, how many rows were asked without a crop, as in vision_centric: the model gave no valid box."""
     gap: PairedDifference | None = None
     vision_gain: PairedDifference | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        differences = {"gap": self.gap, "vision_gain": self.vision_gain}
+        """`conditions` by name, each an `Accuracy` with its counts; `gap` and `vision_gain` where measured."""
+        counts = {"unfinished": self.unfinished, "fallbacks": self.fallbacks}
         return {
             "conditions": {
                 name: {
                     **accuracy.to_dict(),
-                    "unfinished": self.unfinished[name],
-                    **({"fallbacks": self.fallbacks[name]} if name in self.fallbacks else {}),
+                    **{key: by_condition[name] for key, by_condition in counts.items() if name in by_condition},
                 }
                 for name, accuracy in self.conditions.items()
             },
-            **{name: difference.to_dict() for name, difference in differences.items() if difference is not None},
+            **_present(gap=self.gap, vision_gain=self.vision_gain),
         }
 
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> Summary:
+        """The summary of a dict as `to_dict` gives it; `ValueError` names a field that is wrong."""
+        fields = Fields.of(data)
+        found = dict(fields.objects("conditions"))
+        unfinished, fallbacks = (
+            {name: entry.count(key) for name, entry in found.items() if entry.has(key)}
+            for key in ("unfinished", "fallbacks")
+        )
+        return cls(
+            {name: Accuracy.from_dict(entry) for name, entry in found.items()},
+            unfinished,
+            fallbacks,
+            gap=_read_difference(fields, "gap"),
+            vision_gain=_read_difference(fields, "vision_gain"),
+        )
 
-def summarize(records: Iterable[Record], confidence: float = 0.95) -> Summary:
-    """The accuracies of graded answers, and differences over the rows that were asked in both conditions."""
-    by_condition: dict[str, list[Record]] = {}
+
+def _present(**measured: Any) -> dict[str, Any]:
+    """The dicts of what was measured, by name; what is `None` is left out."""
+    return {name: value.to_dict() for name, value in measured.items() if value is not None}
+
+
+def _read_difference(fields: Fields, key: str) -> PairedDifference | None:
+    entry = fields.inner(key)
+    return PairedDifference.from_dict(entry) if entry.data else None
+
+
+def summarize(records: Iterable[AnswerRecord], confidence: float = 0.95) -> Summary:
+    """The accuracies of graded answers by condition, with gap and vision gain.
+
+    Args:
+        records: Lines of `answers.jsonl`; every condition has the same rows.
+        confidence: Of the intervals, between 0 and 1.
+    """
+    by_condition: dict[str, list[AnswerRecord]] = {}
     for record in records:
         by_condition.setdefault(record["condition"], []).append(record)
     return Summary(
@@ -70,7 +108,7 @@ def summarize(records: Iterable[Record], confidence: float = 0.95) -> Summary:
 
 
 def _difference(
-    by_condition: Mapping[str, Sequence[Record]], first: str, second: str, confidence: float
+    by_condition: Mapping[str, Sequence[AnswerRecord]], first: str, second: str, confidence: float
 ) -> PairedDifference | None:
     if not {first, second} <= by_condition.keys():
         return None
@@ -81,14 +119,14 @@ def _difference(
     return paired_difference(firsts, seconds, confidence=confidence)
 
 
-def summarize_groups(records: Sequence[Record], confidence: float = 0.95) -> dict[str, dict[str, Summary]]:
-    """A summary of each category and of each level; rows without one are a group of their own.
+def summarize_groups(records: Sequence[AnswerRecord], confidence: float = 0.95) -> dict[str, dict[str, Summary]]:
+    """A `Summary` of the rows of each category and of each level: grouping ("category", "level") → group → summary.
 
-    A grouping is left out where no row has it.
+    Rows without a category (or level) form the group "(none)"; a grouping that no row has is left out.
     """
     groups: dict[str, dict[str, Summary]] = {}
     for grouping in GROUPINGS:
-        by_group: dict[str, list[Record]] = {}
+        by_group: dict[str, list[AnswerRecord]] = {}
         for record in records:
             group = record[grouping]
             # 0 is a level; what is not set is none
@@ -99,70 +137,87 @@ def summarize_groups(records: Sequence[Record], confidence: float = 0.95) -> dic
 
 
 def _place(group: tuple[str, Any]) -> tuple[int, str]:
-    """Numbers by their value ("9" before "10"), then names."""
+    """Sort key of groups: numbers by value ("9" before "10"), then names in alphabetical order."""
     return (int(group[0]), "") if group[0].isdecimal() else (sys.maxsize, group[0])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """This evaluation minus a baseline, on the same rows."""
+    """This evaluation minus a baseline evaluation, on the same rows."""
 
     name: str
-    """Of the baseline."""
+    """Name of the baseline evaluation."""
     conditions: dict[str, PairedDifference]
-    """Change of each accuracy."""
+    """By condition, the accuracy here minus the accuracy in the baseline."""
     gap: GapChange | None
-    """Change of the gap: negative where it closed."""
+    """The gap here minus the gap in the baseline: negative where the gap closed."""
 
     def to_dict(self) -> dict[str, Any]:
+        """`name`, `conditions` and, where measured, `gap`."""
         changes = {name: change.to_dict() for name, change in self.conditions.items()}
-        return {"name": self.name, "conditions": changes, **({"gap": self.gap.to_dict()} if self.gap else {})}
+        return {"name": self.name, "conditions": changes, **_present(gap=self.gap)}
+
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> Comparison:
+        """The comparison of a dict as `to_dict` gives it; `ValueError` names a field that is wrong."""
+        fields = Fields.of(data)
+        changes = {name: PairedDifference.from_dict(entry) for name, entry in fields.objects("conditions")}
+        gap = fields.inner("gap")
+        return cls(fields.text("name", ""), changes, GapChange.from_dict(gap) if gap.data else None)
 
 
 @dataclass(frozen=True)
 class GapResult:
-    """An evaluation of one model on one set of pairs."""
+    """The evaluation of one model on one set of pairs: everything that `gap.json` holds.
+
+    A result is written by `to_dict` and read by `read` or `from_dict`; two results are equal if their `gap.json` would
+    be.
+    """
 
     name: str
     model: str
     dataset: str
     rows: int
+    """How many pairs were asked; 0 in a file that does not say so."""
     confidence: float
+    """Of every interval, between 0 and 1."""
     settings: dict[str, Any]
+    """What the answers and their grades depend on; `rows` in it is a digest of the pairs."""
     summary: Summary
     groups: dict[str, dict[str, Summary]] = field(default_factory=dict)
+    """Grouping ("category", "level") → group → summary of its rows."""
     nats: NatsGap | None = None
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    """Pairs that are right in the text_rich view and wrong in the vision_centric one."""
+    examples: list[WorstPair] = field(default_factory=list)
+    """Up to 12 pairs that are right in the text_rich view and wrong in the vision_centric one."""
     baseline: Comparison | None = None
     versions: dict[str, str] = field(default_factory=dict)
-    answers: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    """The records of `answers.jsonl`."""
+    answers: list[dict[str, Any]] = field(default_factory=list, repr=False, compare=False)
+    """The graded answers, as in `answers.jsonl`; empty in a result that was read from `gap.json`."""
 
     @property
     def conditions(self) -> dict[str, Accuracy]:
-        """The accuracy of each condition."""
+        """The accuracy in each condition."""
         return self.summary.conditions
 
     @property
     def gap(self) -> PairedDifference | None:
-        """Accuracy of text_rich minus vision_centric."""
+        """Accuracy of text_rich minus accuracy of vision_centric."""
         return self.summary.gap
 
     @property
     def vision_gain(self) -> PairedDifference | None:
-        """Accuracy of vision_centric minus blind."""
+        """Accuracy of vision_centric minus accuracy of blind."""
         return self.summary.vision_gain
 
     def to_dict(self) -> dict[str, Any]:
-        """What `gap.json` holds: shares from 0 to 1, nats per token; what was not measured is absent."""
+        """The content of `gap.json`: shares from 0 to 1, nats per token; what was not measured is absent."""
         groups = {
             grouping: {name: summary.to_dict() for name, summary in own.items()}
             for grouping, own in self.groups.items()
         }
         return {
             "format": FORMAT,
-            "kind": "gap",
+            "kind": KIND,
             "name": self.name,
             "model": self.model,
             "dataset": self.dataset,
@@ -170,26 +225,58 @@ class GapResult:
             "confidence": self.confidence,
             "settings": self.settings,
             **self.summary.to_dict(),
-            **({"nats": self.nats.to_dict()} if self.nats else {}),
+            **_present(nats=self.nats),
             "groups": groups,
-            "examples": self.examples,
-            **({"baseline": self.baseline.to_dict()} if self.baseline else {}),
+            "examples": [example.to_dict() for example in self.examples],
+            **_present(baseline=self.baseline),
             "versions": self.versions,
         }
 
-    def table(self) -> str:
-        """A table for the terminal, with intervals."""
-        from .terminal import gap_table
+    @classmethod
+    def from_dict(cls, data: JsonObject) -> GapResult:
+        """The result of a dict as `to_dict` gives it, without `answers`. Absent parts count as not measured.
 
-        return gap_table(self)
+        Raises:
+            ValueError: another kind or format of file, or a field of another type or range; the field is named.
+        """
+        fields = Fields.of(data)
+        fields.check_kind(KIND, FORMAT)
+        groups, baseline = fields.inner("groups"), fields.inner("baseline")
+        return cls(
+            name=fields.text("name", ""),
+            model=fields.text("model", ""),
+            dataset=fields.text("dataset", ""),
+            rows=fields.count("rows") if fields.has("rows") else 0,
+            confidence=fields.number("confidence", 0.95),
+            settings=dict(fields.inner("settings").data),
+            summary=Summary.from_dict(fields),
+            groups={by: {name: Summary.from_dict(entry) for name, entry in groups.objects(by)} for by in groups.data},
+            nats=NatsGap.from_dict(fields.inner("nats")) if fields.has("nats") else None,
+            examples=[WorstPair.from_dict(entry) for entry in fields.list_of_objects("examples")],
+            baseline=Comparison.from_dict(baseline) if baseline.data else None,
+            versions=dict(fields.inner("versions").data),
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> GapResult:
+        """Read `gap.json`.
+
+        Raises:
+            ValueError: the file is not whole JSON, or what `from_dict` raises; the file is named.
+            OSError: the file cannot be read.
+        """
+        return cls.from_dict(Fields.open(Path(path)))
 
     def metrics(self) -> dict[str, float]:
-        """For logs: `{condition}_accuracy`, `accuracy_gap` and `vision_gain` as shares, `{condition}_unfinished` as a
-        share of the answers, `{condition}_nll` and `gap_nats` in nats per token."""
+        """The main numbers by the names that trainers log.
+
+        `{condition}_accuracy`, `accuracy_gap` and `vision_gain` are shares, `{condition}_unfinished` is the share of
+        answers that were cut off, `{condition}_nll` and `gap_nats` are nats per token.
+        """
         metrics: dict[str, float] = {}
         for name, accuracy in self.conditions.items():
             metrics[f"{name}_accuracy"] = accuracy.accuracy
-            metrics[f"{name}_unfinished"] = self.summary.unfinished[name] / accuracy.total
+            metrics[f"{name}_unfinished"] = self.summary.unfinished.get(name, 0) / accuracy.total
         if self.gap is not None:
             metrics["accuracy_gap"] = self.gap.estimate
         if self.vision_gain is not None:

@@ -1,23 +1,26 @@
-"""Results as text for the terminal."""
+"""The tables that `trl-modality eval` prints: accuracies, gap, groups, nats and changes, with their intervals."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
 
 from .conditions import VIEWS, Condition
-from .intervals import Interval
+from .formatting import PLAIN, p_text
+from .nats import NatsGap
+from .results import Comparison, GapResult, Summary
 
 
-if TYPE_CHECKING:
-    from .results import Comparison, GapResult, Summary
-
-NUMBER, INTERVAL = 9, 16
+NUMBER, INTERVAL = 9, 16  # characters of a column
 
 
 def gap_table(result: GapResult) -> str:
-    """All that an evaluation found: conditions, gap, groups, nats, changes."""
-    level = f"{100 * result.confidence:g} %"
+    """The result of a gap evaluation as tables in plain text.
+
+    One table each, where measured: accuracies in percent by condition with gap and vision gain in percentage points;
+    the same by category and by level; nats per token; changes since the baseline in percentage points.
+    """
     of = f" on {result.dataset}" if result.dataset else ""
+    level = PLAIN.level(result.confidence)
     lines = [f"{result.name}: {result.model}{of}, {result.rows:,} rows; intervals of {level}"]
     if result.conditions:
         lines += ["", *_accuracies(result.summary)]
@@ -30,23 +33,18 @@ def gap_table(result: GapResult) -> str:
     return "\n".join(lines)
 
 
-def p_text(p_value: float) -> str:
-    """A p-value to three decimals."""
-    return "p < 0.001" if p_value < 0.0005 else f"p = {p_value:.3f}"
-
-
 def _accuracies(summary: Summary) -> list[str]:
     width = _width(summary.conditions, "vision gain, points")
     lines = [_row("", "accuracy, %", "interval", "right", width)]
     for name, accuracy in summary.conditions.items():
-        unfinished = summary.unfinished[name]
+        unfinished = summary.unfinished.get(name)
         note = f"{accuracy.correct:,}/{accuracy.total:,}" + (f", {unfinished:,} unfinished" if unfinished else "")
         if fallbacks := summary.fallbacks.get(name):
             note += f", {fallbacks:,} without a crop"
-        lines.append(_row(name, _points(accuracy.accuracy), _interval(accuracy.interval), note, width))
+        lines.append(_row(name, _points(accuracy.accuracy), PLAIN.interval(accuracy.interval, 100), note, width))
     for name, difference in (("gap, points", summary.gap), ("vision gain, points", summary.vision_gain)):
         if difference is not None:
-            interval = _interval(difference.interval)
+            interval = PLAIN.interval(difference.interval, 100)
             lines.append(_row(name, _points(difference.estimate), interval, p_text(difference.p_value), width))
     return lines
 
@@ -67,19 +65,23 @@ def _groups(grouping: str, groups: dict[str, Summary]) -> list[str]:
             for c, size in zip(conditions, columns, strict=True)
         ]
         if summary.gap is not None:
-            cells.append(f"{_points(summary.gap.estimate):>{NUMBER}}  {_interval(summary.gap.interval)}")
+            cells.append(f"{_points(summary.gap.estimate):>{NUMBER}}  {PLAIN.interval(summary.gap.interval, 100)}")
         lines.append("  ".join([f"{name:{width}}", f"{rows:6,}", *cells]))
     return lines
 
 
-def _nats(nats: Any) -> list[str]:
+def _nats(nats: NatsGap) -> list[str]:
     width = _width(nats.means, "vision gain, nats")
     lines = [_row("", "nats/token", "interval", "completion tokens", width)]
-    lines += [_row(name, f"{mean:.3f}", "", f"{nats.tokens[name]:,}", width) for name, mean in nats.means.items()]
+    lines += [
+        _row(name, PLAIN.decimal(mean, 3), "", f"{nats.tokens[name]:,}", width) for name, mean in nats.means.items()
+    ]
     for name, difference in (("gap, nats", nats.gap), ("vision gain, nats", nats.vision_gain)):
         if difference is not None:
-            interval = _interval(difference.interval, 1, 3) if difference.interval else "-"
-            lines.append(_row(name, f"{difference.estimate:.3f}", interval, f"{difference.total:,} rows", width))
+            interval = PLAIN.interval(difference.interval, digits=3)
+            lines.append(
+                _row(name, PLAIN.decimal(difference.estimate, 3), interval, f"{difference.total:,} rows", width)
+            )
     return lines
 
 
@@ -88,11 +90,17 @@ def _changes(baseline: Comparison) -> list[str]:
     lines = [_row("", "change", "interval", f"since {baseline.name}", width)]
     for name, change in baseline.conditions.items():
         lines.append(
-            _row(name, _points(change.estimate, True), _interval(change.interval), p_text(change.p_value), width)
+            _row(
+                name,
+                _points(change.estimate, True),
+                PLAIN.interval(change.interval, 100),
+                p_text(change.p_value),
+                width,
+            )
         )
     if baseline.gap is not None:
         gap = baseline.gap
-        lines.append(_row("gap, points", _points(gap.estimate, True), _interval(gap.interval), "", width))
+        lines.append(_row("gap, points", _points(gap.estimate, True), PLAIN.interval(gap.interval, 100), "", width))
     return lines
 
 
@@ -100,14 +108,9 @@ def _row(name: str, number: str, interval: str, note: str, width: int) -> str:
     return f"{name:{width}}  {number:>11}  {interval:>{INTERVAL}}  {note}".rstrip()
 
 
-def _width(names: Any, *more: str) -> int:
+def _width(names: Iterable[str], *more: str) -> int:
     return max(map(len, [*names, *more]))
 
 
 def _points(share: float, signed: bool = False) -> str:
-    return f"{100 * share:+.1f}" if signed else f"{100 * share:.1f}"
-
-
-def _interval(interval: Interval, scale: float = 100, digits: int = 1) -> str:
-    low, high = (f"{scale * end:.{digits}f}" for end in (interval.low, interval.high))
-    return f"[{low}, {high}]"
+    return PLAIN.decimal(100 * share, signed=signed)

@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Sequence
 
-from .figures.bars import Bar, BarGroup, Caption, bar_chart, figures_of
+from .figures.bars import Bar, BarGroup, Caption, bar_chart, with_interval
 from .figures.curves import LOW_PLOT_HEIGHT, Band, Curve, curve_chart
 from .figures.drawing import Drawing
+from .reading.evaluations import Estimate, Evaluation
 from .reading.logs import Log
-from .reading.runs import Estimate, Evaluation, Run
+from .reading.runs import Run
 from .wording import CONDITIONS, CONTROLS, differences, ordered
 
 
@@ -194,7 +195,7 @@ def _said(groups: Sequence[BarGroup], unit: str, digits: int = 1) -> str:
     """The figures of a chart in words, for those who do not see it."""
     parts = []
     for group in groups:
-        bars = "; ".join(f"{bar.label} {figures_of(bar.estimate, digits)}" for bar in group.bars)
+        bars = "; ".join(f"{bar.label} {with_interval(bar.estimate, digits)}" for bar in group.bars)
         parts.append(f"{group.heading}: {bars}." if group.heading else f"{bars}.")
     return f"In {unit}, with intervals. {' '.join(parts)}"
 

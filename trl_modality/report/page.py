@@ -1,67 +1,91 @@
-"""The page: one HTML file that loads nothing and runs nothing."""
+"""The HTML page of a report: one file that loads nothing and runs nothing, made from the templates in `templates/`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
+from typing import Any
 
-from .examples import examples_html
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from .examples import examples_section
 from .figures.drawing import Drawing
+from .figures.lettering import visible
 from .figures.palette import css_variables
+from .figures.svg import to_svg
 from .reading.runs import Run
 from .sections import (
-    Section,
     accuracy_section,
     group_section,
+    outcomes,
     setup_section,
-    summary,
     text_section,
     training_section,
 )
-from .text import html_text
+from .tables import compared_table
+from .text import cut
 from .wording import comparison_notes
 
 
-# Should any text of a model's ever get through as markup: nothing runs, nothing is loaded, nothing is sent
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+MOST_TEXT, MOST_NAME = 700, 160
+"""Characters of a text of an example, and of its name: longer ones are cut."""
 
 
 def page(title: str, runs: Sequence[Run]) -> tuple[str, list[Drawing]]:
-    """The report as HTML, and its figures."""
-    shown, missing = examples_html(runs)
+    """The report on runs as HTML, and its figures in their order."""
+    examples, missing = examples_section(runs)
     found = [
         accuracy_section(runs),
         training_section(runs),
         group_section(runs, "category", "By category"),
         group_section(runs, "level", "By level"),
         text_section(runs),
-        Section("examples", "Worst examples", shown) if shown else None,
+        examples,
         setup_section(runs),
     ]
     sections = [section for section in found if section is not None]
-    alone = len(runs) == 1
-    notes = [note if alone else f"{run.name}: {note}" for run in runs for note in run.notes]
-    links = "".join(f'<a href="#{section.name}">{section.title}</a>' for section in sections)
-    body = "".join(
-        f'<section id="{section.name}"><h2>{section.title}</h2>{section.html}</section>' for section in sections
-    )
+    notes = [note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes]
     html = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
-        f'<title>{html_text(title)}</title><style>{_style()}</style></head>\n<body><div class="page">'
-        f'<header><p class="kind">Modality gap report</p><h1>{html_text(title)}</h1>'
-        f'<nav aria-label="Sections">{links}</nav></header>\n<main>'
-        f"{summary(runs, [*comparison_notes(runs), *notes, *missing])}\n{body}</main>\n"
-        "<footer>Made by <code>trl-modality report</code>. "
-        "Gap: text_rich minus vision_centric accuracy, or vision_centric minus text_rich loss. "
-        "Two numbers are called different where the interval of their change on the same rows leaves 0 out, or, "
-        "where that was not measured, where their intervals are apart. Each interval is for one comparison, one seed."
-        "</footer></div></body></html>\n"
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            style=_style(),
+            notes=[*comparison_notes(runs), *notes, *missing],
+            compared=compared_table(runs),
+            outcomes=outcomes(runs),
+            sections=sections,
+        )
     )
     return html, [figure for section in sections for figure in section.figures]
 
 
-def _style() -> str:
-    return css_variables() + files("trl_modality.report").joinpath("style.css").read_text(encoding="utf-8")
+@cache
+def _templates() -> Environment:
+    """The templates, which escape every text that is not markup of ours, after making all its signs visible."""
+    templates = Environment(
+        loader=PackageLoader("trl_modality.report"),
+        autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters |= {"cut": cut, "plain": _plain, "svg": to_svg}
+    templates.globals |= {"most_text": MOST_TEXT, "most_name": MOST_NAME}
+    return templates
+
+
+def _plain(value: Any) -> str:
+    """A setting as text: whole numbers from 10,000 on with commas, texts as they are, all else as JSON."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{value:,}" if abs(value) >= 10_000 else str(value)
+
+
+def _style() -> Markup:
+    return Markup(css_variables() + files("trl_modality.report").joinpath("style.css").read_text(encoding="utf-8"))

@@ -1,11 +1,12 @@
-"""The sections of the page, each there only if a run has its data."""
+"""The sections of the page as data for their templates, each there only if a run has what it shows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..evaluation.formatting import PROSE
 from .charts import (
     VIEWS,
     accuracy_figure,
@@ -16,60 +17,73 @@ from .charts import (
     text_figures,
     training_figures,
 )
-from .figures.bars import decimal
 from .figures.drawing import Drawing
-from .figures.svg import to_svg
 from .markdown import intervals_note
-from .reading.runs import Estimate, Run
-from .tables import compared_table, group_table, run_table, text_table
-from .text import html_text
-from .wording import CONTROLS, against_zero, between, change, headline, paired_change, trained, vision_gain
+from .reading.evaluations import Estimate
+from .reading.runs import Run
+from .tables import group_table, run_table, text_table
+from .wording import CONTROLS, against_zero, change, headline, paired_change, trained, vision_gain
 
 
 _MOST_ROWS = 15  # of a table of groups that is not folded
 
 
 class Section(NamedTuple):
-    """A part of the page, with the figures that are also written as files."""
+    """A part of the page under a heading of its own."""
 
     name: str
+    """Its `id` in the page."""
     title: str
-    html: str
+    template: str
+    """File in `templates/`."""
+    content: Mapping[str, Any]
+    """What the template shows, as `content`."""
     figures: Sequence[Drawing] = ()
+    """The drawings in it, which are also written as PNG files."""
+
+
+class Tile(NamedTuple):
+    """One of the main numbers, large; texts that do not apply are empty."""
+
+    name: str
+    value: str
+    interval: str
+    was: str = ""
+    """The value before training."""
+    verdict: str = ""
+    """Whether it differs from the value before training or, for a regret, from 0."""
+
+
+class Outcome(NamedTuple):
+    """What happened in a run, at the top of the page; texts that do not apply are empty."""
+
+    run: str
+    """Its name; empty where it is the only run."""
+    headline: str
+    more: str
+    trained: str
+    """What was trained on what."""
+    tiles: Sequence[Tile]
 
 
 def named(runs: Sequence[Run]) -> list[tuple[Run, str, str]]:
-    """Each run with what the names of its figures' files end with, and what it is called in them."""
+    """Each run with an ending for the names of its figures' files, and its name; both empty for a single run."""
     if len(runs) == 1:
         return [(runs[0], "", "")]
     return [(run, f"_{number}", run.name) for number, run in enumerate(runs, 1)]
 
 
-def summary(runs: Sequence[Run], notes: Sequence[str]) -> str:
-    """What was trained and what happened, at the top of the page."""
-    parts = []
-    for run in runs:
-        name = "" if len(runs) == 1 else f"<h2>{html_text(run.name)}</h2>"
-        line = trained(run)
+def outcomes(runs: Sequence[Run]) -> list[Outcome]:
+    """What was trained and what happened, of each run; with tiles where there is one run."""
+    found = []
+    for run, _, name in named(runs):
         first, *others = headline(run) or [""]
-        parts.append(
-            f'<article class="outcome">{name}<p class="headline">{html_text(first)}</p>'
-            + (f"<p>{html_text(' '.join(others))}</p>" if others else "")
-            + (f'<p class="trained">{html_text(line)}</p>' if line else "")
-            + (_tiles(run) if len(runs) == 1 else "")
-            + "</article>"
-        )
-    listed = "".join(f"<li>{html_text(note)}</li>" for note in notes)
-    warnings = (
-        f'<aside class="notes" aria-label="Notes"><strong>Note</strong><ul>{listed}</ul></aside>' if notes else ""
-    )
-    table = compared_table(runs)
-    return warnings + (table.to_html() if table else "") + "".join(parts)
+        found.append(Outcome(name, first, " ".join(others), trained(run), _tiles(run) if len(runs) == 1 else []))
+    return found
 
 
 def accuracy_section(runs: Sequence[Run]) -> Section | None:
-    """Gap bars, accuracies by condition, vision gain, and the table of everything."""
-    accuracies = [figure for figure in (accuracy_figure(*run) for run in named(runs)) if figure]
+    """Gap, accuracy by condition and vision gain as figures, and a table of all numbers of each run."""
     measured = [run for run in runs if run.evaluations]
     if not measured:
         return None
@@ -80,72 +94,61 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
     if any(run.before for run in runs):
         lead += "Hollow bars: before training."
     gaps = gap_figures(runs)
-    shown = _cards([*map(_figure, gaps), _vision_gains(runs), *map(_figure, accuracies)], "stacked")
-    figures = [*gaps, *accuracies]
-    notes = dict.fromkeys(map(intervals_note, measured))
-    numbers = "".join([run_table(run).to_html() for run in measured])
-    numbers += "".join(f'<p class="small">{html_text(note)}</p>' for note in notes)
-    return Section(
-        "accuracy",
-        "Gap and accuracy",
-        f'<p class="lead">{lead}</p>{shown}'
-        f"<details{' open' * (not figures)}><summary>All numbers</summary>{numbers}</details>",
-        figures,
-    )
+    accuracies = [figure for figure in (accuracy_figure(*run) for run in named(runs)) if figure]
+    gains = [(name, vision_gain(run.last)) for run, _, name in named(runs) if run.last is not None]
+    content = {
+        "lead": lead,
+        "gaps": gaps,
+        "gains": [(name, gain) for name, gain in gains if gain],
+        "accuracies": accuracies,
+        "tables": [run_table(run) for run in measured],
+        "notes": list(dict.fromkeys(map(intervals_note, measured))),
+    }
+    return Section("accuracy", "Gap and accuracy", "accuracy.html.j2", content, [*gaps, *accuracies])
 
 
 def training_section(runs: Sequence[Run]) -> Section | None:
-    """The curves of each run."""
-    figures = compared_figures(runs)
-    parts = [figures_html(figures)]
-    for run, slug, of_run in named(runs):
-        main, settings = training_figures(run, slug, of_run)
-        if main or settings:
-            name = f"<h3>{html_text(run.name)}</h3>" if of_run else ""
-            more = f"<details><summary>Weights and rates</summary>{figures_html(settings)}</details>" * bool(settings)
-            parts.append(name + figures_html(main) + more)
-            figures += main + settings
+    """The curves that each run logged; where there are several runs, two curves of all of them first."""
+    compared = compared_figures(runs)
+    figures, parts = list(compared), []
+    for run, slug, name in named(runs):
+        curves, settings = training_figures(run, slug, name)
+        if curves or settings:
+            parts.append((name, curves, settings))
+            figures += curves + settings
     lead = "What the run logged; values in training are means over the rows since the log before, without intervals."
     if any(run.log and curriculum_bands(run.log) for run in runs):
         lead += " The background is the curriculum: in which view the pairs were learnt."
-    html = f'<p class="lead">{lead}</p>{"".join(parts)}'
-    return Section("training", "Training", html, figures) if figures else None
+    content = {"lead": lead, "compared": compared, "runs": parts}
+    return Section("training", "Training", "training.html.j2", content, figures) if figures else None
 
 
 def group_section(runs: Sequence[Run], by: str, title: str) -> Section | None:
-    """Gap and accuracies by category or level."""
+    """Gap and accuracies of each category or level (`by`), as figures and as a table of each run."""
     figures = [figure for run, slug, of_run in named(runs) for figure in group_figures(run, by, slug, of_run)]
-    tables = [table.to_html() for table in (group_table(run, by) for run in runs) if table]
+    tables = [table for table in (group_table(run, by) for run in runs) if table]
     if not tables:
         return None
-    lead = (
-        '<p class="lead">Of few pairs the intervals are wide; among many groups, one or the other is far off by '
-        "chance.</p>"
-    )
-    shown = "".join(tables)
-    if max(len(run.last.groups.get(by, ())) for run in runs if run.last) > _MOST_ROWS:
-        shown = f"<details><summary>All groups</summary>{shown}</details>"
-    return Section(f"by-{by}", title, lead + figures_html(figures) + shown, figures)
+    most = max(len(run.last.groups.get(by, ())) for run in runs if run.last)
+    content = {"figures": figures, "tables": tables, "is_long": most > _MOST_ROWS}
+    return Section(f"by-{by}", title, "groups.html.j2", content, figures)
 
 
 def text_section(runs: Sequence[Run]) -> Section | None:
-    """Accuracies and regret in text-only tasks."""
-    tables = [table.to_html() for table in map(text_table, runs) if table]
+    """Accuracy and regret in text-only tasks, as figures and as a table of each run."""
+    tables = [table for table in map(text_table, runs) if table]
     if not tables:
         return None
     figures = text_figures(runs)
     baselines = dict.fromkeys(run.last.text.baseline for run in runs if run.last and run.last.text)
-    names = ", ".join(f"<q>{html_text(name)}</q>" for name in baselines if name)
-    against = f" Baseline: {names}." if names else ""
-    lead = f'<p class="lead">Text regret is what the model lost in tasks without images.{against}</p>'
-    return Section("text", "Text skill", lead + figures_html(figures) + "".join(tables), figures)
+    content = {"figures": figures, "tables": tables, "baselines": list(filter(None, baselines))}
+    return Section("text", "Text skill", "text.html.j2", content, figures)
 
 
 def setup_section(runs: Sequence[Run]) -> Section:
-    """What it takes to repeat the runs: sizes, seeds, configs, versions, settings of the evaluations."""
+    """What it takes to repeat the runs: command, sizes, seed, config, versions, settings of the evaluations."""
     parts = []
-    for run in runs:
-        name = "" if len(runs) == 1 else f"<h3>{html_text(run.name)}</h3>"
+    for run, _, name in named(runs):
         log = run.log
         facts = {
             "model": run.model or (run.last.model if run.last else ""),
@@ -156,100 +159,69 @@ def setup_section(runs: Sequence[Run]) -> Section:
             "seconds of training": _last_value(run, "train_runtime"),
             "curves from": log.source if log else None,
         }
-        known = {key: value for key, value in facts.items() if value not in (None, "")}
-        command = f'<pre tabindex="0">{html_text(run.command)}</pre>' if run.command else ""
-        versions = dict(run.versions) or next((dict(e.versions) for e in reversed(run.evaluations) if e.versions), {})
         settings = {
             e.name: json.dumps(dict(e.settings), sort_keys=True, ensure_ascii=False)
             for e in run.evaluations
             if e.settings
         }
+        versions = dict(run.versions) or next((dict(e.versions) for e in reversed(run.evaluations) if e.versions), {})
         parts.append(
-            name
-            + command
-            + _details("Run", known, is_open=True)
-            + _details("Config: what differs from the defaults", _without_secrets(run.config))
-            + _details("Versions", versions)
-            + _details("Settings of the evaluations", settings)
+            {
+                "run": name,
+                "command": run.command,
+                "facts": {key: value for key, value in facts.items() if value not in (None, "")},
+                "config": _without_secrets(run.config),
+                "versions": versions,
+                "settings": settings,
+            }
         )
-    return Section("setup", "Setup", "".join(parts))
-
-
-def figures_html(drawings: Iterable[Drawing]) -> str:
-    """Figures in cards, two in a row where there is room."""
-    return _cards(map(_figure, drawings))
-
-
-def _figure(drawing: Drawing) -> str:
-    return f'<figure class="card">{to_svg(drawing)}</figure>'
-
-
-def _cards(cards: Iterable[str], kind: str = "") -> str:
-    """`stacked`: in two columns, of unlike heights."""
-    html = "".join(cards)
-    return f'<div class="figures {kind}">{html}</div>' if html else ""
-
-
-def _vision_gains(runs: Sequence[Run]) -> str:
-    """How much seeing gives, as a card; empty where it was not measured."""
-    gains = [(run, vision_gain(run.last)) for run in runs if run.last is not None]
-    rows = "".join(
-        f"<p>{'' if len(runs) == 1 else f'{html_text(run.name)}: '}<strong>{html_text(gain)}</strong></p>"
-        for run, gain in gains
-        if gain
-    )
-    why = (
-        "What seeing gives: vision_centric accuracy minus blind accuracy, which is what the question alone gives away."
-    )
-    return f'<div class="card"><h3>Vision gain</h3><p class="small">{why}</p>{rows}</div>' if rows else ""
+    return Section("setup", "Setup", "setup.html.j2", {"runs": parts})
 
 
 def _has_controls(run: Run) -> bool:
     return any(name in CONTROLS for evaluation in run.evaluations for name in evaluation.conditions)
 
 
-def _tiles(run: Run) -> str:
-    """The main figures, before and last, each with its verdict."""
+def _tiles(run: Run) -> list[Tile]:
+    """Gap and accuracy of both views, each against the evaluation before training, and up to three text regrets."""
     before, last = run.before, run.last
     if last is None:
-        return ""
+        return []
+    quantities = [("gap", "Gap, points", before and before.gap, last.gap)]
+    quantities += [
+        (view, f"{view} accuracy, %", before and before.conditions.get(view), last.conditions.get(view))
+        for view in VIEWS
+    ]
     tiles = [
-        _tile("Gap, points", before and before.gap, last.gap, before and paired_change(before, last, "gap")),
-        *(
-            _tile(
-                f"{view} accuracy, %",
-                before and before.conditions.get(view),
-                last.conditions.get(view),
-                before and paired_change(before, last, view),
-            )
-            for view in VIEWS
-        ),
+        _tile(name, first, found, before and paired_change(before, last, quantity))
+        for quantity, name, first, found in quantities
+        if found is not None
     ]
     regrets = last.text.regret if last.text else {}
-    tiles += [_tile(f"{task} regret, points", None, regret) for task, regret in list(regrets.items())[:3]]
-    return f'<dl class="tiles">{"".join(tiles)}</dl>' if any(tiles) else ""
+    verdicts = {
+        "above": "\u25bc worse than its baseline",
+        "below": "\u25b2 better",
+        "same": "\u2248 not distinguishable",
+    }
+    tiles += [
+        _tile(f"{task} regret, points", None, regret)._replace(verdict=verdicts[against_zero(regret)])
+        for task, regret in list(regrets.items())[:3]
+    ]
+    return tiles
 
 
-def _tile(name: str, before: Estimate | None, last: Estimate | None, paired: Estimate | None = None) -> str:
-    """A figure with its verdict: against the one before, or of a regret against none."""
-    if last is None:
-        return ""
-    value, interval, verdict = decimal(100 * last.value), between(last), ""
-    if before is not None:
-        value = f'<span class="was">{decimal(100 * before.value)}</span> \u2192 {value}'
-        interval = f"{between(before)} \u2192 {interval}"
-        what = {"lower": "\u25bc lower", "higher": "\u25b2 higher", "same": "\u2248 not distinguishable"}
-        verdict = what[change(before, last, paired)]
-    elif name.endswith("regret, points"):
-        what = {
-            "above": "\u25bc worse than its baseline",
-            "below": "\u25b2 better",
-            "same": "\u2248 not distinguishable",
-        }
-        verdict = what[against_zero(last)]
-    tail = f'<dd class="verdict">{verdict}</dd>' if verdict else ""
-    head = f'<dt>{html_text(name)}</dt><dd class="value">{value}</dd>'
-    return f'<div>{head}<dd class="interval">{interval}</dd>{tail}</div>'
+def _tile(name: str, before: Estimate | None, last: Estimate, paired: Estimate | None = None) -> Tile:
+    value, interval = PROSE.decimal(100 * last.value), PROSE.interval(last, 100)
+    if before is None:
+        return Tile(name, value, interval)
+    verdicts = {"lower": "\u25bc lower", "higher": "\u25b2 higher", "same": "\u2248 not distinguishable"}
+    return Tile(
+        name,
+        value,
+        f"{PROSE.interval(before, 100)} \u2192 {interval}",
+        was=PROSE.decimal(100 * before.value),
+        verdict=verdicts[change(before, last, paired)],
+    )
 
 
 def _last_value(run: Run, name: str) -> str:
@@ -257,27 +229,6 @@ def _last_value(run: Run, name: str) -> str:
     return f"{points[-1][1]:,.0f}" if points else ""
 
 
-def _details(title: str, values: Mapping[str, Any], is_open: bool = False) -> str:
-    if not values:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{html_text(str(key))}</th><td class="words">{html_text(_shown(value))}</td></tr>'
-        for key, value in values.items()
-    )
-    label = html_text(title)
-    return (
-        f"<details{' open' * is_open}><summary>{label}</summary>"
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">'
-        f'<table class="facts">{rows}</table></div></details>'
-    )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"{value:,}" if abs(value) >= 10_000 else str(value)
-
-
 def _without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A report is passed on; keys to a hub or a server are not."""
+    """A config without keys to a hub or a server, since a report is passed on."""
     return {k: "(not shown)" if k.endswith(("hub_token", "api_key")) and v else v for k, v in config.items()}

@@ -1,51 +1,36 @@
-"""The tables of a report, for HTML and for Markdown."""
+"""The tables of a report, which the page shows by its templates and Markdown by `Table.to_markdown`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .figures.bars import decimal
-from .reading.runs import Estimate, Evaluation, Run
-from .text import html_text, markdown_text
-from .wording import between, ordered, percent
+from ..evaluation.formatting import PROSE
+from .reading.evaluations import Estimate, Evaluation
+from .reading.runs import Run
+from .text import markdown_text
+from .wording import ordered
 
 
 class Cell(NamedTuple):
-    """A figure, and its interval or another remark."""
+    """A cell of a table: a text, and below it in small print its interval or another remark."""
 
     text: str
     note: str = ""
 
 
 class Table(NamedTuple):
-    """A table; the first cell of each row names it."""
+    """A table; the first cell of each row is its heading."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
-    def to_html(self) -> str:
-        """A `table` in a box of its own that scrolls sideways."""
-        head = "".join(f'<th scope="col">{html_text(name)}</th>' for name in self.head)
-        rows = "".join(f"<tr>{_html_cells(row)}</tr>" for row in self.rows)
-        caption = html_text(self.caption)
-        return (
-            f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0"><table>'
-            f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-        )
-
     def to_markdown(self) -> str:
+        """The table in Markdown, without its caption; notes stand in parentheses."""
         rows = [[_markdown_cell(cell) for cell in row] for row in self.rows]
         lines = [[markdown_text(name) for name in self.head], ["---", *["---:"] * (len(self.head) - 1)], *rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _html_cells(row: Sequence[Cell]) -> str:
-    first, *others = (
-        html_text(cell.text) + (f"<small>{html_text(cell.note)}</small>" * bool(cell.note)) for cell in row
-    )
-    return f'<th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others)
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -57,19 +42,22 @@ NOTHING = Cell("\u2013")
 
 
 def share_cell(estimate: Estimate | None) -> Cell:
-    return NOTHING if estimate is None else Cell(percent(estimate.value), between(estimate))
+    """A share in percent with its interval."""
+    return NOTHING if estimate is None else Cell(PROSE.percent(estimate.value), PROSE.interval(estimate, 100))
 
 
 def points_cell(estimate: Estimate | None) -> Cell:
-    return NOTHING if estimate is None else Cell(decimal(100 * estimate.value), between(estimate))
+    """A difference of shares in percentage points with its interval."""
+    return NOTHING if estimate is None else Cell(PROSE.decimal(100 * estimate.value), PROSE.interval(estimate, 100))
 
 
 def nats_cell(estimate: Estimate | None) -> Cell:
-    return NOTHING if estimate is None else Cell(decimal(estimate.value, 3), between(estimate, 1.0, 3))
+    """Nats per token with their interval."""
+    return NOTHING if estimate is None else Cell(PROSE.decimal(estimate.value, 3), PROSE.interval(estimate, digits=3))
 
 
 def run_table(run: Run) -> Table:
-    """All that was measured of a run: a row for each quantity, a column for each evaluation, the first to the last."""
+    """All that was measured of a run: a row for each quantity, a column for each evaluation in order of time."""
     evaluations = list(run.evaluations)
     rows: list[list[Cell]] = []
     for name in ordered({name: 1 for evaluation in evaluations for name in evaluation.conditions}):
@@ -79,7 +67,7 @@ def run_table(run: Run) -> Table:
     if any(e.vision_gain for e in evaluations):
         rows.append([Cell("vision gain, points"), *(points_cell(e.vision_gain) for e in evaluations)])
     for name in ordered({name: 1 for evaluation in evaluations for name in evaluation.nats}):
-        values = (Cell(decimal(e.nats[name], 3)) if name in e.nats else NOTHING for e in evaluations)
+        values = (Cell(PROSE.decimal(e.nats[name], 3)) if name in e.nats else NOTHING for e in evaluations)
         rows.append([Cell(f"{name} loss, nats per token"), *values])
     if any(e.nats_gap for e in evaluations):
         rows.append([Cell("gap, nats per token"), *(nats_cell(e.nats_gap) for e in evaluations)])
@@ -98,7 +86,7 @@ def _tasks(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def text_table(run: Run) -> Table | None:
-    """Text skill by task: the baseline, the trained model, and the regret; `None` where it was not measured."""
+    """Text skill: for each task the accuracy before and last, and the regret; `None` where none was measured last."""
     last = run.last
     if last is None or last.text is None:
         return None
@@ -116,7 +104,7 @@ def text_table(run: Run) -> Table | None:
 
 
 def group_table(run: Run, by: str) -> Table | None:
-    """Accuracies and gap of each category or level, before and last; `None` where there are none."""
+    """Accuracies and gap of each category or level (`by`), before and last; `None` where the last has no groups."""
     last = run.last
     if last is None or not last.groups.get(by):
         return None
@@ -141,7 +129,7 @@ _QUANTITIES = {
 
 
 def compared_table(runs: Sequence[Run]) -> Table | None:
-    """Several runs side by side: gap before and last, accuracies and regrets last; `None` of one run."""
+    """Several runs, a row each: gap before and last, accuracies and regrets last; `None` for a single run."""
     lasts = [run.last for run in runs]
     if len(runs) < 2 or not any(lasts):
         return None

@@ -1,13 +1,14 @@
-"""What happened, in sentences that claim no more than the intervals do."""
+"""What a run did to gap, accuracies and text skill, in sentences that claim no more than the intervals do."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
+from ..evaluation.formatting import PROSE
 from ..views import LEVELS
-from .figures.bars import decimal, interval_text
-from .reading.runs import Estimate, Evaluation, Run
+from .reading.evaluations import Estimate, Evaluation
+from .reading.runs import Run
 
 
 CONDITIONS = {
@@ -23,30 +24,22 @@ CONDITIONS = {
         if ratio < 1
     },
 }
-"""Each condition, in the order of tables and figures, with what the model is shown."""
-
-
-def percent(share: float) -> str:
-    """`97.0 %`, which is not broken at its end of a line."""
-    return f"{decimal(100 * share)}\u00a0%"
-
-
-def between(estimate: Estimate, factor: float = 100.0, digits: int = 1) -> str:
-    """The interval: `35.2 to 46.8`."""
-    return interval_text(estimate.scaled(factor), digits)
+"""What the model is shown in each condition, in the order of tables and figures."""
 
 
 def confidence_text(evaluations: Sequence[Evaluation]) -> str:
-    """`95 %`; of several levels, all of them."""
+    """The confidence of the evaluations' intervals, such as `95 %`; where they differ, all levels."""
     levels = sorted({evaluation.confidence for evaluation in evaluations})
-    return " and ".join(f"{100 * level:g}\u00a0%" for level in levels)
+    return " and ".join(map(PROSE.level, levels))
 
 
 def change(before: Estimate, after: Estimate, paired: Estimate | None = None) -> str:
-    """`lower` or `higher`, else `same`: not distinguishable.
+    """Whether a quantity is `lower` or `higher` after, or `same`: not distinguishable from before.
 
-    By the interval of the change on the same rows (`paired`) where it was measured, which is the sharper way; else by
-    whether the two intervals are apart.
+    Args:
+        before, after: The quantity in two evaluations.
+        paired: Its change on the same rows, where measured: decides by whether its interval leaves out 0. Without it,
+            two intervals that do not overlap decide, which is the weaker test.
     """
     if paired is not None:
         return {"above": "higher", "below": "lower", "same": "same"}[against_zero(paired)]
@@ -56,7 +49,10 @@ def change(before: Estimate, after: Estimate, paired: Estimate | None = None) ->
 
 
 def paired_change(before: Evaluation, last: Evaluation, name: str) -> Estimate | None:
-    """The change of a condition's accuracy, or of the `gap`, on the same rows; `None` where it was not measured."""
+    """The change of a quantity on the same rows, as `last` measured it against `before`; `None` where it did not.
+
+    `name` is a condition, for its accuracy, or "gap".
+    """
     found = last.comparison
     if found is None or found.baseline != before.name:
         return None
@@ -65,14 +61,14 @@ def paired_change(before: Evaluation, last: Evaluation, name: str) -> Estimate |
 
 
 def against_zero(estimate: Estimate) -> str:
-    """`above` or `below` where the interval leaves 0 out, else `same`."""
+    """`above` or `below` where the interval lies above or below 0, `same` where 0 is in it."""
     if estimate.low > 0:
         return "above"
     return "below" if estimate.high < 0 else "same"
 
 
 def headline(run: Run) -> list[str]:
-    """What happened in a run, in sentences; the first is about the gap."""
+    """The outcome of a run in sentences: the gap first, then accuracies, then text skill."""
     before, last = run.before, run.last
     if last is None:
         return _of_the_log(run)
@@ -82,7 +78,7 @@ def headline(run: Run) -> list[str]:
 
 
 def trained(run: Run) -> str:
-    """What was trained on what and measured on what, in one line; empty where nothing of it is known."""
+    """One line on model, training rows, steps, main settings and measured pairs; empty where none is known."""
     parts = []
     if run.train_rows is not None:
         parts.append(f"trained on a set of {run.train_rows:,} rows")
@@ -102,7 +98,7 @@ def trained(run: Run) -> str:
 
 
 def differences(first: Evaluation, second: Evaluation) -> list[str]:
-    """Why two evaluations cannot be compared as they are: settings that change what is measured."""
+    """Settings in which two evaluations differ and that change what is measured, in words; empty: comparable."""
     found = [
         f"{name} {getattr(first, name)!r} and {getattr(second, name)!r}"
         for name in ("dataset", "rows", "confidence")
@@ -118,7 +114,7 @@ def differences(first: Evaluation, second: Evaluation) -> list[str]:
 
 
 def comparison_notes(runs: Sequence[Run]) -> list[str]:
-    """Evaluations that stand side by side although they measured something else."""
+    """A sentence for each two evaluations that the report shows side by side although they are not comparable."""
     notes = []
     for run in runs:
         if run.before is not None and run.last is not None and (found := differences(run.before, run.last)):
@@ -135,7 +131,7 @@ def comparison_notes(runs: Sequence[Run]) -> list[str]:
 
 
 def _notes_on_steps(run: Run) -> list[str]:
-    """Evaluations between the first and the last, in the figures with both of them."""
+    """Notes on evaluations in the course of training that are not comparable with the last one."""
     unlike: dict[str, list[str]] = {}
     for evaluation in run.evaluations:
         if run.last is not None and evaluation not in (run.before, run.last):
@@ -148,20 +144,20 @@ def _notes_on_steps(run: Run) -> list[str]:
     ]
 
 
-# Settings that do not change what is asked or how it is graded; the conditions may be fewer in the course of training
+# Settings that do not change what is asked or how it is graded; during training fewer conditions may be asked
 _NOT_ASKED = {"conditions", "batch_size", "weights", "server"}
 
 
 def vision_gain(evaluation: Evaluation) -> str:
-    """How much seeing gives: vision_centric minus blind; empty where one was not measured."""
+    """The vision gain (vision_centric minus blind accuracy) in words; empty where one of them was not measured."""
     if evaluation.vision_gain is not None:
         gain = evaluation.vision_gain
-        words = f"{decimal(100 * gain.value)} points ({between(gain)})"
+        words = f"{PROSE.decimal(100 * gain.value)} points ({PROSE.interval(gain, 100)})"
         return words + (", not distinguishable from none" if against_zero(gain) == "same" else "")
     seen, blind = (evaluation.conditions.get(name) for name in ("vision_centric", "blind"))
     if seen is None or blind is None:
         return ""
-    words = f"{decimal(100 * (seen.value - blind.value))} points"
+    words = f"{PROSE.decimal(100 * (seen.value - blind.value))} points"
     return words + (", with intervals that overlap" if seen.overlaps(blind) else "")
 
 
@@ -183,10 +179,12 @@ def _gap_change(before: Evaluation, last: Evaluation) -> list[str]:
     if not both:
         return _gap_alone(last)
     first, second, paired, (factor, unit, digits) = both[0]
-    start, end = (decimal(factor * gap.value, digits) for gap in (first, second))
+    start, end = (PROSE.decimal(factor * gap.value, digits) for gap in (first, second))
     level = confidence_text([before, last])
-    told = f"{level} intervals {between(first, factor, digits)} and {between(second, factor, digits)}"
-    moved = f"{decimal(factor * paired.value, digits)}, {between(paired, factor, digits)}," if paired else ""
+    told = f"{level} intervals {PROSE.interval(first, factor, digits)} and {PROSE.interval(second, factor, digits)}"
+    moved = (
+        f"{PROSE.decimal(factor * paired.value, digits)}, {PROSE.interval(paired, factor, digits)}," if paired else ""
+    )
     if change(first, second, paired) == "same":
         why = "the intervals overlap, so the two are not distinguishable."
         if paired:
@@ -207,8 +205,8 @@ def _gap_alone(evaluation: Evaluation) -> list[str]:
     for gap, (factor, unit, digits) in ((evaluation.gap, _POINTS), (evaluation.nats_gap, _NATS)):
         if gap is not None:
             words = (
-                f"The gap is {decimal(factor * gap.value, digits)} {unit} "
-                f"({level} interval {between(gap, factor, digits)})"
+                f"The gap is {PROSE.decimal(factor * gap.value, digits)} {unit} "
+                f"({level} interval {PROSE.interval(gap, factor, digits)})"
             )
             rest = {
                 "above": ".",
@@ -226,7 +224,7 @@ def _accuracy_changes(before: Evaluation, last: Evaluation) -> list[str]:
         if first is None or second is None:
             continue
         changes[name] = change(first, second, paired_change(before, last, name))
-        values = f"{decimal(100 * first.value)} to {percent(second.value)}"
+        values = f"{PROSE.decimal(100 * first.value)} to {PROSE.percent(second.value)}"
         sentences.append(
             {
                 "lower": f"{name} accuracy fell from {values}",
@@ -249,7 +247,7 @@ def _regret(evaluation: Evaluation) -> list[str]:
     by_kind: dict[str, list[str]] = {"above": [], "below": [], "same": []}
     for task, regret in evaluation.text.regret.items():
         kind = against_zero(regret)
-        points = f" by {decimal(100 * abs(regret.value))} points" if kind != "same" else ""
+        points = f" by {PROSE.decimal(100 * abs(regret.value))} points" if kind != "same" else ""
         by_kind[kind].append(f"{task}{points}")
     words = {"above": "worse in", "below": "better in", "same": "not distinguishable from its baseline in"}
     parts = [f"{words[kind]} {', '.join(tasks)}" for kind, tasks in by_kind.items() if tasks]
@@ -262,11 +260,14 @@ def _of_the_log(run: Run) -> list[str]:
         gaps = [(s, g) for s, g in run.log.points(name) if math.isfinite(g)] if run.log else []
         if gaps:
             (first, start), (last, end) = gaps[0], gaps[-1]
-            later = f" and {decimal(end, 3)} at step {last:,}" if last > first else ""
-            return [f"On {rows} the gap was {decimal(start, 3)} nats per token at step {first:,}{later}.", unknown]
+            later = f" and {PROSE.decimal(end, 3)} at step {last:,}" if last > first else ""
+            return [
+                f"On {rows} the gap was {PROSE.decimal(start, 3)} nats per token at step {first:,}{later}.",
+                unknown,
+            ]
     return ["The gap was not measured: there is no evaluation in this run."]
 
 
 def ordered(names: Mapping[str, object]) -> list[str]:
-    """Conditions in their order; unknown ones behind them by name."""
+    """Names of conditions in the order of `CONDITIONS`, then unknown names in alphabetical order."""
     return [name for name in CONDITIONS if name in names] + sorted(name for name in names if name not in CONDITIONS)

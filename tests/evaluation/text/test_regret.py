@@ -73,7 +73,8 @@ def test_regret_is_base_minus_trained_on_the_same_questions(tmp_path, tasks):
     assert regret.p_value == pytest.approx(mcnemar([[20, 16], [0, 4]], exact=True).pvalue)
     assert regret.interval.low > 0
     assert trained.regret.tasks["mmlu"].estimate == 0
-    assert trained.regret.baseline == base.skill
+    assert trained.base == base.skill
+    assert (trained.regret.baseline, trained.regret.baseline_accuracy["gsm8k"]) == ("stock", 0.9)
     written = json.loads((tmp_path / "trained" / "text.json").read_text())["regret"]
     assert written["baseline"] == "stock"
     assert written["tasks"]["gsm8k"]["estimate"] == pytest.approx(0.4)

@@ -11,16 +11,17 @@ from PIL import Image
 
 from tests.testing.report_runs import BEFORE, MadeEvaluation, history, rich_run, write_state
 from trl_modality.report.charts import curriculum_bands, group_figures, training_figures
-from trl_modality.report.figures.bars import Bar, BarGroup, Caption, bar_chart, decimal, figures_of
+from trl_modality.report.figures.bars import Bar, BarGroup, Caption, bar_chart, with_interval
 from trl_modality.report.figures.curves import Band, Curve, curve_chart, thinned
 from trl_modality.report.figures.drawing import WIDTH, Box, Dot, Label, Line
+from trl_modality.report.figures.lettering import text_width
 from trl_modality.report.figures.palette import GROUND, INK
 from trl_modality.report.figures.png import to_png
 from trl_modality.report.figures.scales import Scale, log_ticks, nice_ticks, tick_text
 from trl_modality.report.figures.svg import to_svg
+from trl_modality.report.reading.evaluations import Estimate, Evaluation
 from trl_modality.report.reading.logs import Log
-from trl_modality.report.reading.runs import Estimate, Evaluation, Run, read_run
-from trl_modality.report.text import text_width
+from trl_modality.report.reading.runs import Run, read_run
 
 
 CAPTION = Caption("name", "Title", "subtitle", "In words.")
@@ -64,9 +65,8 @@ def test_tick_text(value, largest, text):
     assert tick_text(value, largest) == text
 
 
-def test_decimals():
-    assert [decimal(value) for value in (-0.04, -1.25, 1234.56, 0.0)] == ["0.0", "\u22121.2", "1,234.6", "0.0"]
-    assert figures_of(Estimate(41.0, 35.2, 46.8), 1) == "41.0  (35.2 to 46.8)"
+def test_numbers_with_their_intervals():
+    assert with_interval(Estimate(41.0, 35.2, 46.8), 1) == "41.0  (35.2 to 46.8)"
 
 
 def test_bars_are_as_long_as_their_values():

@@ -38,7 +38,8 @@ def test_a_rich_run_is_read_whole(tmp_path):
 def test_what_evaluations_may_leave_out_or_add(tmp_path):
     folder = MadeEvaluation(tmp_path / "evals/after", AFTER, rows=30, nats=(0.1, 0.2)).write()
     change(folder / "gap.json", "nats", "gap", {"estimate": 0.1, "total": 3})
-    changes = {"blind": {"estimate": 0.1, "low": -0.1, "high": 0.3, "total": 30}}
+    counts = {"only_first": 6, "only_second": 3, "total": 30}
+    changes = {"blind": {"estimate": 0.1, "low": -0.1, "high": 0.3, "p_value": 0.5, **counts}}
     gap = {"estimate": -1.2, "low": -1.5, "high": -0.9, "total": 30}
     change(folder / "gap.json", "baseline", {"name": "before", "conditions": changes, "gap": gap})
     last = read_run(tmp_path).last

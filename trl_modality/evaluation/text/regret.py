@@ -1,75 +1,25 @@
-"""Text regret: the text-only score of the base model minus that of the trained one, on the same questions."""
+"""Text regret: text-only accuracy of the base model minus that of the trained model, on the same questions."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..asking.records import read_records
-from ..intervals import Accuracy, Interval, PairedDifference, accuracy_of, paired_difference
+from ..intervals import accuracy_of, paired_difference
+from .results import TEXT_FILE, TextRegret, TextSkill, read_name
 
 
 MAY_DIFFER = ("model", "weights", "batch_size", "dtype", "server", "server_seed")
-"""Settings that the two runs of a comparison need not share."""
-
-
-@dataclass(frozen=True)
-class TextSkill:
-    """How often a model is right, by task; `cut_short` counts its answers that did not end by themselves."""
-
-    name: str
-    model: str
-    tasks: dict[str, Accuracy]
-    cut_short: dict[str, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        tasks = {name: {**found.to_dict(), "cut_short": self.cut_short[name]} for name, found in self.tasks.items()}
-        return {"name": self.name, "model": self.model, "tasks": tasks}
-
-    def table(self) -> str:
-        """Accuracies in percent, with their intervals."""
-        lines = [f"{'':12}{'questions':>10}  {'accuracy, %':21}{'cut short':>10}"]
-        for name, found in self.tasks.items():
-            lines.append(f"{name:12}{found.total:10,}  {_share(found):21}{self.cut_short[name]:10,}".rstrip())
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class TextRegret:
-    """By task, base minus trained: positive where the trained model is worse."""
-
-    baseline: TextSkill
-    trained: TextSkill
-    tasks: dict[str, PairedDifference]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "baseline": self.baseline.name,
-            "tasks": {
-                name: {**found.to_dict(), "baseline_accuracy": self.baseline.tasks[name].accuracy}
-                for name, found in self.tasks.items()
-            },
-        }
-
-    def table(self) -> str:
-        """Accuracies and regret in percent and points, with intervals and McNemar's test."""
-        lines = [f"{'':12}{'questions':>10}  {'base, %':21}{'trained, %':21}{'regret, points':24}{'p':>7}"]
-        for name, found in self.tasks.items():
-            base, trained = _share(self.baseline.tasks[name]), _share(self.trained.tasks[name])
-            points = f"{100 * found.estimate:+.1f} [{_points(found.interval, '+.1f')}]"
-            p = "<0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
-            lines.append(f"{name:12}{found.total:10,}  {base:21}{trained:21}{points:24}{p:>7}")
-        return "\n".join(lines)
+"""Settings in which base and trained model may differ and still be compared."""
 
 
 def answers_file(folder: str | Path, task: str) -> Path:
-    """The answers to a task that a run has left.
+    """Path of a run's answers to a task: `{folder}/text/{task}.jsonl`.
 
     Raises:
-        FileNotFoundError: it has none.
+        FileNotFoundError: there is no such file.
     """
     path = Path(folder) / "text" / f"{task}.jsonl"
     if not path.is_file():
@@ -80,17 +30,17 @@ def answers_file(folder: str | Path, task: str) -> Path:
 def text_skill(
     folder: str | Path, tasks: Sequence[str] | None = None, *, name: str | None = None, confidence: float = 0.95
 ) -> TextSkill:
-    """The accuracies of a run, from its files of answers.
+    """The accuracies of a run, computed from its files of answers.
 
     Args:
-        folder: Where `TextTasks.ask` wrote.
-        tasks: Their names; by default all that are there.
-        name: Of the run; by default the one that its `text.json` has, else the folder's.
-        confidence: Of the Wilson intervals.
+        folder: Folder that `TextTasks.ask` wrote into.
+        tasks: Names of tasks; by default all that the folder has answers to.
+        name: Name of the run; by default the one in its `text.json`, else that of the folder.
+        confidence: Of the Wilson intervals, between 0 and 1.
 
     Raises:
-        FileNotFoundError: no answers to a task, or to any.
-        ValueError: a file that is not one of answers, or has none.
+        FileNotFoundError: the folder has no answers to a task, or to any.
+        ValueError: a file is not one of answers, or holds no answer.
     """
     found = {task: _answers(folder, task) for task in tasks or _tasks_in(folder)}
     models = dict.fromkeys(str(settings["model"]) for settings, _ in found.values())
@@ -108,16 +58,17 @@ def text_skill(
 def text_regret(
     base_folder: str | Path, trained_folder: str | Path, tasks: Sequence[str] | None = None, confidence: float = 0.95
 ) -> TextRegret:
-    """Base against trained, question by question.
+    """The text regret of two runs: their answers are compared question by question, by key.
 
     Args:
-        base_folder, trained_folder: Where `TextTasks.ask` wrote.
-        tasks: Their names; by default all that the trained model was asked.
-        confidence: Of the intervals.
+        base_folder: Folder with the answers of the base model, as `TextTasks.ask` wrote them.
+        trained_folder: The same for the trained model.
+        tasks: Names of tasks; by default all that the trained model was asked.
+        confidence: Of the intervals, between 0 and 1.
 
     Raises:
-        FileNotFoundError: a task that one of them was not asked.
-        ValueError: other questions or settings in one of them; the first that differs is named.
+        FileNotFoundError: one of the two has no answers to a task.
+        ValueError: the two runs differ in questions or settings; the first difference is named.
     """
     tasks = list(tasks or _tasks_in(trained_folder))
     differences = {}
@@ -132,19 +83,25 @@ def text_regret(
             [trained[key]["is_correct"] for key in keys],
             confidence=confidence,
         )
+    base_skill = text_skill(base_folder, tasks, confidence=confidence)
     return TextRegret(
-        baseline=text_skill(base_folder, tasks, confidence=confidence),
-        trained=text_skill(trained_folder, tasks, confidence=confidence),
+        baseline=base_skill.name,
+        baseline_accuracy={task: base_skill.tasks[task].accuracy for task in tasks},
         tasks=differences,
     )
 
 
 def check_baseline(folder: str | Path, task: str, settings: dict[str, Any]) -> None:
-    """Before a task is asked: whether a run of it can be compared with that in the folder.
+    """Check, before a task is asked, that its answers will be comparable with those of a baseline.
+
+    Args:
+        folder: Folder of the baseline.
+        task: Name of the task.
+        settings: What the answers to come depend on.
 
     Raises:
-        FileNotFoundError: the folder has no answers to it.
-        ValueError: they are to other questions, or graded otherwise.
+        FileNotFoundError: the baseline has no answers to the task.
+        ValueError: a setting differs, other than those of `MAY_DIFFER`; it is named.
     """
     path = answers_file(folder, task)
     own, _ = _answers(folder, task)
@@ -152,7 +109,7 @@ def check_baseline(folder: str | Path, task: str, settings: dict[str, Any]) -> N
 
 
 def _answers(folder: str | Path, task: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The settings of a run of a task, and its answers by the keys of their questions."""
+    """The settings that a task was asked with, and the records of its answers by key of the question."""
     path = answers_file(folder, task)
     settings, records = read_records(path)
     if not records:
@@ -168,10 +125,8 @@ def _tasks_in(folder: str | Path) -> list[str]:
 
 
 def _name(folder: Path) -> str:
-    summary = folder / "text.json"
-    if summary.is_file():
-        return str(json.loads(summary.read_text(encoding="utf-8"))["name"])
-    return folder.resolve().name
+    summary = folder / TEXT_FILE
+    return (read_name(summary) if summary.is_file() else "") or folder.resolve().name
 
 
 def _check_alike(where: str, base: dict[str, Any], trained: dict[str, Any]) -> None:
@@ -193,11 +148,3 @@ def _check_questions(where: str, base: dict[str, Any], trained: dict[str, Any]) 
             )
         if base[key]["expected"] != trained[key]["expected"]:
             raise ValueError(f"{where} cannot be compared: they expect different answers to {key!r}.")
-
-
-def _share(accuracy: Accuracy) -> str:
-    return f"{100 * accuracy.accuracy:5.1f} [{_points(accuracy.interval, '.1f')}]"
-
-
-def _points(interval: Interval, form: str) -> str:
-    return f"{100 * interval.low:{form}}, {100 * interval.high:{form}}"

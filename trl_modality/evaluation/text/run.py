@@ -1,9 +1,8 @@
-"""Text tasks asked of one model, and compared with what another answered before."""
+"""Asking a model text-only tasks, and comparing its answers with those of a base model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from ..models.requests import Generator
 from .gsm8k import read_gsm8k
 from .humaneval import humaneval_grader, read_humaneval
 from .mmlu import read_mmlu
-from .regret import TextRegret, TextSkill, check_baseline, text_regret, text_skill
+from .regret import check_baseline, text_regret, text_skill
+from .results import TEXT_FILE, TextResult
 from .sandbox import require_sandbox
 from .task import Example, Grade, TextTask, digest, questions
 
@@ -53,23 +53,6 @@ TASKS = {
     )
 }
 """By name."""
-
-
-@dataclass(frozen=True)
-class TextResult:
-    """A model's text skill, and where there is a baseline, what it lost against it."""
-
-    skill: TextSkill
-    regret: TextRegret | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `text.json` holds."""
-        regret = {"regret": self.regret.to_dict()} if self.regret else {}
-        return {"format": 1, "kind": "text", **self.skill.to_dict(), **regret}
-
-    def table(self) -> str:
-        """For the terminal."""
-        return self.regret.table() if self.regret else self.skill.table()
 
 
 def parse_tasks(specs: Sequence[str]) -> dict[TextTask, str | None]:
@@ -183,9 +166,12 @@ def write_text_result(
 
     def write() -> TextResult:
         skill = text_skill(folder, tasks, name=name, confidence=confidence)
-        regret = None if baseline is None else text_regret(baseline, folder, tasks, confidence=confidence)
-        result = TextResult(skill, regret)
-        write_json(Path(folder) / "text.json", result.to_dict())
+        regret = base = None
+        if baseline is not None:
+            regret = text_regret(baseline, folder, tasks, confidence=confidence)
+            base = text_skill(baseline, list(regret.tasks), confidence=confidence)
+        result = TextResult(skill, regret, base)
+        write_json(Path(folder) / TEXT_FILE, result.to_dict())
         return result
 
     return Processes().from_first(write)

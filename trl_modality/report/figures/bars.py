@@ -1,4 +1,4 @@
-"""Bars with intervals: one below the other in groups, the figures beside them."""
+"""Bar charts with intervals: horizontal bars in groups, one below the other, with their numbers at the right."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..reading.runs import Estimate
-from ..text import shorten, text_width
+from ...evaluation.formatting import PROSE
+from ..reading.evaluations import Estimate
 from .drawing import WIDTH, Box, Drawing, Label, Line, Mark
+from .lettering import shorten, text_width
 from .scales import Scale, nice_ticks, tick_text
 
 
 PAD = 4.0
 TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 15.0, 12.0, 11.0
-_BOLD = 1.15  # times as wide
+_BOLD = 1.15  # bold text is so many times as wide
 _ROW, _BAR, _GROUP_GAP, _MOST_LABEL = 20.0, 11.0, 10.0, 120.0
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One estimate, in the unit of the chart; a hollow bar is a state before training."""
+    """One bar of a chart."""
 
     label: str
     estimate: Estimate
+    """Length and whisker, in the unit of the chart."""
     role: str
+    """Colour, by its name in `palette.PALETTE`."""
     is_solid: bool = True
+    """Filled; a hollow bar stands for the state before training."""
 
 
 @dataclass(frozen=True)
 class BarGroup:
-    """Bars under a heading; `note` stands at its end."""
+    """Bars under a heading; `note` stands at the right end of the heading's line."""
 
     heading: str
     bars: Sequence[Bar]
@@ -39,16 +43,20 @@ class BarGroup:
 
 @dataclass(frozen=True)
 class Caption:
-    """What a drawing is called: its file's name, its heading, the line below it, and its content in words."""
+    """The texts of a drawing."""
 
     name: str
+    """Name of its file, without an ending."""
     title: str
     subtitle: str
+    """The line below the title, with the unit."""
     description: str
+    """The content in words, for readers who do not see the drawing."""
     run: str = ""
-    """Where several runs have such a drawing: whose it is."""
+    """Name of the run, where several runs have such a drawing; else empty."""
 
     def drawing(self, height: float, marks: Sequence[Mark]) -> Drawing:
+        """A drawing of these marks with these texts."""
         title = f"{self.title}: {self.run}" if self.run else self.title
         return Drawing(self.name, title, self.description, height, marks)
 
@@ -56,20 +64,20 @@ class Caption:
 def bar_chart(
     caption: Caption, groups: Sequence[BarGroup], bounds: tuple[float, float] | None = None, digits: int = 1
 ) -> Drawing:
-    """A chart of bars with whiskers, each with its figures at the right.
+    """A chart of horizontal bars, each with a whisker for its interval and its numbers at the right.
 
     Args:
-        caption: Its names.
-        groups: From top to bottom.
-        bounds: The values that the axis goes to at least; by default 0 and those of the intervals.
-        digits: Decimals of the figures.
+        caption: The texts of the chart.
+        groups: Groups of bars, from top to bottom.
+        bounds: Values that the axis covers at least. It always covers 0 and all intervals.
+        digits: Decimals of the numbers.
     """
     bars = [bar for group in groups for bar in group.bars]
     estimates = [bar.estimate for bar in bars]
     values = [part for e in estimates for part in (e.value, e.low, e.high) if math.isfinite(part)]
     ticks = nice_ticks(min(0.0, *values, *(bounds or ())), max(*values, *(bounds or (0.0,))), most=7)
     labels = min(max((text_width(bar.label, TEXT_SIZE) for bar in bars), default=0.0), _MOST_LABEL)
-    figures = [figures_of(bar.estimate, digits) for bar in bars]
+    figures = [with_interval(bar.estimate, digits) for bar in bars]
     right = WIDTH - PAD - max(text_width(text, TEXT_SIZE) for text in figures) - 10
     scale = Scale(ticks, PAD + labels + (10 if labels else 0), right)
     marks, y = heading(caption)
@@ -88,7 +96,7 @@ def bar_chart(
 
 
 def heading(caption: Caption) -> tuple[list[Mark], float]:
-    """Title and subtitle, and where what follows can begin."""
+    """The marks of title, run and subtitle, and the y coordinate below them."""
     most = WIDTH - 2 * PAD
     title = shorten(caption.title, _BOLD * TITLE_SIZE, most)
     marks: list[Mark] = [Label(PAD, 18, title, TITLE_SIZE, is_bold=True, tip=caption.title)]
@@ -103,22 +111,9 @@ def heading(caption: Caption) -> tuple[list[Mark], float]:
     return marks, y + 14
 
 
-def figures_of(estimate: Estimate, digits: int) -> str:
-    """`41.0  (35.2 to 46.8)`."""
-    return f"{decimal(estimate.value, digits)}  ({interval_text(estimate, digits)})"
-
-
-def interval_text(estimate: Estimate, digits: int = 1) -> str:
-    """`35.2 to 46.8`; where there is none, that."""
-    if not estimate.has_interval:
-        return "no interval"
-    return f"{decimal(estimate.low, digits)} to {decimal(estimate.high, digits)}"
-
-
-def decimal(value: float, digits: int = 1) -> str:
-    """With so many digits, a minus sign that is one, and no negative zero."""
-    text = f"{value:,.{digits}f}"
-    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text.replace("-", "\u2212")
+def with_interval(estimate: Estimate, digits: int) -> str:
+    """A number with its interval as a bar shows it: `41.0  (35.2 to 46.8)`."""
+    return f"{PROSE.decimal(estimate.value, digits)}  ({PROSE.interval(estimate, digits=digits)})"
 
 
 def _group_heading(group: BarGroup, y: float) -> list[Mark]:
@@ -134,7 +129,7 @@ def _group_heading(group: BarGroup, y: float) -> list[Mark]:
 def _bar(bar: Bar, y: float, scale: Scale, labels: float, digits: int) -> list[Mark]:
     value = scale(bar.estimate.value)
     zero, middle, top = scale(0.0), y + _ROW / 2, y + (_ROW - _BAR) / 2
-    figures = figures_of(bar.estimate, digits)
+    figures = with_interval(bar.estimate, digits)
     left, width = min(zero, value), max(abs(value - zero), 0.75)
     body: list[Mark] = [Box(left, top, width, _BAR, bar.role, tip=f"{bar.label}: {figures}")]
     if not bar.is_solid:
@@ -155,14 +150,17 @@ def _bar(bar: Bar, y: float, scale: Scale, labels: float, digits: int) -> list[M
 
 
 def _whisker(low: float, high: float, solid: tuple[float, float] | None, y: float) -> list[Mark]:
-    """An interval with its ends: light where it lies on a solid bar, dark elsewhere."""
+    """The line of an interval from x = `low` to `high`, with end marks: light on a solid bar, dark elsewhere.
+
+    `solid` is the bar from its left to its right end; `None` for a hollow bar.
+    """
     inner = (max(low, solid[0]), min(high, solid[1])) if solid else (low, low)
     pieces = [(low, inner[0], "ink"), (*inner, "card"), (inner[1], high, "ink")] if inner[0] < inner[1] else []
     marks: list[Mark] = [
         Line([(start, y), (end, y)], role, 1.5) for start, end, role in pieces or [(low, high, "ink")] if start < end
     ]
     for end in (low, high):
-        # An end at the very edge of the bar would be seen in neither colour: it is a dark one
+        # At the very edge of the bar half of an end mark lies on the card, where a light one could not be seen
         is_inside = bool(pieces) and inner[0] <= end <= inner[1] and solid is not None and end < solid[1] - 1
         marks.append(Line([(end, y - 3.5), (end, y + 3.5)], "card" if is_inside else "ink", 1.5))
     return marks

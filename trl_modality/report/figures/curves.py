@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..reading.runs import Estimate
-from ..text import shorten, text_width
+from ..reading.evaluations import Estimate
 from .bars import PAD, SMALL_SIZE, Caption, heading
 from .drawing import WIDTH, Box, Dot, Drawing, Label, Line, Mark, Shape
+from .lettering import shorten, text_width
 from .scales import Scale, log_ticks, nice_ticks, tick_text
 
 
 MOST_POINTS = 300
-"""Of a curve; longer ones are drawn as means of equally many values."""
+"""Most points that a curve is drawn with; longer ones are averaged over equally many neighbours."""
 PLOT_HEIGHT, LOW_PLOT_HEIGHT = 165.0, 80.0
 _LEFT, _BAND_HEIGHT = 44.0, 16.0
 _LOG_FROM = 15.0  # largest value over smallest one, above which the axis is logarithmic
@@ -22,22 +22,24 @@ _LOG_FROM = 15.0  # largest value over smallest one, above which the axis is log
 
 @dataclass(frozen=True)
 class Curve:
-    """Values by step; a value that is not finite interrupts the line.
-
-    `points` are drawn as a line, `marked` as signs, with their intervals where they have one.
-    """
+    """Values by training step, as (step, value)."""
 
     label: str
     role: str
+    """Colour, by its name in `palette.PALETTE`."""
     points: Sequence[tuple[float, float]] = ()
+    """Drawn as a line, which a value that is not finite interrupts."""
     marked: Sequence[tuple[float, Estimate]] = ()
+    """Drawn as dots, with their intervals where they have one."""
     dash: Sequence[float] = ()
+    """Lengths of dashes and gaps of the line; empty for an unbroken one."""
     shape: Shape = "circle"
+    """Of the dots."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """Steps in which the views have constant shares (0 to 1) of the cross-entropy."""
+    """A stretch of training steps in which each view has a constant share (0 to 1) of the pairs."""
 
     start: float
     end: float
@@ -46,6 +48,7 @@ class Band:
 
     @property
     def stage(self) -> str:
+        """The name of the curriculum's stage: one of the views, "both views" or "mix of views"."""
         if self.vision_centric == 0:
             return "text_rich"
         if self.text_rich == 0:
@@ -61,15 +64,15 @@ def curve_chart(
     may_be_log: bool = False,
     plot_height: float = PLOT_HEIGHT,
 ) -> Drawing:
-    """A chart of curves by step.
+    """A chart of curves over training steps.
 
     Args:
-        caption: Its names; a logarithmic axis is added to the subtitle.
-        curves: With a finite value among them.
-        bands: Stages of the curriculum, in the order of their steps.
-        last_step: Where the axis ends at least.
-        may_be_log: Whether the axis of values may be logarithmic: it is where they are positive and far apart.
-        plot_height: Of the plot alone.
+        caption: The texts of the chart; where the axis is logarithmic, the subtitle says so.
+        curves: At least one of them has a finite value.
+        bands: Stages of the curriculum in the order of their steps, drawn in the background.
+        last_step: The axis of steps goes at least so far.
+        may_be_log: Make the axis of values logarithmic where all values are positive and far apart.
+        plot_height: Height of the plot without title and axes.
     """
     values = [y for curve in curves for _, y in curve.points if math.isfinite(y)]
     values += [end for c in curves for _, e in c.marked for end in (e.value, e.low, e.high)]
@@ -90,7 +93,7 @@ def curve_chart(
 
 
 def _legend(curves: Sequence[Curve], top: float) -> tuple[list[Mark], float]:
-    """Samples of the lines with their names, in as many rows as they need."""
+    """The marks of the legend, in as many rows as it needs, and the y coordinate below it."""
     if len(curves) == 1 and not (curves[0].points and curves[0].marked):
         return [], top
     marks: list[Mark] = []
@@ -132,7 +135,7 @@ def _bands(bands: Sequence[Band], scale: Scale, top: float, plot_height: float) 
 
 
 def _stage_names(bands: Sequence[Band], scale: Scale, top: float, plot_height: float) -> list[Mark]:
-    """The name of each stage, once over all of its steps, where there is room for it."""
+    """The name of each stage above its steps, where there is room for it, with a line where the stage begins."""
     stages: list[tuple[str, float, float]] = []
     for band in bands:
         if stages and stages[-1][0] == band.stage:
@@ -185,7 +188,7 @@ def _curve(curve: Curve, x_scale: Scale, y_scale: Scale) -> list[Mark]:
 
 
 def _pieces(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """The stretches of finite values."""
+    """The points cut into stretches of finite values."""
     pieces: list[list[tuple[float, float]]] = [[]]
     for point in points:
         if math.isfinite(point[1]):
@@ -196,7 +199,7 @@ def _pieces(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, flo
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """At most so many points: means of steps and values over as many neighbours each, where there are more.
+    """The points themselves if there are at most `most`, else means of steps and values over equally many neighbours.
 
     A mean over a value that is not finite is not finite.
     """

@@ -1,26 +1,26 @@
-"""Drawings as SVG inside a page: coloured by its style sheet, read out by its title and description."""
+"""Drawings as SVG elements of a page: the page's style sheet colours them, screen readers read title and text."""
 
 from __future__ import annotations
 
-from ..text import html_text
+from markupsafe import Markup
+
 from .drawing import WIDTH, Box, Dot, Drawing, Label, Line, Mark
+from .lettering import escaped
 
 
-def to_svg(drawing: Drawing) -> str:
-    """The drawing as an `svg` element; `palette.css_variables` has the classes of its colours."""
-    name = html_text(drawing.name)
-    return (
+def to_svg(drawing: Drawing) -> Markup:
+    """The drawing as an `svg` element with all texts escaped; `palette.css_variables` defines its CSS classes."""
+    name = escaped(drawing.name)
+    return Markup(
         f'<svg viewBox="0 0 {number(WIDTH)} {number(drawing.height)}" role="img" '
         f'aria-labelledby="{name}-title {name}-text">'
-        f'<title id="{name}-title">{html_text(drawing.title)}</title>'
-        f'<desc id="{name}-text">{html_text(drawing.description)}</desc>'
-        + "".join(map(_mark, drawing.marks))
-        + "</svg>"
+        f'<title id="{name}-title">{escaped(drawing.title)}</title>'
+        f'<desc id="{name}-text">{escaped(drawing.description)}</desc>' + "".join(map(_mark, drawing.marks)) + "</svg>"
     )
 
 
 def number(value: float) -> str:
-    """With at most two decimals."""
+    """A coordinate with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
@@ -41,10 +41,10 @@ def _mark(mark: Mark) -> str:
         case Label():
             anchor = "" if mark.anchor == "start" else f' text-anchor="{mark.anchor}"'
             weight = ' font-weight="650"' if mark.is_bold else ""
-            tip = f"<title>{html_text(mark.tip)}</title>" if mark.tip else ""
+            tip = f"<title>{escaped(mark.tip)}</title>" if mark.tip else ""
             return (
                 f'<text x="{number(mark.x)}" y="{number(mark.y)}" font-size="{number(mark.size)}" '
-                f'class="f-{mark.role}"{anchor}{weight}>{html_text(mark.text)}{tip}</text>'
+                f'class="f-{mark.role}"{anchor}{weight}>{escaped(mark.text)}{tip}</text>'
             )
 
 
@@ -70,7 +70,7 @@ def _dot(dot: Dot) -> str:
 
 def _tipped(element: str, attributes: str, tip: str) -> str:
     return (
-        f"<{element} {attributes}><title>{html_text(tip)}</title></{element}>" if tip else f"<{element} {attributes}/>"
+        f"<{element} {attributes}><title>{escaped(tip)}</title></{element}>" if tip else f"<{element} {attributes}/>"
     )
 
 

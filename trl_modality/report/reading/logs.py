@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .fields import as_float, read_json
+from ...evaluation.json_fields import as_float, read_json
 
 
 STATE_FILE = "trainer_state.json"

@@ -1,123 +1,18 @@
-"""Folders of runs and evaluations, read for a report."""
+"""Folders of training runs: `run.json`, the log and the evaluations in them, read for a report."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...views import text_of
-from .fields import Fields, open_fields
+from ...evaluation.json_fields import Fields
+from .evaluations import EVALS, GAP_FILE, TEXT_FILE, Evaluation, read_evaluation
 from .logs import Log, read_log
 
 
-GAP_FILE, TEXT_FILE, RUN_FILE, EVALS = "gap.json", "text.json", "run.json", "evals"
-_STEP = re.compile(r"step-(\d+)(?:-(.+))?")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval: a share (0 to 1), a difference of shares (-1 to 1), or nats per token.
-
-    Where there is no interval it is infinite: the number is then not distinguishable from any other.
-    """
-
-    value: float
-    low: float = -math.inf
-    high: float = math.inf
-    total: int | None = None
-
-    def overlaps(self, other: Estimate) -> bool:
-        return self.low <= other.high and other.low <= self.high
-
-    @property
-    def has_interval(self) -> bool:
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
-    def scaled(self, factor: float) -> Estimate:
-        return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
-
-
-@dataclass(frozen=True)
-class Group:
-    """The pairs of a category or a level: accuracies by condition, and the gap (text_rich minus vision_centric)."""
-
-    conditions: Mapping[str, Estimate]
-    gap: Estimate | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    text: str
-    answer: str
-    is_correct: bool
-
-
-@dataclass(frozen=True)
-class Example:
-    """A pair that was answered right in the one view and wrong in the other."""
-
-    name: str
-    category: str
-    expected: str
-    prompts: Mapping[str, str]
-    answers: Mapping[str, Answer]
-    images: Sequence[Path]
-
-
-@dataclass(frozen=True)
-class TextSkill:
-    """Accuracies by task, and the regret by task: baseline minus this model, positive is a loss."""
-
-    tasks: Mapping[str, Estimate]
-    baseline: str
-    regret: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An evaluation minus a baseline, on the same rows: by condition, and of the gap (negative where it closed)."""
-
-    baseline: str
-    conditions: Mapping[str, Estimate]
-    gap: Estimate | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of one model."""
-
-    name: str
-    model: str = ""
-    dataset: str = ""
-    rows: int | None = None
-    confidence: float = 0.95
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    conditions: Mapping[str, Estimate] = field(default_factory=dict)
-    gap: Estimate | None = None
-    vision_gain: Estimate | None = None
-    nats: Mapping[str, float] = field(default_factory=dict)
-    nats_gap: Estimate | None = None
-    groups: Mapping[str, Mapping[str, Group]] = field(default_factory=dict)
-    examples: Sequence[Example] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    text: TextSkill | None = None
-    comparison: Comparison | None = None
-
-    @property
-    def step(self) -> int | None:
-        """The step of an evaluation in training, by its name (`step-200`, or `step-200-charts`)."""
-        found = _STEP.fullmatch(self.name)
-        return int(found[1]) if found else None
-
-    @property
-    def set_name(self) -> str:
-        """Which of several sets it asked in training; empty where there is one."""
-        found = _STEP.fullmatch(self.name)
-        return (found[2] or "") if found else ""
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -218,7 +113,8 @@ _OWN_PLACE = ("format", "kind", "name", "model", "command", "config", "versions"
 
 
 def _read_record(path: Path, own_name: str) -> Run:
-    record = open_fields(path, "run")
+    record = Fields.open(path)
+    record.check_kind("run")
     return Run(
         name=record.text("name", "") or own_name,
         model=record.text("model", ""),
@@ -228,122 +124,3 @@ def _read_record(path: Path, own_name: str) -> Run:
         config=record.inner("config").data,
         versions=record.inner("versions").data,
     )
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """An evaluation's `gap.json`, `text.json` or both.
-
-    Raises:
-        ValueError: a file is broken, of another kind or format, or has a field of another type.
-        OSError: a file cannot be read.
-    """
-    found = Evaluation(folder.resolve().name)
-    if (folder / GAP_FILE).is_file():
-        found = _gap_of(open_fields(folder / GAP_FILE, "gap"), found.name, folder)
-    if (folder / TEXT_FILE).is_file():
-        file = open_fields(folder / TEXT_FILE, "text")
-        found = replace(found, model=found.model or file.text("model", ""), text=_text_skill(file))
-    # The folder's name tells `before` from `after`: a gap.json may be named by its model
-    return replace(found, name=folder.name) if folder.parent.name == EVALS else found
-
-
-def _gap_of(file: Fields, own_name: str, folder: Path) -> Evaluation:
-    nats = dict(file.objects("nats"))
-    return Evaluation(
-        name=file.text("name", "") or own_name,
-        model=file.text("model", ""),
-        dataset=file.text("dataset", ""),
-        rows=file.integer("rows") if file.has("rows") else None,
-        confidence=file.number("confidence", 0.95),
-        settings=file.inner("settings").data,
-        conditions=_accuracies(file, "conditions"),
-        gap=_difference(file, "gap"),
-        vision_gain=_difference(file, "vision_gain"),
-        nats={name: entry.number("mean") for name, entry in nats.items() if entry.has("mean")},
-        nats_gap=_difference(file.inner("nats"), "gap", of_shares=False),
-        groups={by: _groups(file.inner("groups"), by) for by, _ in file.objects("groups")},
-        examples=[_example(file, index, folder) for index in range(len(file.items("examples")))],
-        versions=file.inner("versions").data,
-        comparison=_comparison(file.inner("baseline")),
-    )
-
-
-def _comparison(fields: Fields) -> Comparison | None:
-    if not fields.data:
-        return None
-    changes = fields.inner("conditions")
-    found = ((name, _difference(changes, name)) for name in changes.data)
-    # A change of the gap, which is from -1 to 1, is from -2 to 2
-    return Comparison(
-        fields.text("name", ""),
-        {name: change for name, change in found if change is not None},
-        _difference(fields, "gap", of_shares=False),
-    )
-
-
-def _groups(groups: Fields, by: str) -> dict[str, Group]:
-    found = groups.objects(by)
-    return {name: Group(_accuracies(entry, "conditions"), _difference(entry, "gap")) for name, entry in found}
-
-
-def _accuracies(fields: Fields, key: str) -> dict[str, Estimate]:
-    return {
-        name: Estimate(*(entry.share(part) for part in ("accuracy", "low", "high")), total=entry.integer("total"))
-        for name, entry in fields.objects(key)
-    }
-
-
-def _difference(fields: Fields, key: str, of_shares: bool = True) -> Estimate | None:
-    entry = fields.inner(key)
-    if not entry.data:
-        return None
-    # Of too few rows, or rows too much alike, there may be no interval
-    parts = ("estimate", "low", "high") if entry.has("low") or entry.has("high") else ("estimate",)
-    return Estimate(
-        *(entry.share(part, -1.0) if of_shares else entry.number(part) for part in parts),
-        total=entry.integer("total") if entry.has("total") else None,
-    )
-
-
-def _text_skill(file: Fields) -> TextSkill:
-    regret = file.inner("regret")
-    differences = ((name, _difference(regret.inner("tasks"), name)) for name in regret.inner("tasks").data)
-    return TextSkill(
-        tasks=_accuracies(file, "tasks"),
-        baseline=regret.text("baseline", ""),
-        regret={name: found for name, found in differences if found is not None},
-    )
-
-
-def _example(file: Fields, index: int, folder: Path) -> Example:
-    where = f"examples.{index}"
-    data = file.items("examples")[index]
-    if not isinstance(data, dict):
-        raise file.error(where, f"must be an object, got {type(data).__name__}")
-    entry = Fields(file.path, data, f"{where}.")
-    images = []
-    for name in entry.items("images"):
-        # A report is passed on: it must not carry a file from elsewhere on the disk
-        if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise entry.error("images", f"must name files inside {folder}, got {name!r}")
-        images.append(folder / name)
-    name, category = entry.data.get("id"), entry.data.get("category")
-    return Example(
-        name=f"row {entry.integer('row', index)}" if name is None else str(name),
-        category=str(category) if isinstance(category, int) else entry.text("category", ""),
-        expected=entry.text("expected", ""),
-        prompts={name: _prompt(entry, name) for name in entry.inner("prompts").data},
-        answers={
-            name: Answer(answer.text("text", ""), answer.text("answer", ""), answer.truth("is_correct"))
-            for name, answer in entry.objects("answers")
-        },
-        images=images,
-    )
-
-
-def _prompt(entry: Fields, name: str) -> str:
-    value = entry.inner("prompts").data[name]
-    try:
-        return text_of(value or "")
-    except TypeError:
-        raise entry.error(f"prompts.{name}", "must be a text or a list of messages") from None
