@@ -220,6 +220,79 @@ def test_hostile_text_is_text(tmp_path):
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
 
 
+TEXT_FIELDS = {
+    "run.json": ["name", "model", "command", "config.a", "versions.a", "note"],
+    "gap.json": [
+        "name",
+        "model",
+        "dataset",
+        "settings.a",
+        "baseline.name",
+        "examples.0.id",
+        "examples.0.category",
+        "examples.0.expected",
+        "examples.0.prompts.text_rich",
+        "examples.0.prompts.vision_centric",
+        "examples.0.answers.text_rich.text",
+        "examples.0.answers.text_rich.answer",
+        "examples.0.images.0",
+    ],
+    "text.json": ["name", "model", "regret.baseline"],
+}
+NAMED_FIELDS = {  # whose keys are texts of others too
+    "run.json": ["config", "versions"],
+    "gap.json": ["settings", "conditions", "nats", "groups.category", "baseline.conditions", "examples.0.answers"],
+    "text.json": ["tasks", "regret.tasks"],
+}
+
+
+def inside(content, path):
+    """The object or list that holds the last key of a path, and that key."""
+    *keys, last = (int(key) if key.isdecimal() else key for key in path.split("."))
+    for key in keys:
+        content = content[key]
+    return content, last
+
+
+@pytest.mark.parametrize("number_of_runs", [1, 2])
+@pytest.mark.parametrize(
+    "hostile", ["<script>alert(1)</script>", "\"onload=alert(1) '", "</style><b>", "{{ 7 * 191 }}"]
+)
+def test_every_text_of_others_is_escaped(tmp_path, hostile, number_of_runs):
+    folder = tmp_path / "run"
+    write_record(folder, "run", command="train", note="note", config={"a": "b"}, versions={"a": "b"})
+    MadeEvaluation(folder / "evals/before", BEFORE, rows=40).write()
+    after = MadeEvaluation(
+        folder / "evals/after", AFTER, rows=40, examples=1, nats=(0.1, 0.2), text={"gsm8k": (0.4, 0.1)}
+    ).write()
+    difference = paired_difference([True, True], [True, False]).to_dict()
+    content = json.loads((after / "gap.json").read_text())
+    content["settings"]["a"] = "b"
+    content["baseline"] = {"name": "before", "conditions": {"blind": difference}, "gap": None}
+    write_json(after / "gap.json", content)
+    for name, place in (("run.json", folder), ("gap.json", after), ("text.json", after)):
+        path = place / name
+        content = json.loads(path.read_text())
+        for field in TEXT_FIELDS[name]:
+            holder, key = inside(content, field)
+            holder[key] = hostile.replace("/", "") if "images" in field else hostile
+        for field in NAMED_FIELDS[name]:
+            holder, key = inside(content, field)
+            holder[key][hostile] = holder[key].get("text_rich", list(holder[key].values())[-1])
+        write_json(path, content)
+    runs = [folder]
+    if number_of_runs == 2:
+        runs.append(MadeEvaluation(tmp_path / "other", BEFORE, rows=40, name=hostile).write())
+    files, page = written(runs, tmp_path, title=hostile)
+    html = files.html.read_text(encoding="utf-8")
+    assert page.tags.isdisjoint({"script", "b"})
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert hostile not in html.partition("</style>")[2] or hostile.startswith("{{")
+    assert "1337" not in page.text
+    assert page.text.count(hostile) > 20
+    assert html.count("</style>") == 1
+
+
 def test_huge_names_and_texts(tmp_path):
     name = "w" * 5000
     folder = tmp_path / "run"

@@ -46,10 +46,11 @@ class NatsGap:
     def from_dict(cls, data: JsonObject) -> NatsGap:
         """The losses of a dict as `to_dict` gives it; `ValueError` names a field that is wrong."""
         fields = Fields.of(data)
-        found = {name: fields.inner(name) for name in fields.data if fields.has(name)}
+        entries = {name: fields.inner(name) for name in fields.data if fields.has(name)}
         gap, vision_gain = (
-            MeanDifference.from_dict(found.pop(name)) if name in found else None for name in ("gap", "vision_gain")
+            MeanDifference.from_dict(entries[name]) if name in entries else None for name in ("gap", "vision_gain")
         )
+        found = {name: entry for name, entry in entries.items() if entry.has("mean")}
         means = {name: entry.number("mean") for name, entry in found.items()}
         return cls(means, {name: entry.count("tokens") for name, entry in found.items()}, gap, vision_gain)
 

@@ -196,6 +196,14 @@ def test_a_broken_file_is_named_with_its_field(tmp_path, changed, message):
     assert str(folder / "gap.json") in str(raised.value)
 
 
+def test_a_broken_text_json_is_named_with_its_field(tmp_path):
+    text = {"gsm8k": (0.4, 0.1)}
+    folder = MadeEvaluation(tmp_path / "evals/after", AFTER, rows=30, text=text).write()
+    change(folder / "text.json", "regret", "tasks", "gsm8k", "low", "little")
+    with pytest.raises(ValueError, match=r"text\.json: `regret\.tasks\.gsm8k\.low` must be a number, got 'little'"):
+        read_run(tmp_path)
+
+
 def test_unknown_fields_and_absent_parts_are_no_errors(tmp_path):
     write_json(
         tmp_path / "evals/after/gap.json", {"format": 1, "kind": "gap", "news": [1], "conditions": {"blind": {}}}
