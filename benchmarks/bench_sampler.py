@@ -50,15 +50,16 @@ def ours(n_rows: int, steps_done: int = 0) -> PlanSampler:
         replay_ratio=0.25,
         size=size_of_epoch(n_rows, 0.25),
     )
-    return PlanSampler(
+    sampler = PlanSampler(
         plan,
         StoredRows(Order(n_rows, 0)),
         StoredRows(Order(n_rows // 4, 1)),
         BatchCut(MICRO_BATCH, BATCH // MICRO_BATCH // 2, ranks=2),
         used=frozenset({View.TEXT_RICH, View.VISION_CENTRIC}),
         distils=False,
-        steps_done=lambda: steps_done,
     )
+    sampler.start(steps_done)
+    return sampler
 
 
 def measure(implementation: str, n_rows: int) -> dict[str, float]:

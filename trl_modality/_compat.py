@@ -55,7 +55,7 @@ def head_logit_scale(text_config) -> float:
 
 
 def excluded_tokens(model: PreTrainedModel) -> list[int]:
-    """Tokens that a model's own forward takes out of its logits: Chameleon's codes of images.
+    """Ids of the tokens whose logits a model's own forward masks: Chameleon's codes of images.
 
     Expiry: when a model states them in its config.
     """
@@ -103,7 +103,7 @@ def keep_4bit_trainable(model: torch.nn.Module) -> None:
 
 
 def name_attention(config: Any, name: str) -> None:
-    """Choose an attention that is registered, for the layers that read this very config and for nobody else.
+    """Choose a registered attention for the layers that read this config object, and for no others.
 
     `set_attn_implementation` also sets the models inside, and takes names apart. Expiry: when it can be told not to.
     """
@@ -112,8 +112,8 @@ def name_attention(config: Any, name: str) -> None:
 
 @contextmanager
 def attention_named(config: Any, name: str) -> Iterator[None]:
-    """While it lasts, the config says that its attention is `name`: transformers' flash attention looks there which
-    one it is. Expiry: when it is told by its caller."""
+    """A context in which a config names its attention `name`: transformers' flash attention reads there which one it
+    is. Expiry: when its caller tells it."""
     given = getattr(config, "_attn_implementation_internal", None)
     if given is None:
         yield
@@ -145,7 +145,7 @@ class VarlenKernel(Protocol):
 
 
 def varlen_kernel(query: torch.Tensor, dropout: float) -> VarlenKernel | None:
-    """The kernel that takes such a query: flash-attn's if it is installed, else torch's own; `None` if neither does.
+    """The variable-length kernel for a query: flash-attn's if installed, else torch's; `None` if neither takes it.
 
     Expiry: when transformers' `flash_attention_forward` takes other keys than queries on its varlen path.
     """
@@ -217,7 +217,7 @@ def has_shuffle_buffer(stream: Any) -> bool:
 
 
 def last_complete_checkpoint(folder: Any) -> str | None:
-    """The newest checkpoint in a folder that was written to its end; `None` if there is none.
+    """Path of the newest checkpoint in a folder that was written completely; `None` if there is none.
 
     `Trainer` writes a checkpoint in place, its state last, and goes by the number of the newest one: after a crash
     while it wrote, it would load that one's weights and begin at step 0. Expiry: when `get_last_checkpoint` leaves out

@@ -1,4 +1,4 @@
-"""The vocabulary of pairs: views, the columns of a pair, and what makes a row a valid one.
+"""The vocabulary of pairs: views, the columns of a pair, and the checks that make a row a valid pair.
 
 A *pair* is one question in two views that share one completion: `text_rich` (image, the facts in words, question) and
 `vision_centric` (image, question). Imports nothing heavy, so that data can be checked without torch.
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class View(StrEnum):
-    """What a row of a batch shows: a view of a pair, or a row that has no partner; `replay` keeps an old skill."""
+    """The view of a row of a batch: one of a pair, `plain` for a row without a pair, `replay` for text mixed in."""
 
     TEXT_RICH = "text_rich"
     VISION_CENTRIC = "vision_centric"
@@ -40,9 +40,9 @@ PAIR_COLUMNS = (
 )
 # Position of a row in its dataset: added by `data.rows.PairRows`, so that messages can name the row
 INDEX_COLUMN = "__index__"
-# What the plan makes of a row (a `curriculum.Slot`): added by `data.rows.PlannedRows`, for the collator
+# The slot of the plan that a row is in (`curriculum.Slot`): added by `curriculum.rows.PlannedRows` for the collator
 SLOT_COLUMN = "__slot__"
-# What the host's own vision collator reads, beside ours: a mixed dataset has plain rows in these.
+# Columns of rows without a pair, as TRL's vision collator reads them
 PLAIN_COLUMNS = ("messages", "prompt", "completion", "image", "images", "text")
 
 

@@ -1,4 +1,4 @@
-"""A processor that works on the images of a pair once for both of its views."""
+"""An image processor that processes the images of a pair once for both of its views."""
 
 import copy
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from transformers import BatchFeature, ProcessorMixin
 
 
 class CachedImageProcessor:
-    """An image processor that gives its last answer again where it is asked about the same images.
+    """An image processor that returns its last result again when it is called with the same images.
 
-    Image objects are compared, not pixels: whoever shows the same images twice passes the same objects.
+    Image objects are compared, not pixels: a caller with the same images passes the same objects.
     """
 
     def __init__(self, image_processor: Any):
@@ -51,7 +51,7 @@ def _flat(images: Any) -> Iterator[Any]:
 
 
 def _nesting(images: Any) -> Any:
-    """How many images each row has: some processors work differently on a row with several."""
+    """How many images each row has, as nested lists: some processors treat a row with several images differently."""
     return [_nesting(each) for each in images] if isinstance(images, list | tuple) else 0
 
 

@@ -1,7 +1,7 @@
-"""A tokenizer that reads a run of image tokens as one token and writes it out again.
+"""A tokenizer that reads a run of equal image tokens as one token, and repeats its id afterwards.
 
-A processor writes hundreds or thousands of image tokens into the text of a row, and the tokenizer then finds them one
-by one: of the time that a row takes beside its image, most.
+A processor writes hundreds or thousands of image tokens into the text of a row. To find them one by one takes most of
+the time that a row takes beside its image.
 """
 
 import copy
@@ -13,7 +13,7 @@ import torch
 from transformers import BatchEncoding, ProcessorMixin
 
 
-# What the host's collator asks of a tokenizer; asked for anything else, it is the tokenizer itself
+# Arguments with which TRL's collator calls a tokenizer; called with others, the tokenizer itself answers
 KNOWN = {
     "padding": (True,),
     "padding_side": ("left", "right"),
@@ -24,7 +24,7 @@ NEUTRAL = (None, False)
 
 
 class CollapsedImageTokens:
-    """A fast tokenizer that gives for texts in a batch what it gave before, sooner.
+    """Gives the same ids as a fast tokenizer for a batch of texts with images, sooner.
 
     Args:
         tokenizer: With `image_token` as a special token of its own, which splits a text wherever it stands, so that
@@ -71,10 +71,10 @@ class CollapsedImageTokens:
 
 
 def with_collapsed_image_tokens(processor: ProcessorMixin) -> ProcessorMixin:
-    """A shallow copy of a processor with such a tokenizer; the processor itself where it would not be the same.
+    """A shallow copy of a processor with such a tokenizer; the processor itself where the ids might differ.
 
-    That is where the processor asks its tokenizer for more than ids (a `__call__` of its own, as Idefics3's), or where
-    the image token is no special token.
+    They might where the processor asks its tokenizer for more than ids (it has a `__call__` of its own, as that of
+    Idefics3), or where the image token is no special token.
     """
     tokenizer: Any = getattr(processor, "tokenizer", None)
     image_token = getattr(processor, "image_token", None)

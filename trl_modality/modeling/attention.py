@@ -3,7 +3,7 @@
 A *segment* is a run of tokens that attends causally to itself and, before that, to all of its prefix: an earlier run
 that other segments see too. A pair is two of them, `[prefix | text_rich suffix]` and `[vision_centric suffix]` with
 the prefix of the first; a row without a partner is one. Every token sees what it would see in a row of its own,
-without a mask of the whole sequence: one variable-length call on GPUs, one call for each segment elsewhere.
+without a mask of the whole sequence: one variable-length call on GPUs, one SDPA call for each segment elsewhere.
 
 Legend of the shapes: B rows, L places of a row, T = B·L, K keys, A heads, D head size.
 """
@@ -27,24 +27,24 @@ from .._compat import VarlenKernel, attention_named, name_attention, varlen_kern
 
 
 NAME = "shared_prefix"
-# The attention that a decoder had, by the name of the one it was given instead
+# The name of a decoder's own attention, by the name that was registered in its place
 _ORIGINALS = {NAME: "sdpa"}
 _is_segmented: ContextVar[bool] = ContextVar("is_segmented", default=False)
 
 
 class Segment(NamedTuple):
-    """Tokens at consecutive places of a batch `[B, L]`, laid out row after row."""
+    """Tokens at consecutive places of a batch `[B, L]`, whose B·L places are counted row after row."""
 
     start: int
     end: int
     prefix_start: int = 0
     prefix_end: int = 0
-    """The prefix: consecutive places before `start`. None where `prefix_end` is `prefix_start`."""
+    """End of the prefix, which is consecutive places before `start`; equal to `prefix_start` if there is none."""
 
 
 @dataclass(frozen=True)
 class SegmentLayout:
-    """The segments of a batch, in order and without gaps; it travels to the layers as the keyword `segment_layout`."""
+    """The segments of a batch, in order and without gaps; layers get it as the keyword argument `segment_layout`."""
 
     segments: tuple[Segment, ...]
     _on_device: dict[torch.device, "SegmentTensors"] = field(default_factory=dict, repr=False, compare=False)
@@ -62,11 +62,11 @@ class SegmentLayout:
 
     @cached_property
     def key_lengths(self) -> list[int]:
-        """With the prefix."""
+        """Number of keys of each segment: its prefix and its own tokens."""
         return [segment.prefix_end - segment.prefix_start + segment.end - segment.start for segment in self.segments]
 
     def to(self, device: torch.device) -> "SegmentTensors":
-        """What the calls need, made once for all layers."""
+        """The tensors that the attention calls need, made once for all layers."""
         if device not in self._on_device:
             self._on_device[device] = SegmentTensors(self, device)
         return self._on_device[device]
@@ -86,7 +86,7 @@ class SegmentTensors:
         ]
         shares = layout.query_lengths != layout.key_lengths
         self.key_places: torch.Tensor | None = torch.cat(places).to(device) if shares else None
-        """`[K]`, where each key comes from; `None` where they are the sequence itself."""
+        """The place of each key in the sequence, `[K]`; `None` where no segment has a prefix."""
         self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
         self._device = device
 
@@ -95,10 +95,10 @@ class SegmentTensors:
         return x_T if self.key_places is None else x_T.index_select(dim, self.key_places)
 
     def mask(self, n_queries: int, n_keys: int, window: int | None) -> torch.Tensor | None:
-        """`[queries, keys]`, true where a query sees a key: causal and aligned at the end. `None` for the triangle.
+        """The mask of a segment `[queries, keys]`, true where a query sees a key: causal, aligned at the bottom right.
 
-        It is of one segment, so it grows with neither the number of segments nor, for short suffixes, with the prefix
-        squared.
+        `None` where it is the lower triangle. It grows neither with the number of segments nor, for short suffixes,
+        with the square of the prefix.
         """
         is_cut = window is not None and window < n_keys
         if n_queries == n_keys and not is_cut:
@@ -220,25 +220,25 @@ def _by_segment(
 
 
 def _autocast(x: torch.Tensor) -> torch.Tensor:
-    """As SDPA under autocast casts its inputs: positions leave them in float32, which the kernels do not take."""
+    """The tensor in the dtype of autocast, as SDPA has it: rotary positions leave float32, which kernels refuse."""
     device = x.device.type
     is_cast = x.dtype == torch.float32 and torch.is_autocast_enabled(device)
     return x.to(torch.get_autocast_dtype(device)) if is_cast else x
 
 
 def _eager_of(module: torch.nn.Module) -> Any:
-    """The eager attention of a model is a function beside its layers, not in the interface."""
+    """The eager attention of a layer: transformers keeps it beside the layers of a model, not in its interface."""
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
 def _mask_of(original: str, *args: Any, **kwargs: Any) -> Any:
-    """No mask where segments say what is seen; else that of the attention that the model had."""
+    """A mask function of transformers: no mask within `without_masks`, else that of the attention the model had."""
     return None if _is_segmented.get() else ALL_MASK_ATTENTION_FUNCTIONS[original](*args, **kwargs)
 
 
 @contextmanager
 def without_masks() -> Iterator[None]:
-    """While it lasts, models with `shared_prefix` attention make no mask."""
+    """A context in which models with `shared_prefix` attention make no mask."""
     token = _is_segmented.set(True)
     try:
         yield
@@ -247,9 +247,9 @@ def without_masks() -> Iterator[None]:
 
 
 def use_shared_prefix(decoder: PreTrainedModel) -> None:
-    """Let the layers of a decoder follow a `segment_layout` where they get one. Once is enough.
+    """Give a decoder the attention that follows a `segment_layout` where it gets one. Calling it again does nothing.
 
-    It stays until `give_back`, not for one forward: with activation checkpointing layers run again in the backward.
+    The decoder keeps it until `give_back`: with activation checkpointing, layers run again in the backward.
     """
     if follows_segments(decoder):
         return
@@ -269,7 +269,8 @@ def follows_segments(decoder: PreTrainedModel) -> bool:
 
 
 def check_follows_segments(decoder: PreTrainedModel) -> None:
-    """Any other attention would ignore a layout without a word, and every token would see all before it.
+    """Raise unless a decoder has `shared_prefix` attention: any other would ignore a layout without a word, and every
+    token would see all tokens before it, those of other rows among them.
 
     Raises:
         ValueError: the decoder has not been given `shared_prefix` attention.
@@ -283,7 +284,7 @@ def check_follows_segments(decoder: PreTrainedModel) -> None:
 
 
 def give_back(decoder: PreTrainedModel) -> None:
-    """Give a decoder the attention that it had."""
+    """Give a decoder the attention back that it had before `use_shared_prefix`."""
     name: Any = decoder.config._attn_implementation
     if follows_segments(decoder):
         name_attention(decoder.config, _ORIGINALS[name])
@@ -291,7 +292,7 @@ def give_back(decoder: PreTrainedModel) -> None:
 
 @contextmanager
 def shared_prefix_attention(decoder: PreTrainedModel) -> Iterator[None]:
-    """`use_shared_prefix` while it lasts; a decoder that had it before keeps it."""
+    """`use_shared_prefix` within a `with` block; a decoder that had it before keeps it afterwards."""
     had_it = follows_segments(decoder)
     use_shared_prefix(decoder)
     try:
@@ -303,7 +304,7 @@ def shared_prefix_attention(decoder: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def own_attention(decoder: PreTrainedModel) -> Iterator[None]:
-    """The attention that a decoder had, while it lasts: to generate, where there are no segments."""
+    """A context in which a decoder has its own attention: to generate, where there are no segments."""
     had_it = follows_segments(decoder)
     give_back(decoder)
     try:

@@ -1,4 +1,4 @@
-"""Running a backbone over a batch of views: each image encoded once, and rows in one sequence where asked for."""
+"""The forward of a backbone over a batch of views: each image encoded once, rows laid into one sequence if asked."""
 
 import inspect
 from collections.abc import Iterator
@@ -20,14 +20,15 @@ def run_backbone(
     """The backbone's output over all rows of a batch.
 
     Args:
-        model: With a language head. Its `base_model` is run, and looked up on each call: FSDP and PEFT replace it.
+        model: The model with its language head. Its `base_model` is run; FSDP and PEFT replace that, so it is looked
+            up on each call.
         batch: Padded rows, as `PairedCollator` makes them, without labels.
         layout: Of the batch.
-        packs: The rows become one sequence without padding, for a decoder with `shared_prefix` attention.
-        shares_prefix: With `packs`, what a vision_centric row has in common with its partner is left out.
+        packs: Whether the rows become one sequence without padding; the decoder must have `shared_prefix` attention.
+        shares_prefix: Whether, with `packs`, the prefix that a vision_centric row shares with its partner is left out.
 
     Returns:
-        The output, and where the rows are in it: `None` where they are rows.
+        The output, and the packing of its rows; `None` where they are padded rows.
 
     Raises:
         ValueError: packing for a decoder that follows no segments, for a model that reads images or prompts in both
@@ -64,7 +65,7 @@ def run_backbone(
 
 
 def _own_positions(backbone: Any, batch: dict[str, Any], layout: ViewLayout) -> torch.Tensor | None:
-    """`[3, R, L]` where the model places the tokens of images by rules of its own; `None` where it counts."""
+    """M-RoPE position ids `[3, R, L]`, or `None` where the model numbers tokens one by one."""
     if not hasattr(backbone, "get_rope_index") or "image_grid_thw" not in batch:
         return None
     wanted = inspect.signature(backbone.get_rope_index).parameters
@@ -73,9 +74,9 @@ def _own_positions(backbone: Any, batch: dict[str, Any], layout: ViewLayout) -> 
 
 
 def _image_sources(backbone: Any, batch: dict[str, Any], layout: ViewLayout) -> torch.Tensor:
-    """`[R, L]`: for each image token the place of its feature among those of the images in the batch; −1 elsewhere.
+    """For each image token, the index of its feature among the features of all images, `[R, L]`; −1 for other tokens.
 
-    A vision_centric row that shows its partner's images reads the features of its partner's.
+    A vision_centric row that shows the images of its partner reads the features of its partner's images.
     """
     is_image = batch["input_ids"] == backbone.config.image_token_id
     sharing, n_text_rich = layout.sharing_pairs, layout.rows.get(View.TEXT_RICH, 0)
@@ -88,9 +89,9 @@ def _image_sources(backbone: Any, batch: dict[str, Any], layout: ViewLayout) -> 
 
 @contextmanager
 def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[None]:
-    """While it lasts, the backbone reads the features of its images from their `sources`; `None`: in order.
+    """A context in which image token i of a backbone reads feature `sources[i]`; with `None`, feature i as usual.
 
-    It encodes the images itself, inside of its own forward, where the hooks of FSDP and DeepSpeed are.
+    The backbone still encodes its images itself, inside of its own forward, where the hooks of FSDP and DeepSpeed are.
     """
     sources = None if sources is None else sources[sources >= 0]
     if sources is None or torch.equal(sources, torch.arange(len(sources), device=sources.device)):
@@ -114,7 +115,7 @@ def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[No
 
 
 def _picked(features: Any, sources: torch.Tensor) -> Any:
-    """Of features `[images, tokens, H]`, or of a list of `[tokens, H]`, those of the sources, in the same form."""
+    """The features at `sources`, of features `[images, tokens, H]` or of a list of `[tokens, H]`, in the same form."""
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
         return (features.index_select(0, sources.to(features.device)),)

@@ -1,7 +1,7 @@
-"""What is known of the families of vision-language models: which may share, and why some may not.
+"""Families of vision-language models: whether the views of a pair may share their prefix, and if not, why.
 
 A model shares a prefix exactly if every token sees what is before it and nothing else, through an attention function
-of transformers. That cannot be read off a model, so it is a list of those that the tests prove it for.
+of transformers. That cannot be read off a model, so this is a list of the models for which the tests prove it.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class Family(NamedTuple):
     why_not_shared: str | None = None
     """Why rows cannot be laid into one sequence; `None` where they can."""
     encodes_once: bool = True
-    """Whether the features of its images are one for each image token, in order, and can be passed to its backbone."""
+    """Whether the model makes one feature for each image token, in order, so that rows can read features of others."""
 
 
 FAMILIES = {
@@ -41,7 +41,7 @@ FAMILIES = {
     "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
 }
 
-# What the decoders inside may be: `model_type` of the text config
+# `model_type` of the text configs whose decoders are tested inside a family
 DECODERS = frozenset(
     {
         "chameleon",
@@ -70,7 +70,7 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
 
 
 def why_config_not_shared(config: Any) -> str | None:
-    """The same of a model of this config, without its weights."""
+    """`why_not_shared` for a model of this config, whose weights are not needed."""
     family = FAMILIES.get(config.model_type)
     if family is None:
         return f"models of type {config.model_type!r} are not known to read a shared prefix exactly"

@@ -12,15 +12,16 @@ from .attention import Segment, SegmentLayout
 
 @dataclass(frozen=True)
 class PackedRow:
-    """Where the tokens of a row are, padding left out."""
+    """A row of a batch without its padding, and the prefix that it shares with an earlier row."""
 
     start: int
     """Place of its first token in the padded row."""
     length: int
-    """Tokens."""
+    """Number of its tokens."""
     partner: int | None = None
-    """The row before it in the batch whose first `prefix` tokens are also its own."""
+    """Index of an earlier row that begins with the same `prefix` tokens."""
     prefix: int = 0
+    """Number of tokens that are left out, since the partner has them."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,25 @@ class Packing:
 
     layout: SegmentLayout
     sources: torch.Tensor
-    """`[T]`: the place of each token of the sequence in the rows, laid out one after another."""
+    """For each token of the sequence, its place among the R·L places of the rows, `[T]`."""
     places: torch.Tensor
-    """`[R, L]`: the place of each token of the rows in the sequence; that of padding is 0 and means nothing."""
+    """For each token of the rows, its place in the sequence, `[R, L]`; 0 for padding, which has none."""
     positions: torch.Tensor
-    """`[T]`: how many tokens of its own row precede each token."""
+    """For each token of the sequence, the number of tokens before it in its own row, `[T]`."""
 
     def packed(self, rows: torch.Tensor) -> torch.Tensor:
-        """`[..., R, L]` → `[..., 1, T]`."""
+        """Values of the rows `[..., R, L]` in the order of the sequence, `[..., 1, T]`."""
         flat = rows.flatten(-2)
         return flat.index_select(-1, self.sources.to(flat.device)).unsqueeze(-2)
 
 
 def pack(rows: Sequence[PackedRow], length: int, order: Sequence[int]) -> Packing:
-    """Lay rows one after another, each without the prefix that it shares with an earlier one.
+    """Lay the rows of a batch one after another, each without the prefix that it shares with an earlier row.
 
     Args:
-        rows: of the batch.
-        length: L.
-        order: in which rows follow each other; a partner comes before the row that shares its prefix.
+        rows: Of the batch.
+        length: Padded length L of the rows.
+        order: Indices of the rows as they follow each other; a partner comes before the row that shares its prefix.
     """
     segments: list[Segment] = []
     sources, positions = [], []
@@ -78,8 +79,9 @@ def pack(rows: Sequence[PackedRow], length: int, order: Sequence[int]) -> Packin
 
 
 def pack_views(layout: ViewLayout, length: int, shares_prefix: bool) -> Packing:
-    """Lay out the rows of a batch in their order, so that images come in the order of their places: the text_rich
-    rows, the vision_centric rows (with `shares_prefix` only what they add), the rows without a partner.
+    """`pack` the rows of a batch in their order: text_rich rows, vision_centric rows, then rows without a partner.
+
+    So images stand in the order of their image tokens. With `shares_prefix`, a vision_centric row is its suffix alone.
 
     Args:
         layout: Of the batch.

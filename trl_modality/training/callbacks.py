@@ -1,4 +1,4 @@
-"""`GapCallback`: the gap every so many steps, for any trainer."""
+"""`GapCallback` measures the gap every so many steps of any trainer."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class GapCallback(TrainerCallback):
-    """Lets the model answer held-out pairs every so many steps and at the end of training, and logs how it did.
+    """Measures the gap on held-out pairs every so many steps and at the end of training, and logs it.
 
     For any trainer of transformers or TRL, [`~trl.SFTTrainer`] among them. The logs have `eval_text_rich_accuracy`,
     `eval_vision_centric_accuracy` and `eval_accuracy_gap` (text_rich minus vision_centric; shares from 0 to 1), and
@@ -30,18 +30,18 @@ class GapCallback(TrainerCallback):
     ```python
     from trl import SFTTrainer
     from trl_modality import GapCallback
-    from trl_modality.evaluation.gap import ModalityGapEvaluator
+    from trl_modality.evaluation import ModalityGapEvaluator
 
     trainer = SFTTrainer(...)
     trainer.add_callback(GapCallback(trainer, ModalityGapEvaluator(pairs), every_n_steps=100))
     ```
 
     Args:
-        trainer: The trainer that it is added to.
-        evaluator: What is asked, and how it is graded.
-        every_n_steps: After how many optimizer steps it measures, and measures again.
-        max_new_tokens: Tokens that an answer may have.
-        name: Of what it measures, where a trainer measures more than one thing.
+        trainer: The trainer that the callback is added to.
+        evaluator: Asks the pairs and grades the answers.
+        every_n_steps: Number of optimizer steps between two measurements.
+        max_new_tokens: Largest number of tokens of an answer.
+        name: Part of the names of logs and folders, where a trainer measures more than one thing.
 
     Raises:
         ValueError: `every_n_steps` or `max_new_tokens` is below 1; when training begins, two have one name.

@@ -1,4 +1,4 @@
-"""The gap while a model trains: it answers held-out pairs in both views, and its answers are graded."""
+"""The gap while a model trains: the model answers held-out pairs in both views, and its answers are graded."""
 
 import random
 import re
@@ -32,16 +32,16 @@ def measure_gap(
     folder: Path | None = None,
     baseline: Path | None = None,
 ) -> dict[str, float]:
-    """Let the model of a trainer answer, as it is now. Of the training nothing changes, nor of its random numbers.
+    """Measure the gap of a trainer's model as it is now. The training goes on as if it had not been measured.
 
     Every rank must call it, and answers its share of the questions.
 
     Args:
         trainer: Any trainer of transformers or TRL.
-        evaluator: What is asked, and how it is graded.
-        max_new_tokens: Tokens that an answer may have.
-        folder: Where the main process writes the answers and their summary, if anywhere. Answers that are there are
-            those of another model, and are written over.
+        evaluator: Asks the pairs and grades the answers.
+        max_new_tokens: Largest number of tokens of an answer.
+        folder: Folder for the answers and their summary, which the main process writes; `None`: nowhere. Answers that
+            are there are those of another model, and are written over.
         baseline: Folder of another evaluation of the same rows, to compare with.
 
     Returns:
@@ -60,14 +60,14 @@ def measure_gap(
 
 
 def step_folder(trainer: Trainer, set_name: str = "") -> Path:
-    """Where an evaluation after this step of a training is written: `evals/step-200`, or `evals/step-200-charts`."""
+    """The folder of an evaluation at the current step: `evals/step-200`, or `evals/step-200-charts` of a named set."""
     name = f"step-{trainer.state.global_step}" + (f"-{set_name}" if set_name else "")
     return Path(str(trainer.args.output_dir), "evals", re.sub(r"[^\w.-]", "_", name))
 
 
 @contextmanager
 def evaluation_mode(trainer: Trainer) -> Iterator[None]:
-    """While it lasts, model and optimizer are as in the host's evaluation; then they are what they were."""
+    """A context in which model and optimizer are in evaluation mode, as `Trainer.evaluate` has them."""
     optimizer: Any = trainer.optimizer
     # Schedule-free optimizers keep two sets of weights, one of them for evaluation
     switches = trainer.model.training and callable(getattr(optimizer, "eval", None))  # pyright: ignore[reportOptionalMemberAccess]
@@ -83,7 +83,7 @@ def evaluation_mode(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _kept_rng(device: torch.device) -> Iterator[None]:
-    """Greedy answers draw nothing, but an evaluator may: training goes on with the numbers it would have drawn."""
+    """A context after which all random number generators are as before: an evaluator may draw numbers."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -95,7 +95,7 @@ def _kept_rng(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _answering(trainer: Trainer) -> Iterator[Any]:
-    """The model without its wrappers, ready to generate: in the precision of the run, with the attention of its own.
+    """A context with the model without its wrappers, ready to generate: own attention, precision of the run.
 
     Weights that ZeRO-3 or FSDP2 shards are gathered layer by layer, as in any forward. Activation checkpointing is
     left alone: in evaluation mode there is none.
@@ -109,14 +109,14 @@ def _answering(trainer: Trainer) -> Iterator[Any]:
 
 
 class EvaluationGap:
-    """What the evaluations of a trainer measure beside losses, where they are to.
+    """Adds accuracies and their gap to the evaluations of a trainer, where its options ask for them.
 
     Args:
-        trainer: The trainer; its config says how many rows (`gap_eval_rows`) of the sets it evaluates are asked.
-        evaluator: In place of those: one that brings its own.
+        trainer: The trainer; `gap_eval_rows` of its config is the number of rows of each evaluation set to ask.
+        evaluator: An evaluator with pairs of its own, in place of rows of the evaluation sets.
 
     Raises:
-        ValueError: both are given, or what is to be measured is not there.
+        ValueError: both are given, or there is no evaluation set with pairs.
     """
 
     def __init__(self, trainer: Trainer, evaluator: ModalityGapEvaluator | None):
@@ -142,7 +142,7 @@ class EvaluationGap:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is asked."""
+        """Whether evaluations measure the gap."""
         return self._given is not None or self._rows != 0
 
     def _reject_several(self, eval_dataset: Any) -> None:
@@ -154,7 +154,7 @@ class EvaluationGap:
 
     @contextmanager
     def of(self, eval_dataset: Any) -> Iterator[None]:
-        """While it lasts, a dataset is evaluated, as given to `Trainer.evaluate`."""
+        """A context in which `measure` is about a dataset, given as to `Trainer.evaluate`."""
         stored: Any = self._trainer.eval_dataset
         dataset = stored if eval_dataset is None else eval_dataset
         self._reject_several(dataset)
@@ -171,7 +171,7 @@ class EvaluationGap:
             self._now = None
 
     def measure(self, prefix: str) -> dict[str, float]:
-        """Metrics of the dataset that is evaluated, named as the host's with this prefix; none outside of `of`."""
+        """Metrics of the dataset that is evaluated, with the prefix of the evaluation; none outside of `of`."""
         if self._now is None:
             return {}
         folder = None
@@ -182,7 +182,7 @@ class EvaluationGap:
         return {f"{prefix}_{name}": value for name, value in metrics.items()}
 
     def _of_rows(self, dataset: AnyDataset, name: str) -> ModalityGapEvaluator | None:
-        """The evaluator of a dataset's rows, made once; none where it has no pairs."""
+        """The evaluator of the pairs of a dataset, made once; `None` where it has no pairs."""
         if id(dataset) not in self._built:
             has_pairs = any(column in PAIR_PROMPTS for column in columns_of(dataset, name))
             self._built[id(dataset)] = dataset, self._evaluator(dataset, name) if has_pairs else None
@@ -206,7 +206,7 @@ class EvaluationGap:
 
 
 def pairs_of(dataset: AnyDataset, count: int, name: str) -> Any:
-    """`count` pairs of a dataset, spread evenly (fewer where it has fewer; −1: all); of a stream, its first ones.
+    """`count` pairs spread evenly over a dataset (all for −1, or where it has fewer); the first ones of a stream.
 
     Raises:
         ValueError: it has no pair, or is a stream of which all are wanted.
