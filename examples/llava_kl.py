@@ -48,6 +48,8 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_qu
 
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 from trl_modality.evaluation import Grader, ModalityGapEvaluator, Question, Request, TransformersGenerator, ask
+from trl_modality.evaluation.formatting import PLAIN
+from trl_modality.evaluation.intervals import Interval
 from trl_modality.evaluation.text.run import write_text_result
 from trl_modality.problems.demo.pairs import make_demo_pairs
 from trl_modality.problems.demo.text_skill import make_text_skill
@@ -210,21 +212,22 @@ def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str,
             for view in nats[0]
             if "mean" in nats[0][view]
         ]
-        return [*views, ("gap, nats", *(_in_units(each["gap"], 1, "+.3f") for each in nats))]
+        return [*views, ("gap, nats", *(_in_units(each["gap"], 1, 3, signed=True) for each in nats))]
     conditions = [(name, *(_in_units(gap["conditions"][name], 100) for gap in gaps)) for name in gaps[0]["conditions"]]
     rows = [("accuracy, %", "", ""), *conditions]
-    rows += [("gap, points", *(_in_units(gap["gap"], 100, "+.1f") for gap in gaps))]
+    rows += [("gap, points", *(_in_units(gap["gap"], 100, signed=True) for gap in gaps))]
     if "text" in before:
         skills = [_in_units(each["text"]["tasks"]["exercises"], 100) for each in (before, after)]
         rows += [("text exercises, %", *skills)]
     return rows
 
 
-def _in_units(found: dict[str, float], scale: float, form: str = ".1f") -> str:
+def _in_units(found: dict[str, float], scale: float, digits: int = 1, signed: bool = False) -> str:
     value = found["accuracy"] if "accuracy" in found else found["estimate"]
+    number = PLAIN.decimal(scale * value, digits, signed=signed)
     if "low" not in found:  # too few rows for an interval
-        return f"{scale * value:{form}}"
-    return f"{scale * value:{form}} [{scale * found['low']:{form}}, {scale * found['high']:{form}}]"
+        return number
+    return f"{number} {PLAIN.interval(Interval.from_dict(found), scale, digits, signed=signed)}"
 
 
 def main() -> None:
