@@ -242,10 +242,11 @@ def test_public_names():
 
 def facades() -> dict[str, str]:
     """The packages whose names are imported on first use, with their text."""
-    packages = {
-        ".".join(("trl_modality", *path.parent.relative_to(PACKAGE).parts)): path for path in modules().values()
+    packages = {path.parent for path in modules().values() if (path.parent / "__init__.py").is_file()}
+    texts = {
+        ".".join(("trl_modality", *folder.relative_to(PACKAGE).parts)): (folder / "__init__.py").read_text()
+        for folder in packages
     }
-    texts = {name: (folder / "__init__.py").read_text() for name, folder in packages.items()}
     return {name: text for name, text in texts.items() if "lazy_names(" in text}
 
 
