@@ -1,4 +1,4 @@
-"""How well a model answers: the gap between the views, what is right, text skill."""
+"""Measuring a model: accuracy in both views and their gap, grading of answers, generators, text-only skill."""
 
 from typing import TYPE_CHECKING
 

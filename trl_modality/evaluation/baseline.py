@@ -1,4 +1,4 @@
-"""What changed since another evaluation of the same rows."""
+"""Comparing an evaluation with a baseline: another evaluation of the same rows, graded alike."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from .asking.records import read_records
 from .conditions import VIEWS
 from .intervals import gap_change, paired_difference
-from .results import Comparison
+from .results import AnswerRecord, Comparison
 
 
-Record = Mapping[str, Any]
-ROWS = "rows"
+ROWS = "rows"  # the setting with the digest of the pairs
 
 
-def read_baseline(folder: str | os.PathLike, files: Sequence[str], settings: Mapping[str, Any]) -> list[Record]:
-    """The graded answers of another evaluation, which were to the same rows and judged alike.
+def read_baseline(folder: str | os.PathLike, files: Sequence[str], settings: Mapping[str, Any]) -> list[AnswerRecord]:
+    """The graded answers of a baseline, checked to be of the same rows and graded alike.
 
     Args:
-        folder: Of that evaluation.
-        files: Names of its files of answers; those that are there are read.
-        settings: Of this evaluation, which must be the same there: `rows` (the digest of the rows) and the grader's.
+        folder: Folder of the baseline.
+        files: Names of files with answers; those that are there are read.
+        settings: Settings that must be the same there as in this evaluation: the grader's, and `rows`, the digest of
+            the pairs.
 
     Raises:
-        FileNotFoundError: it has none of the files.
+        FileNotFoundError: the folder has none of the files.
         ValueError: the baseline has other rows, or was graded otherwise.
     """
     found = [path for name in files if (path := Path(folder) / name).is_file()]
@@ -50,18 +50,18 @@ def read_baseline(folder: str | os.PathLike, files: Sequence[str], settings: Map
     return answers
 
 
-def check_asked(others: Sequence[Record], asked: Mapping[str, Iterable[int]], folder: str | os.PathLike) -> None:
-    """Before anything is asked: whether the baseline has all that it will be compared in.
+def check_asked(others: Sequence[AnswerRecord], asked: Mapping[str, Iterable[int]], folder: str | os.PathLike) -> None:
+    """Check, before a model is asked, that the baseline has an answer to every question it will be compared in.
 
     Args:
-        others: Its records, of `read_baseline`.
-        asked: The rows of each condition that are about to be asked.
-        folder: Of the baseline.
+        others: Answers of the baseline, from `read_baseline`.
+        asked: By condition, the rows that are about to be asked.
+        folder: Folder of the baseline, for errors.
 
     Raises:
-        ValueError: no condition in common, or the baseline was interrupted.
+        ValueError: there is no condition in common, or the baseline was interrupted.
     """
-    before = _right(others)
+    before = _correct_by_row(others)
     common = [name for name in asked if name in before]
     if not common:
         raise ValueError(f"{folder} has none of the conditions {', '.join(asked)}.")
@@ -70,17 +70,20 @@ def check_asked(others: Sequence[Record], asked: Mapping[str, Iterable[int]], fo
 
 
 def compare(
-    answers: Sequence[Record], others: Sequence[Record], folder: str | os.PathLike, confidence: float = 0.95
+    answers: Sequence[AnswerRecord],
+    others: Sequence[AnswerRecord],
+    folder: str | os.PathLike,
+    confidence: float = 0.95,
 ) -> Comparison:
-    """The answers minus those of a baseline, in every condition that both were asked in.
+    """The accuracies of this evaluation minus those of a baseline, in every condition that both were asked in.
 
     Args:
-        answers: Records of this evaluation.
-        others: Those of the baseline, of `read_baseline`, after `check_asked`.
-        folder: Of the baseline.
-        confidence: Of the intervals.
+        answers: Graded answers of this evaluation.
+        others: Graded answers of the baseline, from `read_baseline` and checked by `check_asked`.
+        folder: Folder of the baseline, whose name the comparison gets.
+        confidence: Of the intervals, between 0 and 1.
     """
-    after, before = _right(answers), _right(others)
+    after, before = _correct_by_row(answers), _correct_by_row(others)
     common = [name for name in after if name in before]
     new, old = ({name: [side[name][row] for row in sorted(side[name])] for name in common} for side in (after, before))
     gap = None
@@ -90,7 +93,8 @@ def compare(
     return Comparison(Path(folder).resolve().name, changes, gap)
 
 
-def _right(records: Sequence[Record]) -> dict[str, dict[int, bool]]:
+def _correct_by_row(records: Sequence[AnswerRecord]) -> dict[str, dict[int, bool]]:
+    """Condition → row → whether the answer is right."""
     by_condition: dict[str, dict[int, bool]] = {}
     for record in records:
         by_condition.setdefault(record["condition"], {})[record["row"]] = record["is_correct"]

@@ -1,4 +1,4 @@
-"""The rows of an evaluation, checked before anything is asked."""
+"""The pairs of an evaluation, each read and checked once before a model is asked anything."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ GROUPS = ("category", "level")
 
 @dataclass(frozen=True)
 class CheckedRows:
-    """Pairs that can be asked."""
+    """Pairs that were found fit to be asked; every list has one entry a row."""
 
     rows: Sequence[Mapping[str, Any]]
-    """As stored: their images are not decoded."""
+    """The pairs as stored: their images are not decoded."""
     facts: list[dict[str, Any]]
-    """Of each row its position (`row`), `id`, `category` and `level` (texts, or `None`)."""
+    """The position (`row`), `id`, `category` and `level` of each row; category and level are texts or `None`."""
     expected: list[str]
-    """The right answers; empty texts where none is needed."""
+    """The right answers; empty texts where nothing is graded."""
     choices: list[list[str] | None]
+    """The choices of each question; `None` where it has none."""
     shown: list[tuple[str, ...]]
-    """Digests of the images of the vision_centric view."""
+    """Digests of the images of the vision_centric view (`image_digests`)."""
     digest: str
-    """Of all that the rows say and show."""
+    """A hash of all prompts, answers, choices, groups and images: equal only for the same rows."""
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -41,7 +42,7 @@ class CheckedRows:
 def check_rows(
     pairs: Any, *, needs_answer: bool = True, needs_completion: bool = False, show_progress: bool = True
 ) -> CheckedRows:
-    """Read every row once, with its images.
+    """Read every pair once, with its images, and check that it can be asked.
 
     Args:
         pairs: A dataset, or any iterable of rows. A row is a pair with an `answer`; `id`, `category`, `level` and
@@ -51,8 +52,8 @@ def check_rows(
         show_progress: Draw a progress bar.
 
     Raises:
-        PairError: a row that is no pair, has no `answer`, or has an image that cannot be read.
-        ValueError: no rows.
+        PairError: a row is no pair, has no `answer`, or has an image that cannot be read; the row is named.
+        ValueError: there are no rows, or a dict of splits is given.
     """
     from tqdm.auto import tqdm
 
@@ -104,7 +105,7 @@ def _choices(row: Mapping[str, Any], name: str) -> list[str] | None:
 
 
 def _as_text(value: Any) -> str | None:
-    """A text, or a number as one; `None` for anything else."""
+    """A text that is not blank, or a finite number as text; `None` for anything else."""
     if isinstance(value, str) and value.strip():
         return value
     if isinstance(value, float):
@@ -113,14 +114,14 @@ def _as_text(value: Any) -> str | None:
 
 
 def _shortest(value: float) -> str:
-    """0.1, where a column of float32 gives 0.10000000149011612, and a sum 0.30000000000000004."""
+    """A float as people wrote it: 0.1 for 0.10000000149011612 of a float32 column, 0.3 for 0.30000000000000004."""
     with np.errstate(over="ignore"):
         narrow = np.float32(value)
     return str(narrow) if float(narrow) == value else f"{value:.15g}"
 
 
 def _group(value: Any) -> str | None:
-    """The name of a category or a level: a number stands for itself."""
+    """The name of a category or a level as text; `None` where it is not set."""
     return None if value is None else str(value)
 
 

@@ -1,4 +1,4 @@
-"""The conditions that a pair is asked in: its two views, controls that take something away, and levels."""
+"""The conditions in which a pair is asked: its two views, controls without image or words, and levels between."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from .models.requests import Request
 
 
 class Condition(StrEnum):
-    """What a model is shown of a pair."""
+    """Which prompt and which images of a pair a model is shown."""
 
     TEXT_RICH = "text_rich"
     VISION_CENTRIC = "vision_centric"
     BLIND = "blind"
-    """The vision_centric prompt without an image: what can be guessed."""
+    """The vision_centric prompt without an image: measures guessing."""
     SHUFFLED = "shuffled"
     """The vision_centric prompt with the images of another row."""
     TEXT_ONLY = "text_only"
-    """The text_rich prompt without an image: what the words alone give."""
+    """The text_rich prompt without an image: measures what the words alone give."""
     ZOOM = "zoom"
-    """The vision_centric view, looked at twice (`ZoomGenerator`)."""
+    """The vision_centric view, with a crop that the model chose as a second image (`ZoomGenerator`)."""
 
 
 VIEWS = (Condition.TEXT_RICH, Condition.VISION_CENTRIC)
 DEFAULT_CONDITIONS = (*VIEWS, Condition.BLIND, Condition.SHUFFLED, Condition.TEXT_ONLY)
 WITHOUT_IMAGES = (Condition.BLIND, Condition.TEXT_ONLY)
-# In each, the prompt is one of `level_prompts`, with the images of the pair
+# Each level shows one prompt of the column `level_prompts` with the images of the pair
 LEVEL_CONDITIONS = tuple(name for name, ratio in LEVELS.items() if ratio < 1)
 
 
@@ -39,12 +39,12 @@ def view_of(condition: str) -> View:
 
 
 def make_request(row: Mapping[str, Any], condition: str, other: Mapping[str, Any] | None = None) -> Request:
-    """What a model is asked of a row in a condition.
+    """The prompt and the images that a model is shown for a pair in a condition.
 
     Args:
         row: A pair, as stored.
         condition: A `Condition` or one of `LEVEL_CONDITIONS`.
-        other: For `shuffled`, the row whose images are shown.
+        other: For `shuffled`, the pair whose images are shown.
 
     Raises:
         PairError: an image cannot be read.
@@ -60,7 +60,7 @@ def make_request(row: Mapping[str, Any], condition: str, other: Mapping[str, Any
 
 
 def level_row(row: Mapping[str, Any], level: str) -> Mapping[str, Any]:
-    """The pair with its vision_centric view at a named level.
+    """The pair with the prompt of a level as its vision_centric prompt.
 
     Raises:
         PairError: `level_prompts` does not have one prompt for each level.
@@ -78,7 +78,7 @@ def level_row(row: Mapping[str, Any], level: str) -> Mapping[str, Any]:
 
 
 def without_image_parts(prompt: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """A message list without its images and their places; a string as it is (see `Request.images`)."""
+    """A message list without its image parts; a string prompt unchanged (see `Request.images`)."""
     if isinstance(prompt, str):
         return prompt
     return [
@@ -90,25 +90,26 @@ def without_image_parts(prompt: str | list[dict[str, Any]]) -> str | list[dict[s
 
 
 def image_digests(images: Sequence[Any]) -> tuple[str, ...]:
-    """What each PIL image shows, as a hash of its pixels: however they are stored."""
+    """A hash of the RGB pixels of each PIL image: equal images have equal digests, however stored."""
     return tuple(
         hashlib.sha256(f"{image.size}".encode() + image.convert("RGB").tobytes()).hexdigest() for image in images
     )
 
 
 def rows_with_other_images(shown: Sequence[tuple[str, ...]]) -> list[int]:
-    """For each row the next one, cyclically, that shows as many images and not the same ones.
+    """For each row, the position of the next row (cyclically) with equally many images that are not the same ones.
 
     Args:
         shown: For each row, the digests of its images.
 
     Raises:
-        ValueError: a row has no such other row.
+        ValueError: there is no such row for one of them.
     """
     others = [-1] * len(shown)
     for count in set(map(len, shown)):
         rows = [row for row, digests in enumerate(shown) if len(digests) == count]
-        # From the end, twice around: the next other row of a run of the same images is that of its last one
+        # Backwards, and twice around for the cycle: within a run of rows with the same images, every row takes over
+        # what the last one of the run has found
         for place in reversed(range(2 * len(rows) - 1)):
             row, following = rows[place % len(rows)], rows[(place + 1) % len(rows)]
             others[row] = following if shown[following] != shown[row] else others[following]

@@ -1,4 +1,4 @@
-"""The modality gap of a model: the same questions in words, in pictures, and with something taken away."""
+"""The modality gap of a model: it is asked every pair in both views and in controls, and its answers are graded."""
 
 from __future__ import annotations
 
@@ -33,35 +33,38 @@ ANSWERS, ZOOM_ANSWERS, NATS = "answers.jsonl", "zoom.jsonl", "nats.jsonl"
 
 
 class ModalityGapEvaluator:
-    """Asks a model every pair in each condition, and compares what is right on the same rows.
+    """Measures accuracy in each condition, and the gap: accuracy of text_rich minus accuracy of vision_centric.
+
+    A model is asked every pair in each condition, its answers are graded, and conditions are compared on the same
+    rows, with intervals. All rows are checked when the evaluator is made.
 
     Example:
 
     ```python
-    from trl_modality.evaluation.gap import ModalityGapEvaluator
-    from trl_modality.evaluation.models.generation import TransformersGenerator
+    from trl_modality.evaluation import ModalityGapEvaluator, TransformersGenerator, gap_table
 
     evaluate = ModalityGapEvaluator(pairs)
     result = evaluate(TransformersGenerator(model, processor, max_new_tokens=64), folder="evals/base")
-    print(result.table())
+    print(gap_table(result))
     ```
 
     Args:
         pairs: A dataset (or any iterable) of pairs with an `answer`; `id`, `category`, `level` and `choices` are used
             where there are any.
-        conditions: Which ones to ask, of `Condition`.
-        grader: Judges an answer: called with its text, the right answer and the choices.
-        batch_size: Rows in a batch. Part of the result: padding changes floating point.
+        conditions: The conditions to ask, by their names in `Condition`.
+        grader: Grades an answer: called with (text, right answer, choices), returns an object with `is_correct`,
+            `answer` and `how`. By default `Grader()`.
+        batch_size: Rows in a batch. The results depend on it, since padding changes floating point.
         confidence: Of all intervals, between 0 and 1.
-        seed: Of the resamples of the intervals in nats.
+        seed: Of the bootstrap resamples for intervals in nats.
         show_progress: Draw progress bars.
-        dataset_name: For reports.
+        dataset_name: Name of the dataset in reports.
         levels: Also ask the rows with `level_prompts` at each level, as further conditions.
-        generate: Ask and grade; otherwise only nats are measured.
+        generate: Let the model answer, and grade its answers; without it only nats are measured.
         nats: Also measure the nats per token of the completions, without generating; needs a `TransformersGenerator`.
 
     Raises:
-        PairError: a row that cannot be asked, or has no `answer` to be graded by: before anything is asked.
+        PairError: a row cannot be asked, or has no `answer` that it can be graded by; the row is named.
         ValueError: no rows, an unknown condition, or nothing to measure.
     """
 
@@ -118,31 +121,30 @@ class ModalityGapEvaluator:
         name: str | None = None,
         baseline: str | os.PathLike | None = None,
     ) -> GapResult:
-        """Evaluate a model.
-
-        In a distributed run every process calls it, and gets the same result.
+        """Evaluate a model. In a distributed run every process makes this call, and gets the same result.
 
         Args:
-            generator: The model: a `TransformersGenerator`, a `ServerGenerator`, or anything that answers requests.
-            folder: Where `answers.jsonl`, `gap.json` and the pictures of the examples go. An interrupted evaluation is
-                continued there, to the same `gap.json`, byte by byte.
-            name: Of the result; by default that of the folder, or of the model.
+            generator: The model: a `TransformersGenerator`, a `ServerGenerator`, or any other `Generator`.
+            folder: Folder for `answers.jsonl`, `gap.json` and the images of the examples. An interrupted evaluation is
+                continued from its files, to the same `gap.json`, byte by byte. `None`: nothing is written.
+            name: Name of the result; by default that of the folder, else that of the model.
             baseline: Folder of another evaluation of the same rows, to compare with.
 
         Raises:
             FileNotFoundError: the baseline has no answers.
-            ValueError: the folder has results of other settings or weights (they are named), the baseline is of other
-                rows or conditions, unfinished or graded otherwise, or nats are asked of what has no weights.
+            ValueError: the folder has results of other settings or weights (the setting is named); the baseline has
+                other rows or conditions, is unfinished or was graded otherwise; or nats are to be measured with a
+                generator that does not hold the model itself.
         """
         place = None if folder is None else Path(folder)
-        # Before anything is asked: a baseline that does not fit should not be found out hours later
+        # First of all: a baseline that cannot be compared with should not be found out hours later
         others = None
         if baseline is not None:
             if not self.generate:
                 raise ValueError("`generate=False` grades nothing, so there is nothing to compare with a `baseline`.")
             files = (ANSWERS, ZOOM_ANSWERS) if Condition.ZOOM in self.conditions else (ANSWERS,)
-            others = read_baseline(baseline, files, self._judged_by())
-            check_asked(others, self._to_ask(), baseline)
+            others = read_baseline(baseline, files, self._grading_settings())
+            check_asked(others, self._rows_by_condition(), baseline)
         answers = self._ask(generator, place) if self.generate else []
         comparison = None
         if baseline is not None and others is not None:
@@ -169,7 +171,7 @@ class ModalityGapEvaluator:
     def _ask(self, generator: Generator, folder: Path | None) -> list[dict[str, Any]]:
         settings = {
             "conditions": [condition for condition in self.conditions if condition != Condition.ZOOM],
-            **self._judged_by(),
+            **self._grading_settings(),
         }
         questions = [
             self._question(row, condition) for condition in settings["conditions"] for row in range(len(self._checked))
@@ -189,13 +191,14 @@ class ModalityGapEvaluator:
             answers += ask(zoomed, questions, self.grader, folder and folder / ZOOM_ANSWERS, **options)
         return answers
 
-    def _to_ask(self) -> dict[str, Sequence[int]]:
-        """The rows that are asked in each condition, in order."""
+    def _rows_by_condition(self) -> dict[str, Sequence[int]]:
+        """By condition, the positions of the rows that are asked, in order."""
         rows = range(len(self._checked))
         levels = LEVEL_CONDITIONS if self._level_rows else ()
         return {**dict.fromkeys(self.conditions, rows), **dict.fromkeys(map(str, levels), self._level_rows)}
 
-    def _judged_by(self) -> dict[str, Any]:
+    def _grading_settings(self) -> dict[str, Any]:
+        """The grader's settings and the digest of the rows: what two evaluations must share to be compared."""
         return {**getattr(self.grader, "settings", {}), "rows": self._checked.digest}
 
     def _question(self, row: int, condition: str) -> Question:
@@ -220,7 +223,7 @@ class ModalityGapEvaluator:
         return make_request(rows[row], condition, other)
 
     def _check_answers(self) -> None:
-        """Let the grader see every right answer, so that one it cannot grade by is found before anything is asked."""
+        """Try the grader on every right answer, so that an answer it cannot grade by is found before asking."""
         for row, (expected, choices) in enumerate(zip(self._checked.expected, self._checked.choices, strict=True)):
             try:
                 self.grader("", expected, choices)

@@ -168,7 +168,7 @@ def test_a_failed_start_says_why(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def worker_module():
-    path = ROOT / "trl_modality" / "evaluation" / "_symbolic_worker.py"
+    path = ROOT / "trl_modality" / "evaluation" / "grading" / "_symbolic_worker.py"
     spec = importlib.util.spec_from_file_location("symbolic_worker", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,1 +1,1 @@
-"""Asking many questions: batches, answers kept in a file, going on after an interruption."""
+"""Asking many questions in batches, with answers kept in a file and continued after an interruption."""

@@ -1,4 +1,4 @@
-"""Asking a model questions, and grading what it answers: for views of pairs and for text tasks alike."""
+"""Asking a model questions and grading its answers, for pairs and for text tasks alike."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from .batches import in_batches
 
 @dataclass(frozen=True)
 class Question:
-    """A request with its right answer."""
+    """A request to a model, with the right answer that its reply is graded by."""
 
     key: str
-    """Unique among the questions that are asked at once."""
+    """Identifies the question; unique within a call of `ask`."""
     request: Request | Callable[[], Request]
-    """Or a function that makes it when its turn has come, so that not all images are in memory."""
+    """The request, or a function that makes it when its batch is asked, so that not all images are in memory."""
     expected: str
+    """The right answer, for the grader."""
     choices: Sequence[str] | None = None
-    """What may be chosen from, for the grader."""
+    """The choices of a multiple-choice question, for the grader."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Stands in the record: plain values."""
+    """Further plain values, copied into the record of the answer."""
     group: str = ""
-    """Questions of one batch are of one group."""
+    """A batch holds questions of one group only."""
 
 
 def ask(
@@ -40,26 +41,28 @@ def ask(
     show_progress: bool = True,
     settings: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Ask every question and grade the answers.
+    """Ask a model every question and grade its answers.
 
-    In a distributed run every process calls it with the same questions, and gets all answers; `in_batches` says how.
+    In a distributed run every process makes this call with the same questions, and gets all answers; see `in_batches`.
 
     Args:
         generator: The model.
-        questions: To be asked, batch by batch; of one group after the other.
-        grade: Judges (text, expected, choices): gives `is_correct`, `answer` and `how`, as `Grader` does.
-        file: JSONL with a header, then a line for each answer, written batch by batch. An interrupted one is continued
-            as if it had not been, with the same batches.
+        questions: The questions; they are asked in batches, one group after the other.
+        grade: Grades an answer: called with (text, expected, choices), returns an object with `is_correct`, `answer`
+            and `how`, as `Grader` does.
+        file: JSONL file with a header, then a line for each answer, written batch by batch. An interrupted file is
+            continued with the batches that it would have had. `None`: nothing is written.
         batch_size: Questions in a batch.
         show_progress: Draw a progress bar.
-        settings: What else the answers depend on: for the header.
+        settings: What the answers depend on besides model, batch size and questions; written into the header.
 
     Returns:
-        In the order of the questions: `key`, the fields of the question, `expected`, `text`, `answer`, `is_correct`,
-        `how`, `is_complete`; of a generator that can fall back, `is_fallback`.
+        A record for each question, in their order: `key`, the fields of the question, `expected`, `text`, `answer`,
+        `is_correct`, `how`, `is_complete`, and `is_fallback` where the generator sets it.
 
     Raises:
-        ValueError: a file of other settings (the setting is named), or a request that cannot be asked (its key is).
+        ValueError: the file has answers of other settings (the setting is named), or a request cannot be asked (the
+            key of the question is named).
     """
 
     return in_batches(
@@ -85,7 +88,7 @@ def ask(
 def _answered(
     generator: Generator, grade: Callable[[str, str, Sequence[str] | None], Any], batch: list[Question]
 ) -> list[dict[str, Any]]:
-    """The records of a batch."""
+    """Ask one batch; the record of each answer."""
     requests = [each.request if isinstance(each.request, Request) else each.request() for each in batch]
     try:
         generations = generator(requests)
@@ -111,7 +114,7 @@ def _answered(
 
 
 def _digest(questions: Sequence[Question]) -> str:
-    """What is asked: answers to other questions are not continued."""
+    """A hash of the questions, by which answers to other questions are recognized and not continued."""
     digest = hashlib.sha256()
     for question in questions:
         prompt = question.request.prompt if isinstance(question.request, Request) else None

@@ -1,4 +1,4 @@
-"""Items in batches, over the processes of a run, with results that are kept and continued."""
+"""Working on items in batches, spread over the processes of a run, with results kept in a file and continued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Record = dict[str, Any]
 
 
 def cut(groups: Sequence[str], batch_size: int) -> list[list[int]]:
-    """The positions of items in batches, each of one group: groups in the order of their first item."""
+    """Cut items into batches of one group each; a batch is the positions of its items.
+
+    Groups come in the order of their first item, `groups` has the group of each item.
+    """
     by_group: dict[str, list[int]] = {}
     for position, group in enumerate(groups):
         by_group.setdefault(group, []).append(position)
@@ -39,30 +42,30 @@ def in_batches(
     show_progress: bool = True,
     asks_together: bool = False,
 ) -> list[Record]:
-    """What `work` makes of every item, batch by batch.
+    """Call `work` on every batch of items, and return one record for each item.
 
-    The batches depend on nothing but the items and `batch_size`: not on where a run was interrupted, nor on the number
-    of processes, since padding changes floating point. With several processes, each works on a batch of the same group
-    at the same time, all of them equally often (a sharded model needs every process for every call), and all get all
-    records. The first process reads and writes the file.
+    The batches depend on the items and `batch_size` alone, and not on the number of processes or on where a run was
+    interrupted, since padding changes floating point. With several processes each works on one batch of the same group
+    at a time; all call `work` equally often (a sharded model needs every process for every call) and get all records.
+    The first process reads and writes the file.
 
     Args:
-        items: To be worked on.
-        keys: Of each item, unique; the records have it as `key`.
-        groups: Of each item; a batch is of one group.
-        work: Gives the records of a batch, in order.
+        items: The items to work on.
+        keys: A unique key for each item; its record has it as `key`.
+        groups: The group of each item; a batch holds items of one group only.
+        work: Returns the records of a batch, in order.
         batch_size: Items in a batch.
-        file: JSONL where the records go, batch by batch; an interrupted one is continued. `None`: nowhere.
-        settings: What the records depend on.
-        title: Of the progress bar.
-        show_progress: Draw it.
-        asks_together: The processes hold one model among them, and work on the same batch.
+        file: JSONL file for the records, written batch by batch; an interrupted file is continued. `None`: no file.
+        settings: What the records depend on; a file with other settings is refused.
+        title: Title of the progress bar.
+        show_progress: Draw the progress bar.
+        asks_together: The processes hold one model among them (tensor parallelism) and all work on the same batch.
 
     Returns:
         The records in the order of the items.
 
     Raises:
-        ValueError: no items, a key that stands for two, or a file of other settings.
+        ValueError: there are no items, two items have the same key, or the file has records of other settings.
     """
     from tqdm.auto import tqdm
 
@@ -97,7 +100,7 @@ def _check(keys: Sequence[str], batch_size: int) -> None:
 
 
 def _rounds(batches: Sequence[list[int]], groups: Sequence[str], count: int) -> Iterator[list[list[int]]]:
-    """Batches that are worked on at the same time: of one group, at most `count`."""
+    """Batches that processes work on at the same time: up to `count` consecutive batches of one group."""
     step: list[list[int]] = []
     for batch in batches:
         if step and (len(step) == count or groups[batch[0]] != groups[step[0][0]]):
@@ -109,17 +112,18 @@ def _rounds(batches: Sequence[list[int]], groups: Sequence[str], count: int) -> 
 
 
 class Processes:
-    """The processes of a distributed run; a single one where there is none."""
+    """The processes of a distributed run: `rank` of this one and `count` of all; 0 and 1 without torch.distributed."""
 
     def __init__(self):
-        # There is a process group only where this module is loaded; it takes seconds, and a server needs none of it
+        # Importing torch takes seconds, which a server's client can do without: a process group exists only where
+        # torch.distributed was imported already
         dist: Any = sys.modules.get("torch.distributed")
         self._dist = dist if dist is not None and dist.is_available() and dist.is_initialized() else None
         self.rank = self._dist.get_rank() if self._dist else 0
         self.count = self._dist.get_world_size() if self._dist else 1
 
     def gather(self, make: Callable[[], Any]) -> list[Any]:
-        """What each process makes, on all of them; an error of one is raised on all."""
+        """Call `make` on every process and return all results, by rank; an error on one process is raised on all."""
         if self._dist is None:
             return [make()]
         try:
@@ -134,5 +138,5 @@ class Processes:
         return [made for made, _ in gathered]
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """What the first process makes, on all of them."""
+        """Call `make` on the first process only and return its result on all."""
         return self.gather(lambda: make() if self.rank == 0 else None)[0]

@@ -1,4 +1,4 @@
-"""Results in a JSONL file: a header with the settings, then batches of records, each written at once."""
+"""Files of results: JSONL with a header of settings and then records, appended batch by batch; and JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FORMAT = 1
 
 
 class Journal:
-    """A JSONL file that is written batch by batch, and continued where it ends.
+    """A JSONL file of records that is written batch by batch and, after an interruption, continued.
 
     Args:
-        path: The file; its folder is made. `None`: nothing is kept.
-        settings: What the records depend on.
+        path: The file; its folder is created. `None`: nothing is written.
+        settings: What the records depend on; written into the header, and compared with it.
     """
 
     def __init__(self, path: str | os.PathLike | None, settings: Mapping[str, Any]):
@@ -25,13 +25,13 @@ class Journal:
         self._header = {"format": FORMAT, "settings": json.loads(json.dumps(settings))}
 
     def resume(self, batches: Sequence[Sequence[str]]) -> list[list[dict[str, Any]]]:
-        """The records of the whole batches that the file has; the rest of it is cut off.
+        """The records of all complete batches in the file, one list for each; what follows them is cut off the file.
 
         Args:
-            batches: The keys of the records of every batch, in the order in which they are written.
+            batches: For every batch in the order of writing, the keys of its records.
 
         Raises:
-            ValueError: the file is of other settings; the first one that differs is named.
+            ValueError: the file has other settings; the first one that differs is named.
         """
         if self.path is None:
             return []
@@ -52,7 +52,7 @@ class Journal:
         return done
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append a batch."""
+        """Append the records of a batch, in one write."""
         if self.path is not None:
             with open(self.path, "ab") as file:
                 file.write(b"".join(map(_line, records)))
@@ -71,7 +71,8 @@ def read_records(path: str | os.PathLike) -> tuple[dict[str, Any], list[dict[str
     """The settings and the records of a file that a `Journal` wrote.
 
     Raises:
-        ValueError: it is not such a file.
+        ValueError: the file does not begin with the header of a journal.
+        OSError: the file cannot be read.
     """
     lines = _whole_lines(Path(path))
     return _settings_of(lines, path), [json.loads(line) for line in lines[1:]]
@@ -88,10 +89,10 @@ def _settings_of(lines: list[bytes], path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically: to another name first, then renamed."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    # Half of a surrogate pair, which a model may write, has no UTF-8; its escape is JSON
+    # A model may write half of a surrogate pair, which UTF-8 cannot hold; as an escape it is valid JSON
     unfinished.write_bytes(text.encode(errors="backslashreplace"))
     unfinished.replace(path)
 
@@ -101,7 +102,7 @@ def _line(content: Mapping[str, Any]) -> bytes:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    """The lines that were written to their end."""
+    """The lines of a file that end with a newline; none where there is no file."""
     if not path.is_file():
         return []
     lines = path.read_bytes().splitlines(keepends=True)

@@ -1,8 +1,9 @@
-"""
-The process behind `symbolic.py`: JSON lines in, JSON lines out. Run by path; imports nothing of the package.
+"""The worker process of `symbolic.py`, which compares formulas: JSON lines in, JSON lines out.
 
-What reading a formula can execute (math-verify 0.9, latex2sympy2_extended 1.11, sympy 1.14): `sympify` of a string
-is sympy's `parse_expr`, and that is `eval`. math-verify's path for plain expressions calls it on runs of digits and
+It is run by path and imports nothing of the package.
+
+Parsing a formula can execute code (math-verify 0.9, latex2sympy2_extended 1.11, sympy 1.14): `sympify` of a string
+calls sympy's `parse_expr`, which calls `eval`. math-verify's path for plain expressions calls it on runs of digits and
 operators. Its LaTeX path is an ANTLR grammar, yet hands numerals to `sympy.Number`, which is `sympify`, and the
 arguments of a function like f(x) as raw text. So only the LaTeX path is used, `parse_expr` is replaced by one that
 reads numerals and nothing else, and once everything is imported an audit hook refuses compiled text, processes, files
@@ -32,11 +33,11 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class OutOfTime(BaseException):
-    """Not an `Exception`: sympy and math-verify catch those and go on."""
+    """The time is up. A `BaseException`, since sympy and math-verify catch every `Exception` and go on."""
 
 
 def is_refused(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether an audit event is none that comparing formulas needs."""
+    """Whether an audit event is to be refused, because comparing formulas does not need it."""
     if event == "open":
         path, mode, flags = arguments
         return bool((flags or 0) & _WRITING) or any(letter in (mode or "") for letter in "wax+")
@@ -59,7 +60,7 @@ def _limit_resources() -> None:
 
 
 def load() -> Callable[[str, str], bool]:
-    """A function (gold, answer) -> equal. Everything it needs is imported, by one comparison of each kind."""
+    """A function that tells whether (gold, answer) are equal; trial comparisons have imported all that it needs."""
     import logging
 
     import sympy.parsing.sympy_parser

@@ -1,10 +1,9 @@
-"""
-The final answer in what a model wrote.
+"""Finding the final answer in a text that a model wrote.
 
 The last explicit statement counts, whatever its form: \\boxed{...}, "#### ...", <answer>, "the answer is ...",
-"Answer: ...". Without one it is the bold part of the last line, then what follows the last ";" of a line of facts
-("mon=3,tue=4;7"), then the last number or the last words. What is looked for (a number, words, one of the choices)
-follows from what is expected; which number or words does not. A statement of several numbers ("5 or 6") is none.
+"Answer: ...". In a text without one it is the bold part of the last line, then what follows the last ";" of a line of
+facts ("mon=3,tue=4;7"), then the last number or the last words. The kind of the expected answer (a number, words, a
+choice) decides what is looked for; its value does not. A statement of several numbers ("5 or 6") is no answer.
 
 The conventions are those of GSM8K (####), MATH (boxed), simple-evals ("Answer: X") and math-verify's anchors.
 """
@@ -70,16 +69,15 @@ _IN_A_NUMBER = re.compile(
 
 
 def tail_of(text: str) -> str:
-    """The part of an answer that is read: after the model's own thinking, at most its last `MAX_TEXT` characters."""
+    """The part of a text that is searched: what follows `</think>`, within its last `MAX_TEXT` characters."""
     return text[-MAX_TEXT:].rpartition("</think>")[2]
 
 
 def find_statement(text: str, useful: Callable[[str], bool]) -> str | None:
-    """
-    What the last explicit statement of a cleaned text says, with the rest of its line; `None` without one.
+    """What the last explicit statement of a cleaned text says, to the end of its line; `None` without a statement.
 
-    `useful` says whether a statement can hold what is looked for. One that cannot ("Answer the question as follows:")
-    is passed over, unless the text ends with it: "Answer: I do not know" is the answer.
+    `useful` tells whether a statement can hold the kind of answer looked for. One that cannot ("Answer the question as
+    follows:") is skipped, unless the text ends with it: "Answer: I do not know" is the answer.
     """
     marks = list(_MARK.finditer(text))[-_MAX_STATEMENTS:]
     for mark in reversed(marks):
@@ -95,7 +93,7 @@ def find_statement(text: str, useful: Callable[[str], bool]) -> str | None:
 
 
 def _braces(text: str, start: int) -> tuple[str, int]:
-    """The balanced braces that open at `start` (or the word there), and where they end."""
+    """The content of the braces that open at `start` (or the word there), and the position behind it."""
     if text[start : start + 1] != "{":
         word = text[start : start + MAX_ANSWER].lstrip(" ").split("\n", 1)[0].split(" ", 1)[0]
         return word.rstrip("$"), start + len(word)
@@ -119,7 +117,7 @@ def _last_line(text: str) -> str:
 
 
 def _after_facts(text: str) -> str | None:
-    """What follows the last ";" of the last line, where that is a short answer; `None` otherwise."""
+    """What follows the last ";" in the last line, if that is short enough for an answer; else `None`."""
     facts, mark, answer = _last_line(text).rpartition(";")
     if not mark:
         return None
@@ -128,7 +126,7 @@ def _after_facts(text: str) -> str | None:
 
 
 def number_in(text: str) -> str:
-    """The number, with its unit, that a cleaned text gives as its answer; other words or "" where it gives none."""
+    """The number that a cleaned text gives as its answer, with its unit; other words or "" where it gives none."""
     statement = find_statement(text, lambda s: _NUMBER_IN_TEXT.search(s) is not None or _is_quantity(s))
     if statement is not None:
         return _number_of_statement(statement)
@@ -143,7 +141,7 @@ def number_in(text: str) -> str:
 
 
 def _number_word(line: str) -> str:
-    """The only number that a line without digits says in words ("There are three bars"); "one" may be a pronoun."""
+    """The one number word in a line without digits ("There are three bars"), else ""; "one" may be a pronoun."""
     words = set(_NUMBER_WORD.findall(line.casefold()))
     return words.pop() if len(words) == 1 and "one" not in words and not _IN_A_NUMBER.search(line.casefold()) else ""
 
@@ -184,7 +182,7 @@ def _number_of_statement(statement: str) -> str:
 
 
 def words_in(text: str) -> list[str]:
-    """What a cleaned text may be read to give as its answer in words, the fullest reading first; bare."""
+    """Readings of the answer in words that a cleaned text gives, as `bare` words, the longest reading first."""
     statement = find_statement(text, lambda s: True)
     if statement is not None:
         readings = [statement, _clause(statement)]
@@ -203,11 +201,11 @@ def words_in(text: str) -> list[str]:
 
 
 def choice_in(text: str, choices: Sequence[str], same: Callable[[str, str], bool]) -> tuple[int | None, str]:
-    """
-    (index, words) of the choice that a cleaned text gives as its answer: by letter, by text, or by both in agreement.
+    """The choice that a cleaned text gives as its answer, as (index, words of the answer).
 
-    A letter stands alone or is marked as one ("B", "(b)", "B. 12", "option B"), so an article is none. The index is
-    `None` where no choice is named, or more than one is. `same` says whether words mean the text of a choice.
+    A choice is named by its letter, by its text, or by both if they agree. A letter must stand alone or be marked as
+    one ("B", "(b)", "B. 12", "option B"), so that an article is none. The index is `None` where no choice is named, or
+    more than one. `same` tells whether words mean the text of a choice.
     """
     statement = find_statement(text, lambda s: _choice_of(s, choices, same) is not None)
     if statement is not None:
@@ -228,7 +226,7 @@ def _choice_of(statement: str, choices: Sequence[str], same: Callable[[str, str]
 
 
 def _named(statement: str, choices: Sequence[str], same: Callable[[str, str], bool]) -> list[int]:
-    """Choices that a statement consists of, or starts with as a marked letter; several where it contradicts itself."""
+    """Indices of the choices that a statement names by its whole text or a marked first letter; two contradict."""
     whole, clause = bare(statement), _clause(statement)
     by_text = [index for index, choice in enumerate(choices) if same(whole, choice)]
     if by_text and any(len(choice) == 1 and choice.isalpha() for choice in choices):
@@ -248,7 +246,7 @@ def _named(statement: str, choices: Sequence[str], same: Callable[[str, str], bo
 
 
 def _mentioned(text: str, choices: Sequence[str], same: Callable[[str, str], bool]) -> int | None:
-    """The only choice that a text names, by a marked letter or else by its text; `None` for none or several."""
+    """Index of the one choice that a text mentions, by a marked letter or else by text; `None` for none or more."""
     last = chr(ord("A") + len(choices) - 1)
     marked = re.findall(
         rf"(?:(?<!not )\(([A-{last}])\)|\b(?<!not )[OoCc](?:ption|hoice)\s\(?([A-{last}])\b"

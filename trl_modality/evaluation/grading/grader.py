@@ -1,4 +1,4 @@
-"""Whether a model's answer is the expected one. Its text is hostile: bounded time and memory, nothing executed."""
+"""The grader: is a model's answer the right one? Its text is treated as hostile, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ _CHOICE_LABEL = re.compile(r"\s*+\(?([A-Z])[).:]\s*+(?=\S)")
 
 @dataclass(frozen=True)
 class Grade:
-    """
-    The judgement of one answer.
+    """The grade of one answer.
 
-    `answer` is the final answer found in the text, "" where there is none. `how` says what decided: "words", "number",
-    "choice" or "symbolic" for a right answer; "none" (no answer found), "wrong" or "limit" (judging it took too long
-    or too much memory) for one that is not.
+    `answer` is the final answer found in the text, "" where there is none. `how` says what decided: for a right answer
+    "words", "number", "choice" or "symbolic"; else "none" (no answer found), "wrong", or "limit" (comparing formulas
+    took too much time or memory).
     """
 
     is_correct: bool
@@ -35,21 +34,21 @@ class Grade:
 
 @dataclass(frozen=True)
 class Grader:
-    """
-    Finds the final answer in a model's text and compares it with the expected one.
+    """Finds the final answer in a model's text and compares it with the expected one.
 
-    Numbers are compared as exact fractions, words without case and typography, choices by letter or text. Only the
-    last 20,000 characters of a text are read. Equal graders grade equally: there is no state.
+    Numbers are compared as exact fractions, words without regard to case and typography, choices by letter or text.
+    Only the last 20,000 characters of a text are read. A grader has no state.
 
     Args:
-        tolerance: relative: a number is right if |answer - expected| <= tolerance * |expected|. 0 is exact, 0.01 the
-            published protocol. Words, choices and times of day have none.
-        symbolic: ask math-verify whether two formulas are equal, in a process of its own. Needs the extra `eval`.
-        time_limit: seconds for one answer; only the symbolic comparison can come near it.
+        tolerance: Relative tolerance for numbers: right if |answer - expected| <= tolerance * |expected|. 0 is exact,
+            0.01 the published protocol. It does not apply to words, choices and times of day.
+        symbolic: Let math-verify decide whether two formulas are equal, in a process of its own. Needs the extra
+            `eval`.
+        time_limit: Seconds for one answer; only the comparison of formulas can take so long.
 
     Raises:
-        ValueError: for a tolerance outside [0, 1) or a time limit that is not positive.
-        ImportError: if `symbolic` is asked for and math-verify is not installed.
+        ValueError: the tolerance is outside [0, 1), or the time limit is not positive.
+        ImportError: `symbolic` is set, and math-verify is not installed.
     """
 
     tolerance: float = 0.0
@@ -68,21 +67,20 @@ class Grader:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides about right and wrong, for the records of an evaluation."""
+        """The options that a grade depends on; written beside graded answers."""
         return {"tolerance": self.tolerance, "symbolic": self.symbolic}
 
     def __call__(self, text: str, expected: str, choices: Sequence[str] | None = None) -> Grade:
-        """
-        Grade one answer.
+        """Grade one answer.
 
         Args:
-            text: what the model wrote; anything at all.
-            expected: the right answer. With `choices` it is the text of one, or its letter.
-            choices: the texts of the choices, in the order of their letters; at most 26.
+            text: What the model wrote; any text at all.
+            expected: The right answer; with `choices` the text of one of them, or its letter.
+            choices: The texts of the choices in the order of their letters, at most 26.
 
         Raises:
-            ValueError: if `expected` is empty, is not among the choices, there are more than 26 of them, or it is too
-                long to be a final answer.
+            ValueError: `expected` is empty, is none of the choices, or is too long for a final answer; or there are
+                more than 26 choices.
         """
         gold = bare(clean(expected[: 2 * MAX_ANSWER + 1]))
         if not gold:
@@ -154,7 +152,7 @@ def _both_numbers(answer: str, gold: str) -> bool:
 
 
 def _without_labels(choices: list[str]) -> list[str]:
-    """Choices that carry their own letters, in order ("A. 5", "B. 7"), without them."""
+    """Choices without their labels, where all are labelled in order ("A. 5", "B. 7"); else unchanged."""
     labels = [_CHOICE_LABEL.match(choice) for choice in choices]
     if all(label and ord(label[1]) - ord("A") == index for index, label in enumerate(labels)):
         return [choice[label.end() :] for choice, label in zip(choices, labels, strict=True) if label]

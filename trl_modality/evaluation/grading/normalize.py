@@ -1,7 +1,7 @@
-"""Answers in one form: what is typography goes, what is meaning stays; numbers become exact fractions with a unit.
+"""Normalizing answers for comparison: one typography for all; numbers as exact fractions with a unit.
 
-Everything here takes hostile text: every pattern is linear in its input (bounded or possessive repeats), and a number
-of more than `MAX_DIGITS` digits, written out or by its exponent, is no number at all.
+All input is treated as hostile: every pattern takes time linear in its input (bounded or possessive repeats), and what
+has more than `MAX_DIGITS` digits, written out or by its exponent, is not read as a number.
 """
 
 from __future__ import annotations
@@ -108,14 +108,14 @@ _TIME = re.compile(r"(\d{1,2}:\d{2}(?::\d{2})?)(?: ([ap]m))?", re.ASCII)
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number and its unit: a known one in its short form ("cm", "$", "km/h"), or "" (none, or a counted noun)."""
+    """A number with its unit: the short form of a known unit ("cm", "$", "km/h"), else "" (also for counted nouns)."""
 
     value: Fraction
     unit: str
 
 
 def clean(text: str) -> str:
-    """One typography: no control characters, ASCII minus and quotes, LaTeX wrappers opened, fractions as a/b."""
+    """A text in one typography: no control characters, ASCII minus and quotes, no LaTeX wrappers, fractions as a/b."""
     text = _DROPPED.sub("", _THIN_THOUSANDS.sub("", text))
     if not text.isascii():
         text = _VULGAR.sub(lambda sign: " " + unicodedata.normalize("NFKC", sign[0]), text.translate(_SUPERSCRIPTS))
@@ -139,7 +139,7 @@ def _as_plain_fraction(match: re.Match[str]) -> str:
 
 
 def bare(answer: str) -> str:
-    """A cleaned answer without what surrounds it: markup, math delimiters, quotes, closing punctuation."""
+    """A cleaned answer without the markup, math delimiters, quotes and closing punctuation around it."""
     for _ in range(20):  # each layer takes one or two; more is not an answer
         before = answer
         answer = answer.strip().strip("*_`\"'").removeprefix("\\(").removesuffix("\\)")
@@ -154,7 +154,7 @@ def bare(answer: str) -> str:
 
 
 def parse_quantity(answer: str) -> Quantity | None:
-    """The number that the whole of a bare answer states, exactly, or `None` where it states anything else."""
+    """The exact number and unit of a `bare` answer that is nothing but a quantity; else `None`."""
     first, _, others = answer.partition(" ")
     if first.casefold() in NUMBER_WORDS:
         answer = f"{NUMBER_WORDS[first.casefold()]} {others}"
@@ -196,7 +196,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _unit(rest: str) -> tuple[int, str] | None:
-    """(scale, unit) of the words behind a number; `None` where they are not just units and nouns."""
+    """Scale (1,000 for "thousand") and unit of the words after a number; `None` unless they are units and nouns."""
     rest = rest.strip()
     if not rest:
         return 1, ""
@@ -239,7 +239,7 @@ def _known_prefix(tokens: list[str]) -> tuple[str, int]:
 
 
 def unit_length(text: str) -> int:
-    """How many characters at the start of `text`, which follows a number, are a known unit or a scale word."""
+    """Length of the known unit or scale word at the start of `text`, which follows a number; 0 for none."""
     end, seen, tokens = 0, 0, []
     for match in _UNIT_TOKEN.finditer(text):
         tokens.append(match[0])
@@ -255,11 +255,10 @@ def unit_length(text: str) -> int:
 
 
 def same_quantity(answer: Quantity, expected: Quantity, tolerance: Fraction) -> bool:
-    """
-    |answer - expected| <= tolerance * |expected|, and no conflict of units.
+    """Whether |answer - expected| <= tolerance * |expected|, without a conflict of units.
 
-    A unit that only one of the two states is no conflict. Units are compared, never converted: the question says in
-    which one to answer. A percentage is read both ways where the other has no unit: 5 % is 5, and it is 0.05.
+    A unit that only one of the two has is no conflict. Units are compared and never converted, since the question says
+    which one to use. A percentage matches a number without a unit in two ways: 5 % equals 5 and 0.05.
     """
 
     def near(value: Fraction) -> bool:
@@ -273,7 +272,7 @@ def same_quantity(answer: Quantity, expected: Quantity, tolerance: Fraction) -> 
 
 
 def words_key(answer: str) -> str:
-    """What two bare answers must share to be the same words: case, leading articles, spacing, "p.m." aside."""
+    """A `bare` answer reduced so that the same words are equal: no case, leading article, extra spaces, dots."""
     if re.search(r"[\\^+=*<>{}\[\]()|]", answer):
         return re.sub(r"\s++", "", answer)  # a formula: letters are names there, so their case stays
     answer = re.sub(r"\.(?=\s|$)", "", answer.casefold())
@@ -283,7 +282,7 @@ def words_key(answer: str) -> str:
 
 
 def same_words(answer: str, expected: str) -> bool:
-    """Whether two bare answers are the same words; a time of day may leave out "a.m." or "p.m."."""
+    """Whether two `bare` answers are the same words; one of two times of day may lack its "a.m." or "p.m."."""
     first, second = words_key(answer), words_key(expected)
     if first == second:
         return bool(first)

@@ -1,10 +1,9 @@
-"""
-Equality of formulas by math-verify, in a worker process that can be killed.
+"""Equality of formulas by math-verify, in a worker process that can be killed.
 
-math-verify bounds its own time by SIGALRM: that fails outside the main thread (it raises ValueError), counts whole
-seconds, and cannot interrupt one long step in C, such as a power of integers. Memory it does not bound at all. So it
-never runs in this process: the worker is started when first needed, has a limit on its memory, and is killed and
-started again when an answer takes too long.
+math-verify limits its own time by SIGALRM, which raises ValueError outside the main thread, counts whole seconds, and
+cannot interrupt a long step in C, such as a power of integers; its memory is not limited at all. So math-verify never
+runs in this process. The worker is started when first needed, has a limit on its memory, and is killed and started
+again when a comparison takes too long.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ _NAME = re.compile(rf"(?<![\\a-zA-Z])(?!(?:{_FUNCTIONS})(?![a-zA-Z]))[a-zA-Z]{{2
 
 
 def is_formula(answer: str) -> bool:
-    """
-    Whether a bare answer may be compared as a formula.
+    """Whether a `bare` answer may be compared as a formula.
 
-    Words may not: to a parser they are products of letters, and "listen" would equal "silent".
+    Words may not: a parser reads them as products of letters, by which "listen" equals "silent".
     """
     return len(answer) <= MAX_FORMULA and bool(re.search(r"\w", answer)) and not _NAME.search(answer)
 
 
 class SymbolicWorker:
-    """
-    One worker process, for one thread at a time; others wait. A context manager; ends with the interpreter at latest.
+    """A worker process that compares formulas for one thread at a time; other threads wait.
+
+    It is a context manager, and the process ends with the interpreter at the latest.
 
     Raises:
-        RuntimeError: (when used) if the process cannot be started, with its own message.
+        RuntimeError: (when used) the process cannot be started; its own message is given.
     """
 
     def __init__(self) -> None:
@@ -57,20 +56,23 @@ class SymbolicWorker:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Id of the process; `None` while there is none."""
         return self._process.pid if self._process else None
 
     def close(self) -> None:
-        """End the process; a later comparison starts another."""
+        """End the process; a later comparison starts a new one."""
         with self._lock:
             self._end()
 
     def compare(self, answer: str, gold: str, time_limit: float) -> bool | None:
-        """Whether two formulas are equal; `None` if that took too long or too much memory. Not counted: a start."""
+        """Whether two formulas are equal; `None` if that took more than `time_limit` seconds or too much memory.
+
+        Starting the process does not count towards the limit.
+        """
         with self._lock:
             if self._process is None:
                 self._start()
-            # The worker gives up by itself, which saves starting another; both leave time for a busy machine
+            # The worker gives up by itself before it would be killed, which saves starting a new one
             sides = {"answer": _as_latex(answer), "gold": _as_latex(gold)}
             reply = self._ask({**sides, "seconds": 0.6 * time_limit}, 0.8 * time_limit)
             if reply is None:
@@ -79,7 +81,7 @@ class SymbolicWorker:
             return reply["equal"]
 
     def _start(self) -> None:
-        # By path and with -P: no folder of ours on its path, where `statistics.py` would stand for Python's own
+        # By path and with -P, so that no module of this package can shadow one of the standard library
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-B", str(_WORKER)],
             stdin=subprocess.PIPE,
@@ -119,7 +121,7 @@ class SymbolicWorker:
 
 
 def _as_latex(answer: str) -> str:
-    """The signs that cleaning made of LaTeX commands, as commands."""
+    """A cleaned answer with the signs ×, · and ° as LaTeX commands again."""
     return answer.replace("×", r"\times ").replace("·", r"\cdot ").replace("°", r"^{\circ}")
 
 
@@ -148,10 +150,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def are_equal(answer: str, gold: str, *, time_limit: float) -> bool | None:
-    """`SymbolicWorker.compare` in the one worker of this process, which is started on first use."""
+    """`SymbolicWorker.compare` by the worker that this process shares and starts on first use."""
     return _shared.compare(answer, gold, time_limit)
 
 
 def close() -> None:
-    """End the worker of this process, if there is one; the next use starts another."""
+    """End the shared worker, if there is one; the next use starts a new one."""
     _shared.close()

@@ -1,1 +1,1 @@
-"""What answers: transformers models, servers, a model that looks twice."""
+"""Generators, which answer requests: transformers models, servers, and `ZoomGenerator`, which adds a crop."""

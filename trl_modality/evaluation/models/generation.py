@@ -1,4 +1,4 @@
-"""Greedy answers of a transformers model."""
+"""A generator around a transformers model, with greedy decoding."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from .slots import without_image_slots
 
 
 WEIGHT_SAMPLES = 256
-"""Values of each parameter that tell weights apart."""
+"""Values that are sampled from each parameter for the hash of the weights."""
 
 
 class TransformersGenerator:
     """Answers requests with a transformers image-text-to-text model, greedily.
 
-    Of the generation config of the checkpoint only the ids of the special tokens are used: no temperature, penalty or
-    number of beams in it changes an answer. The model is in evaluation mode while it answers, and then what it was.
-    On several processes each one answers what it is asked; a sharded model (FSDP, ZeRO-3) must be asked equally often,
-    with images or without, on all of them, as `ask` does.
+    Of the checkpoint's generation config only the ids of the special tokens are used: no temperature, penalty or
+    number of beams in it changes an answer. The model is in evaluation mode while it answers; afterwards every module
+    is in its former mode. With several processes each one answers the requests that it is given; for a sharded model
+    (FSDP, ZeRO-3) all processes must make equally many calls, and calls with images at the same time, as `ask` does.
 
     Args:
-        model: Any image-text-to-text model, also around an adapter (PEFT), or in training.
-        processor: Its processor.
-        max_new_tokens: Longest answer, in tokens.
-        name: What reports call it; by default the name or path that it was loaded from.
+        model: An image-text-to-text model; it may have a PEFT adapter or be in training.
+        processor: The processor of the model.
+        max_new_tokens: Largest number of tokens in an answer.
+        name: Name in reports; by default the name or path that the model was loaded from.
+
+    Raises:
+        ValueError: `max_new_tokens` is below 1.
     """
 
     def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = 256, name: str | None = None):
@@ -47,7 +50,7 @@ class TransformersGenerator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the answers depend on: the weights by a hash of samples of them."""
+        """What the answers depend on: largest number of new tokens, dtype, and a hash of samples of the weights."""
         return {
             "max_new_tokens": self.max_new_tokens,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -56,12 +59,12 @@ class TransformersGenerator:
 
     @property
     def asks_together(self) -> bool:
-        """Whether the processes hold one model among them (tensor parallelism), and each must ask everything."""
+        """Whether the processes hold one model among them (tensor parallelism), so that each needs every request."""
         return (getattr(base_of(self.model), "_tp_size", None) or 1) > 1
 
     @torch.no_grad()
     def __call__(self, requests: Sequence[Request]) -> list[Generation]:
-        """The answers, in order. Requests with images and those without go through the model apart.
+        """The answers in the order of the requests. Requests with and without images are separate batches.
 
         Raises:
             RequestError: a request that the processor refuses, or that is too long for the model.
@@ -115,7 +118,7 @@ class TransformersGenerator:
                         f"{type(self.processor).__name__} cannot read the prompt starting {prompt[:60]!r} {what} "
                         f"({type(own).__name__}: {own}).",
                     ) from own
-            raise error  # each alone is fine: it is their combination
+            raise error  # each request alone is fine, so their combination is not
 
     def _process(self, prompts: list[str], images: list[list[Any]]) -> Any:
         return self.processor(
@@ -143,7 +146,7 @@ class TransformersGenerator:
 
     @contextmanager
     def _own_config(self) -> Iterator[GenerationConfig]:
-        """Greedy decoding; what the checkpoint says is set aside meanwhile, since `generate` fills in from it."""
+        """A config for greedy decoding. It replaces the model's own meanwhile, since `generate` fills in from that."""
         model, tokenizer = base_of(self.model), self.processor.tokenizer
         given = model.generation_config
         ends = given.eos_token_id
@@ -173,7 +176,7 @@ def base_of(model: Any) -> Any:
 
 @contextmanager
 def evaluation_mode(model: Any) -> Iterator[None]:
-    """While it lasts, every module evaluates; then each is in the mode that it was in."""
+    """Put every module into evaluation mode for a while, then each one back into the mode that it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -184,7 +187,7 @@ def evaluation_mode(model: Any) -> Iterator[None]:
 
 
 def weights_digest(model: Any) -> str:
-    """A hash of samples of every parameter, of this process's shards where it is sharded."""
+    """A hash of names, shapes, dtypes and sampled values of all parameters; of this process's shards if sharded."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         value = getattr(parameter, "ds_tensor", parameter)  # DeepSpeed ZeRO-3
@@ -199,8 +202,10 @@ def weights_digest(model: Any) -> str:
 
 @contextmanager
 def _whole_root(model: Any) -> Iterator[None]:
-    """While it lasts, FSDP's outermost parameters are not sharded: `generate` encodes images before its first forward,
-    so outside of the hooks that would gather them."""
+    """Gather the parameters of FSDP's root module for a while.
+
+    `generate` encodes images before its first forward, outside of the hooks that would gather these parameters.
+    """
     if isinstance(model, FullyShardedDataParallel):
         with FullyShardedDataParallel.summon_full_params(model, recurse=False, writeback=False):
             yield

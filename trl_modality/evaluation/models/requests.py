@@ -1,4 +1,4 @@
-"""What a model is asked and what it answers, free of any back end."""
+"""Requests to a model and its generations, and the protocol of a generator, whatever runs the model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Request:
     """One question to a model."""
 
     prompt: str | list[dict[str, Any]]
-    """A string as a chat template renders it, or a message list, as in the columns of a pair."""
+    """A message list, or a string as a chat template renders it, as in the prompt columns of a pair."""
     images: tuple[Image.Image, ...] = ()
-    """Decoded; `()` where none is shown. A string prompt may then still hold the places of images: the back end takes
-    them out, since only it knows how they are written."""
+    """Decoded images; `()` to show none. A string prompt may then still hold image tokens, which the generator has to
+    remove, since their form depends on the model."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Generation:
     """One answer of a model."""
 
     text: str
-    """What it wrote, without special tokens."""
+    """What the model wrote, without special tokens."""
     is_complete: bool
-    """It ended by itself, not at the largest number of tokens."""
+    """Whether the model ended its answer; False where it was cut off at the largest number of new tokens."""
     is_fallback: bool | None = None
-    """Of `ZoomGenerator`: there was no valid box, so the question was put without a crop; `None` elsewhere."""
+    """From `ZoomGenerator`: whether the question was asked without a crop, for lack of a valid box; else `None`."""
 
 
 class Generator(Protocol):
-    """A back end: transformers, a server, or anything that answers requests.
+    """A callable that answers requests: with transformers, over a server, or in any other way.
 
-    Two further attributes are read where it has them: `settings`, a dict of plain values that its answers depend on
-    (written beside the answers, and compared before they are continued), and `asks_together`: on several processes
-    that hold one model among them, each has to ask everything.
+    Two optional attributes are read where a generator has them. `settings` is a dict of plain values that its answers
+    depend on; it is written beside the answers and compared before they are continued. `asks_together` is True where
+    several processes hold one model among them, so that each must be given every request.
     """
 
     name: str
-    """For reports: the id or path of the model."""
+    """Id or path of the model, for reports."""
 
     def __call__(self, requests: Sequence[Request]) -> list[Generation]:
         """The answers, in the order of the requests."""
@@ -51,11 +51,11 @@ class Generator(Protocol):
 
 
 class RequestError(ValueError):
-    """A request that the back end cannot ask; `position` is its place among those of the call."""
+    """A request that a generator cannot ask; `position` is its index among the requests of the call."""
 
     def __init__(self, position: int, problem: str):
         super().__init__(problem)
         self.position = position
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.position, str(self))  # it comes back whole from another process
+        return type(self), (self.position, str(self))  # so that it can be pickled to another process

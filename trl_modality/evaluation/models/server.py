@@ -1,4 +1,4 @@
-"""Answers of a model behind an OpenAI-compatible server, such as vLLM."""
+"""A generator for a model behind an OpenAI-compatible server, such as vLLM."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ LONGEST_PAUSE = 60.0
 class ServerGenerator:
     """Answers requests over `/v1/chat/completions`, at temperature 0, several at a time.
 
-    Images are sent as PNG, in the content of the message where they belong. A server that is busy, fails (429, 5xx) or
-    does not answer in time is asked again, after pauses that double. How deterministic the answers are is the
-    server's: batching there may change floating point.
+    Images are sent as PNG at their places in the content of a message. A request is repeated, after pauses that
+    double, where the server is busy, fails (429, 5xx) or does not answer in time. The server's own batching may change
+    floating point, and with it an answer.
 
     Args:
-        url: Of the server, with or without `/v1`.
-        model: The name that the server knows the model by.
-        max_new_tokens: Longest answer, in tokens.
-        api_key: By default that of the environment variable `OPENAI_API_KEY`, if it is set.
-        concurrency: Requests at the same time.
-        seed: Passed on.
+        url: URL of the server, with or without `/v1`.
+        model: The server's name for the model.
+        max_new_tokens: Largest number of tokens in an answer.
+        api_key: Key for the server; by default the environment variable `OPENAI_API_KEY`, if it is set.
+        concurrency: Number of requests at the same time.
+        seed: Seed that is sent with every request.
         timeout: Seconds to wait for an answer.
-        retries: How often a request is asked again.
-        pause: Seconds before the first time.
-        name: What reports call the model.
+        retries: How often a request is repeated.
+        pause: Seconds before the first repetition.
+        name: Name of the model in reports; by default `model`.
 
     Raises:
-        ValueError: a URL that is none of http or https.
+        ValueError: the URL is not http or https or holds a password, or a number is below 1.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ServerGenerator:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"the URL of a server begins with http:// or https://, got {url!r}.")
         if "@" in urllib.parse.urlsplit(url).netloc:
-            # It stands in what an evaluation writes and reports
+            # The URL is written into results and reports
             raise ValueError("the URL of a server must hold no name or password; give `api_key`, or OPENAI_API_KEY.")
         if max_new_tokens < 1 or concurrency < 1:
             raise ValueError(
@@ -80,7 +80,7 @@ class ServerGenerator:
         self.concurrency, self.seed = concurrency, seed
         self.timeout, self.retries, self.pause = timeout, retries, pause
         self._key = api_key or os.environ.get(API_KEY_VARIABLE)
-        # A key goes to the server that it is for, and nowhere that one points to
+        # The key is for this server: it must not follow a redirect to another one
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     @property
@@ -199,7 +199,7 @@ def _decoded(position: int, url: str, content: bytes) -> Any:
 
 
 def _message_of(error: urllib.error.HTTPError) -> str:
-    """What a server says is wrong: the `message` of its JSON, or the text itself."""
+    """The server's own description of an error: the `message` in its JSON, or the text of its reply."""
     try:
         text = error.read(10_000).decode(errors="replace").strip()
     except (OSError, http.client.HTTPException):  # it is cut off

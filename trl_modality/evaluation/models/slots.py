@@ -1,4 +1,4 @@
-"""The places of images in prompts that are strings, written as the family of the model writes them."""
+"""Removing image tokens from string prompts, in the form that the chat template of a model's family gives them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def without_image_slots(prompt: str, processor: Any) -> str:
-    """A rendered prompt without the places of its images.
+    """A rendered prompt without its image tokens.
 
-    What a family writes for an image (one token, or several with begin and end) is what its chat template adds for an
-    image part.
+    A family writes one token for an image, or several with a begin and an end; which ones is found out by rendering a
+    message with and without an image part.
 
     Raises:
-        ValueError: tokens of an image are left that do not stand as the chat template writes them.
+        ValueError: the prompt has image tokens in another form than the chat template writes.
     """
     written = _written_for_an_image(processor)
     tokens = _image_tokens(processor)
@@ -30,13 +30,13 @@ def without_image_slots(prompt: str, processor: Any) -> str:
 
 
 def _image_tokens(processor: Any) -> list[str]:
-    # Gemma3 writes what stands before an image, and its processor puts the image behind it
+    # Gemma3's template writes only the begin-of-image token, after which its processor inserts the image
     names = (getattr(processor, name, None) for name in ("image_token", "boi_token"))
     return [name for name in names if name]
 
 
 def _written_for_an_image(processor: Any) -> str:
-    """What the chat template adds for an image; the image token where there is no template, or it changes more."""
+    """What the chat template adds to a message for an image; the bare image token where that cannot be told."""
     default = next(iter(_image_tokens(processor)), "")
     if not processor.chat_template:
         return default

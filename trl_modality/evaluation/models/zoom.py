@@ -1,8 +1,7 @@
-"""
-Looking twice: the model says which part of an image matters, and answers with a closer look at it.
+"""Visual search by cropping: the model names the part of an image that matters, then answers with a crop of it added.
 
-Crops are cut from the image as given, so detail that the first look lost to the processor's resizing comes back. The
-idea is that of V* (arXiv 2312.14135) and ViCrop (arXiv 2502.17422), here with the model's own box.
+Crops are cut from the image at its native resolution, so they restore detail that the processor's resizing has lost.
+The idea is that of V* (arXiv 2312.14135) and ViCrop (arXiv 2502.17422); here the model itself gives the box.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ _MAX_REPLY = 2_000  # characters of a reply that are read; a box is thirty
 
 @dataclass(frozen=True)
 class Box:
-    """
-    A part of one image, as shares of its width and height, from the top left.
+    """A rectangle in image number `image`, its edges as shares (0 to 1) of width and height from the top left.
 
     Raises:
         ValueError: unless 0 <= left < right <= 1, 0 <= top < bottom <= 1 and `image` >= 0.
@@ -59,13 +57,13 @@ class Box:
 
 
 def parse_box(reply: str, sizes: Sequence[tuple[int, int]], scale: float | None = 1000) -> Box | None:
-    """
-    The one box in a model's reply; `None` where there is none, more than one, or one outside the image.
+    """The one box in a model's reply; `None` for no box, several boxes, or a box outside the image.
 
     Args:
-        reply: what the model wrote.
-        sizes: (width, height) of each image in pixels. With several, the reply must name one ("image 2", from 1).
-        scale: the coordinate of the right and the bottom edge; `None` if the model counts pixels.
+        reply: What the model wrote.
+        sizes: (width, height) of each image in pixels. With several images the reply must name one ("image 2", counted
+            from 1).
+        scale: Coordinate of the right and the bottom edge; `None` if the model gives pixels.
     """
     boxes = {tuple(float(number) for number in groups if number) for groups in _BOX.findall(reply[:_MAX_REPLY])}
     named = {int(number) - 1 for number in _IMAGE.findall(reply[:_MAX_REPLY])} if len(sizes) > 1 else {0}
@@ -82,15 +80,14 @@ def parse_box(reply: str, sizes: Sequence[tuple[int, int]], scale: float | None 
 
 
 def crop(image: Image, box: Box, *, padding: float, min_side: int) -> Image:
-    """
-    The part of an image in a box, pixel by pixel, with some of what surrounds it.
+    """The pixels of an image in a padded box.
 
     Args:
-        image: the image at its native resolution.
-        box: the part; its `image` is not read.
-        padding: share of the box that is added on each side, as far as the image goes.
-        min_side: a narrower box takes in more of the image, up to this many pixels. Only an image that is itself
-            narrower is enlarged, to just this many, in proportion.
+        image: The image at its native resolution.
+        box: The part to cut out; its `image` is not read.
+        padding: Share of the box's width and height that is added on each side, within the image.
+        min_side: Least width and height in pixels. A smaller box is widened within the image; where the image itself
+            is smaller, the crop is enlarged in proportion.
     """
     spans = []
     for low, high, size in ((box.left, box.right, image.width), (box.top, box.bottom, image.height)):
@@ -108,30 +105,28 @@ def crop(image: Image, box: Box, *, padding: float, min_side: int) -> Image:
 
 
 class ZoomGenerator:
-    """
-    A generator that looks twice: it asks for the part that matters, then puts the question with a crop of it added.
+    """A generator that asks another one twice: for the box that matters, then the question with a crop of it added.
 
     Both passes are batched: one call of `generator` for all boxes, one for all answers. Where the model gives no valid
-    box the question is put as it is: such an answer has `is_fallback`, and is counted in `fallbacks`; `total` counts
-    all.
+    box, the question is asked without a crop; such an answer has `is_fallback` set. `fallbacks` counts them, `total`
+    counts all answers.
 
     Coordinates from 0 to 1000 are what Qwen-VL, Qwen2-VL, Qwen3-VL and InternVL are trained on. Qwen2.5-VL counts the
-    pixels of the image as its processor resizes it: give it images of that size and `scale=None`. Other models follow
-    the words of the instruction, or do not: look at `fallbacks`.
+    pixels of the image as its processor resizes it: give it images of that size and `scale=None`. Whether another
+    model follows the instruction shows in `fallbacks`.
 
     Args:
-        generator: any back end.
-        choose: chooses the part instead of the model's reply, given the request and the back end; `None` from it is a
-            fallback.
-        instruction: asks for the box; put behind the question. `{scale}` in it is replaced.
-        scale: the coordinate of the right and bottom edges, or `None` for pixels.
-        padding: share of the box added on each side.
-        min_side: pixels; see `crop`. 28 is the least that the processors of the Qwen2-VL family take.
+        generator: The generator that is asked.
+        choose: Chooses the box in place of the model, given the request and `generator`; where it returns `None`, the
+            question is asked without a crop.
+        instruction: Sentence after the question that asks for the box. `{scale}` in it is replaced.
+        scale: Coordinate of the right and the bottom edge; `None` for pixels.
+        padding: Share of the box that is added on each side.
+        min_side: Least side of a crop in pixels; see `crop`. The processors of the Qwen2-VL family need at least 28.
 
     Raises:
-        ValueError: for a negative `padding` or a `min_side` below 1.
-        RequestError: when called: for a request whose prompt is a string (it has no place for a second image) or that
-            shows no image.
+        ValueError: a negative `padding`, a `min_side` below 1, or a `scale` that is not positive.
+        RequestError: (when called) a request has a string prompt, which has no place for a second image, or no image.
     """
 
     def __init__(
@@ -155,17 +150,18 @@ class ZoomGenerator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the answers depend on: what those of the back end do, and how the part is cut out."""
+        """What the answers depend on: the settings of `generator`, and how boxes are asked for and cut out."""
         zoom = {"instruction": self.instruction, "scale": self.scale}
         zoom |= {"padding": self.padding, "min_side": self.min_side, "choose": getattr(self.choose, "__name__", None)}
         return {**getattr(self.generator, "settings", {}), "zoom": zoom}
 
     @property
     def asks_together(self) -> bool:
-        """As the back end does."""
+        """The same as of `generator`."""
         return getattr(self.generator, "asks_together", False)
 
     def __call__(self, requests: Sequence[Request]) -> list[Generation]:
+        """The answers in the order of the requests, each with `is_fallback`."""
         for position, request in enumerate(requests):
             _check(request, position)
         boxes = self._boxes(requests)
@@ -225,7 +221,7 @@ def _check(request: Request, position: int) -> None:
 
 
 def _with_sentence(prompt: Any, sentence: str) -> list[dict[str, Any]]:
-    """The messages with a sentence behind the last message of the user; the given ones are left as they are."""
+    """A copy of the messages with a sentence added to the last message of the user."""
     last = max(index for index, message in enumerate(prompt) if message["role"] == "user")
     content = prompt[last]["content"]
     if isinstance(content, str):
@@ -236,7 +232,7 @@ def _with_sentence(prompt: Any, sentence: str) -> list[dict[str, Any]]:
 
 
 def _with_image_slot(prompt: Any) -> list[dict[str, Any]]:
-    """The messages with a slot for one more image, right behind the last one, so that it is the last image."""
+    """A copy of the messages with one more image part right after the last one, so that it is the last image."""
     if image_slots(prompt) is None:
         return list(prompt)  # plain strings: images are put before the first message of the user, in order
     messages = [

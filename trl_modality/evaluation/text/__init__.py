@@ -1,4 +1,4 @@
-"""Text-only skill: GSM8K, multiple choice in the form of MMLU, HumanEval; a base model against a trained one.
+"""Text-only tasks (GSM8K, MMLU, HumanEval): accuracy of a model, and text regret of a trained model against its base.
 
 Nothing heavy is imported until it is used.
 """

@@ -1,9 +1,10 @@
-"""Run by `sandbox.py` as a script of its own: shuts itself in, then becomes the command that it is given.
+"""Launcher of the sandbox, run by `sandbox.py` as a script: isolates its own process, then executes a command in it.
 
     python -I -S _sandbox_launch.py MEMORY_BYTES CPU_SECONDS COMMAND…
 
-Ends with 0 when the command has ended, however; else with another number and a reason on stderr: a wall could not be
-put up, and the command was not started. Only the standard library: no module of the package can be imported here.
+The exit code is 0 once the command has ended, whatever its own exit code. Another exit code, with a reason on stderr,
+means that an isolation was refused and the command not started. Only the standard library is imported: modules of the
+package are out of reach.
 """
 
 import ctypes
@@ -25,7 +26,7 @@ MNT_DETACH = 2
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 READ_ONLY = 1 | 2 | 4  # and no set-uid programs, no devices
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
-# By machine: the name of its system calls' table, pivot_root, and the calls that are refused: those that
+# By machine: the audit architecture, the number of pivot_root, and the numbers of refused system calls: those that
 # - make processes, threads and namespaces, or look into other processes (fork, vfork, clone, clone3, unshare, setns,
 #   mount, ptrace, process_vm_readv, process_vm_writev),
 # - leave the process group that is ended from outside, or send signals: to its group would be to its launcher (setsid,
@@ -53,7 +54,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def must(what: str, result: int) -> None:
-    """Raise `OSError` that names what was refused."""
+    """Raise an `OSError` that names the step, where a system call has failed (a negative result)."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -64,7 +65,7 @@ def end_with_parent() -> None:
 
 
 def enter_namespaces() -> None:
-    """No network but an own loopback that is down, no processes but its own, a user without rights."""
+    """Enter new namespaces: no network (the loopback is down), no other processes, a user without rights."""
     user, group = os.geteuid(), os.getegid()
     must("new namespaces for user, network, processes and mounts", libc.unshare(NEW_NAMESPACES))
     for name, content in (("setgroups", "deny"), ("uid_map", f"65534 {user} 1"), ("gid_map", f"65534 {group} 1")):
@@ -73,7 +74,7 @@ def enter_namespaces() -> None:
 
 
 def enter_scratch(paths: list[str], pivot_root: int) -> None:
-    """A root in memory that holds nothing but these paths, which cannot be written to."""
+    """Change to a root folder in memory that holds nothing but these paths, read-only."""
     must("private mounts", libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
     size = f"size={SCRATCH_MIB}m,nr_inodes=4096,mode=0755".encode()
     must("a root in memory", libc.mount(b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID | MS_NODEV, size))
@@ -89,7 +90,7 @@ def enter_scratch(paths: list[str], pivot_root: int) -> None:
 
 
 def show(path: str) -> None:
-    """Put a path of the old root at its place in the new one, not to be written to."""
+    """Make a path of the old root visible at the same place in the new one, read-only."""
     source = "/old" + path
     if os.path.lexists(path) or not os.path.lexists(source):
         return
@@ -108,7 +109,7 @@ def show(path: str) -> None:
 
 
 def what_python_needs(python: str) -> list[str]:
-    """The interpreter, its library and the system's; shorter paths first, since they may hold the others."""
+    """Folders of the interpreter and of all libraries; shorter paths first, as they may contain the others."""
     own = {os.path.dirname(python), sys.base_prefix, sys.base_exec_prefix}
     system = {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"}
     return sorted(own | system, key=len)
@@ -127,7 +128,7 @@ def limit_resources(memory_bytes: int, cpu_seconds: int) -> None:
 
 
 def refuse_calls(table: int, calls: tuple[int, ...]) -> None:
-    """A seccomp filter: these system calls fail with EPERM, from here on and whatever is started."""
+    """Install a seccomp filter, by which these system calls fail with EPERM in this process and what it executes."""
 
     def instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
         return struct.pack("HBBI", code, if_true, if_false, value)
@@ -155,7 +156,7 @@ def main() -> None:
     enter_namespaces()
     enter_scratch(what_python_needs(command[0]), pivot_root)
     told, tell = os.pipe()
-    # The first process after `unshare` is the first of the new process namespace: with it, all in there end
+    # The first child after `unshare` is process 1 of the new namespace: when it ends, all processes in there end
     if child := os.fork():
         os.close(tell)
         failure = os.read(told, 4096).decode()
@@ -168,7 +169,7 @@ def main() -> None:
         limit_resources(memory_bytes, cpu_seconds)
         os.dup2(nothing, 2)
         refuse_calls(table, calls)
-        # Of a user who is not root in here, it drops the rights over the new namespaces
+        # Executing a program as a user who is not root drops the capabilities in the new namespaces
         os.execve(command[0], command, {})
     except BaseException as error:
         os.write(tell, str(error).encode()[:4096])

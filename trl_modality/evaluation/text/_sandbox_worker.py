@@ -1,9 +1,9 @@
-"""Run by `sandbox.py` inside its walls, as one of two processes: the judge has the tests, the candidate the code.
+"""The two processes inside the sandbox, run by `sandbox.py`: the judge runs the tests, the candidate runs the code.
 
     python -I -S -c SOURCE judge|candidate READ_FD WRITE_FD     (what to run: JSON on stdin)
 
-Only plain data passes between them, so that the code under test never runs where the verdict is made.
-Only the standard library: no module of the package can be imported here.
+Only plain data passes between them, so the code under test never runs in the process that judges it.
+Only the standard library is imported: modules of the package are out of reach.
 """
 
 import builtins
@@ -18,7 +18,7 @@ PLAIN = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
 class Opaque:
-    """Stands for what is not plain data: equal to nothing."""
+    """A result that is not plain data; it is equal to nothing."""
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -29,7 +29,7 @@ class Gone(Exception):
 
 
 def encode(value):
-    """Plain data as JSON that keeps tuples, sets and keys; subclasses as what they derive from."""
+    """Plain data as JSON that tells tuples, sets and dict keys apart; subclasses become the type they derive from."""
     if value is None or isinstance(value, bool):
         return value
     for kind in (int, float, str):
@@ -73,7 +73,7 @@ def receive(stream):
 
 
 def candidate(job, reader, writer) -> None:
-    """Run the code; then call its function for each line that comes."""
+    """Run the code, then call its function once for each line of arguments from `reader`."""
     namespace: dict[str, Any] = {"__name__": "candidate"}
     function = problem = None
     try:
@@ -96,7 +96,7 @@ def candidate(job, reader, writer) -> None:
 
 
 def judge(job, reader, writer) -> dict:
-    """Run the tests on a stand-in for the function; nothing of the code under test is in this process."""
+    """Run the tests on a function that passes its arguments to the candidate's process and returns its results."""
 
     def function(*args, **kwargs):
         send(writer, [[encode(arg) for arg in args], {name: encode(value) for name, value in kwargs.items()}])
@@ -104,11 +104,11 @@ def judge(job, reader, writer) -> dict:
         if "result" in answer:
             return decode(answer["result"])
         kind: Any = getattr(builtins, answer["error"], None)
-        # A `UnicodeError` is not made of a message alone
+        # A `UnicodeError` cannot be made from a message alone
         is_error = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, UnicodeError)
         raise (kind if is_error else Exception)(str(answer["message"]))
 
-    # What the problem itself defines besides the function, for tests that use it
+    # The tests may use what the problem defines besides the function
     namespace: dict[str, Any] = {"__name__": "judge"}
     try:
         exec(compile(job["setup"], "<problem>", "exec"), namespace)
@@ -133,7 +133,7 @@ def describe(error: BaseException) -> str:
 def main() -> None:
     role, read_fd, write_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     job = json.load(sys.stdin)
-    # Whole numbers pass as they are, whatever their length
+    # Integers of any length may be arguments and results
     sys.set_int_max_str_digits(0)
     reader, writer = os.fdopen(read_fd, "rb"), os.fdopen(write_fd, "wb")
     verdicts = os.dup(1) if role == "judge" else None

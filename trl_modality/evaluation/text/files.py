@@ -1,4 +1,4 @@
-"""Rows of a text task from a local file or the hub."""
+"""Reading the rows of text tasks from local files (JSONL, CSV) or from the hub."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Whether it is an id on the hub: `owner/name`, and neither a file, a folder nor the name of one."""
+    """Whether a source is an id on the hub: of the form `owner/name`, and no existing path or name of a data file."""
     name, path = str(source), Path(source)
     is_file_name = path.suffix in (".jsonl", ".gz", ".csv") or name.startswith(".")
     return _HUB_ID.fullmatch(name) is not None and not is_file_name and not path.exists()
 
 
 def hub_rows(source: str, config: str | None, split: str) -> Iterator[tuple[str, Row]]:
-    """(where it stands, row) of a split on the hub."""
+    """The rows of a split on the hub, each with its place ("owner/name, split 'test', row 3") for errors."""
     from datasets import load_dataset
 
     dataset: Any = load_dataset(source, config, split=split)
@@ -32,10 +32,10 @@ def hub_rows(source: str, config: str | None, split: str) -> Iterator[tuple[str,
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(where it stands, row) of a JSONL file, which may be compressed (`.gz`).
+    """The rows of a JSONL file (also `.gz`), each with its place ("{path}, line 3") for errors.
 
     Raises:
-        ValueError: a line that is not a JSON object, by its number.
+        ValueError: a line is not a JSON object; its number is named.
     """
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -52,7 +52,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(where it stands, cells) of a CSV file without a header."""
+    """The cells of each row of a CSV file without a header, with its place ("{path}, row 3") for errors."""
     with path.open(newline="", encoding="utf-8") as file:
         for number, cells in enumerate(csv.reader(file), 1):
             if cells:
@@ -60,10 +60,12 @@ def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def local_file(source: str | Path, names: Iterable[str], what: str) -> Path:
-    """The file itself, or the first of these in the folder.
+    """The data file that a source names: the file itself or, of a folder, the first of `names` that is in it.
+
+    `what` describes the expected data, for the error.
 
     Raises:
-        FileNotFoundError: there is none; says what was looked for.
+        FileNotFoundError: there is no such file; the message says what was looked for.
     """
     path = Path(source)
     names = tuple(names)
@@ -76,14 +78,14 @@ def local_file(source: str | Path, names: Iterable[str], what: str) -> Path:
 
 
 def field(row: Row, name: str, where: str) -> Any:
-    """A field that a row must have."""
+    """The value of a field of a row; `ValueError` where it is missing."""
     if row.get(name) is None:
         raise ValueError(f"{where} has no `{name}`; it has {', '.join(row)}.")
     return row[name]
 
 
 def text(row: Row, name: str, where: str) -> str:
-    """A field that must be text, and not empty."""
+    """The text in a field of a row; `ValueError` where it is missing, not a text, or blank."""
     value = field(row, name, where)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where}: `{name}` must be text, got {value!r}.")

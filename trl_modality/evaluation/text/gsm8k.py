@@ -10,14 +10,17 @@ from .task import Example
 
 
 PROMPT = 'Solve the problem step by step. End with a line "Answer: " and the number alone.\n\n{question}'
-_CALCULATION = re.compile(r"<<[^<>]*>>")  # the notes for a calculator, which no model has to write
+_CALCULATION = re.compile(r"<<[^<>]*>>")  # calculator annotations, which a model need not write
 
 
 def read_gsm8k(source: str | Path, split: str) -> list[Example]:
-    """The problems of a JSONL file (`question`, and `answer` that ends with `#### N`), a folder, or the hub.
+    """Read GSM8K from a JSONL file, a folder with one, or the hub.
+
+    A row has a `question`, and an `answer` that ends with `#### ` and a number.
 
     Raises:
-        FileNotFoundError, ValueError: what is missing, and in which line.
+        FileNotFoundError: there is no such file; the message says what was looked for.
+        ValueError: a row is not as described; the row and the field are named.
     """
     if is_hub_id(source):
         rows = hub_rows(str(source), "main", split)

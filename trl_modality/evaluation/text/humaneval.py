@@ -15,7 +15,7 @@ from .task import Example
 
 PROMPT = "Complete the following Python function. Answer with the whole function in one block of code.\n\n{code}"
 MAX_CODE = 50_000
-"""Characters of an answer that are looked at."""
+"""Characters at the start of an answer that are read."""
 _BLOCK = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 # Where a continuation of a function ends, as in the paper (section 3.2)
 _STOP = re.compile(r"\n(?:class |def |@|#|if |print|```)")
@@ -23,10 +23,11 @@ _TOP_LEVEL = re.compile(r"(?:def |async def |class |@|import |from |#|if |[A-Za-
 
 
 def read_humaneval(source: str | Path, split: str) -> list[Example]:
-    """The problems of a JSONL file as released (maybe compressed), a folder with it, or the hub.
+    """Read HumanEval from the JSONL file as released (also `.gz`), a folder with it, or the hub.
 
     Raises:
-        FileNotFoundError, ValueError: what is missing, and in which line.
+        FileNotFoundError: there is no such file; the message says what was looked for.
+        ValueError: a row lacks a field; the row and the field are named.
     """
     if is_hub_id(source):
         rows = hub_rows(str(source), None, split)
@@ -52,7 +53,7 @@ def read_humaneval(source: str | Path, split: str) -> list[Example]:
 
 
 def fenced(code: str) -> str:
-    """A block of code."""
+    """Code as a Markdown code block."""
     return f"```python\n{code.strip()}\n```"
 
 
@@ -66,9 +67,10 @@ class CodeGrade:
 
 
 def humaneval_grader(examples: Sequence[Example], limits: Limits | None = None) -> Callable[..., CodeGrade]:
-    """A grader that runs answers against the tests of the problem whose key is expected, in the sandbox.
+    """A grader that runs the code of an answer against its problem's tests, in the sandbox.
 
-    It raises `SandboxError` where code cannot be run safely.
+    The grader is called with (text, expected, choices), where `expected` is the key of the problem. It raises
+    `SandboxError` where code cannot be run safely.
     """
     by_key: dict[str, Any] = {example.key: example.fields for example in examples}
 
@@ -111,7 +113,7 @@ def extract_code(answer: str, entry_point: str) -> str:
 
 
 def complete(prompt: str, code: str, entry_point: str) -> str:
-    """A program that defines the function: code that has all of it, or continues the prompt."""
+    """A program that defines the function, from code that has the whole function or continues the prompt."""
     if _definition(entry_point).search(code):
         # What the prompt imports and defines stays; a definition with a docstring alone is replaced
         return f"{prompt.rstrip()}\n    pass\n\n\n{code}"
@@ -119,13 +121,13 @@ def complete(prompt: str, code: str, entry_point: str) -> str:
 
 
 def _indented(code: str) -> str:
-    """The body of a function, moved in where a model or its tokenizer has taken the margin away."""
+    """The body of a function, indented again where a model or its tokenizer has dropped the indentation."""
     lines = code.split("\n")
     filled = [i for i, line in enumerate(lines) if line.strip()]
     if not filled or lines[filled[0]].startswith((" ", "\t")):
         return code
     margins = [len(lines[i]) - len(lines[i].lstrip()) for i in filled[1:]]
-    # The first line alone has lost its own, unless it opens a block that is one step in
+    # Only the first line has lost its indentation, unless it opens a block whose lines are one step further in
     opens = lines[filled[0]].rstrip().endswith((":", "(", "[", "{", ","))
     is_first_alone = bool(margins) and min(margins) >= 4 and (margins[0] > 4 or not opens)
     moved = filled[:1] if is_first_alone else filled

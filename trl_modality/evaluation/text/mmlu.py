@@ -17,14 +17,15 @@ EXPECTED = "MMLU is a folder with `test/SUBJECT_test.csv` as released, one such 
 
 
 def read_mmlu(source: str | Path, split: str) -> list[Example]:
-    """The questions of a folder as released, a file of it, a JSONL file, or the hub.
+    """Read multiple-choice questions from MMLU's folder as released, one of its CSV files, a JSONL file, or the hub.
 
-    - CSV without a header: question, choices, letter of the answer; the file's name is the subject.
-    - JSONL and the hub: `question`, `choices` (a list), `answer` (its position from 0, or its letter), and maybe
+    - CSV without a header: question, choices, letter of the answer; the name of the file is the subject.
+    - JSONL and the hub: `question`, `choices` (a list), `answer` (its index from 0, or its letter), optionally
       `subject`.
 
     Raises:
-        FileNotFoundError, ValueError: what is missing, and in which row.
+        FileNotFoundError: there is no such file; the message says what was looked for.
+        ValueError: a row is not as described; the row and the field are named.
     """
     if is_hub_id(source):
         return _examples(_from_objects(hub_rows(str(source), "all", split)))
@@ -39,7 +40,7 @@ def read_mmlu(source: str | Path, split: str) -> list[Example]:
 
 
 _Found = tuple[str, str | None, str, list[str], Any]
-"""Where it stands, subject, question, choices, answer."""
+"""Place of a row for errors, subject, question, choices, answer."""
 
 
 def _from_table(path: Path, split: str) -> Iterator[_Found]:
@@ -72,7 +73,8 @@ def _examples(rows: Iterator[_Found]) -> list[Example]:
         letter = ascii_uppercase[position]
         listed = "\n".join(f"{name}. {choice}" for name, choice in zip(ascii_uppercase, choices, strict=False))
         about = ABOUT.format(subject=subject) if subject else ""
-        # Choices may read "A" or "B" themselves, in another order: then only the text of one says which is meant
+        # Where the choices are letters themselves, perhaps in another order, a letter would be ambiguous: the expected
+        # answer is then the text of the choice
         are_letters = any(len(choice.strip()) == 1 and choice.strip().isalpha() for choice in choices)
         examples.append(
             Example(
@@ -88,7 +90,7 @@ def _examples(rows: Iterator[_Found]) -> list[Example]:
 
 
 def _position(answer: Any, choices: Sequence[str], where: str) -> int:
-    """Where the right choice stands, from 0."""
+    """The index of the right choice, from 0; `ValueError` where `answer` names none."""
     if isinstance(answer, str) and len(answer.strip()) == 1 and answer.strip().isalpha():
         position = ascii_uppercase.find(answer.strip().upper())
     elif isinstance(answer, int | str) and str(answer).strip().isdecimal():

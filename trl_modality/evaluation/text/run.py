@@ -20,7 +20,7 @@ from .task import Example, Grade, TextTask, digest, questions
 
 
 def _with_grader(examples: Sequence[Example], grader: Grade | None) -> Grade:
-    """The shared grader, which is tried on every question before any is asked."""
+    """The given grader or a default `Grader()`, tried on every question so that it fails before any is asked."""
     grade = grader or _default_grader()
     for example in examples:
         try:
@@ -52,14 +52,14 @@ TASKS = {
         ),
     )
 }
-"""By name."""
+"""The text tasks by name."""
 
 
 def parse_tasks(specs: Sequence[str]) -> dict[TextTask, str | None]:
-    """`name` or `name:source` → the task and where it is read from; `None` is its own id on the hub.
+    """The tasks of specs `name` or `name:source`, each with its source; `None` stands for the task's id on the hub.
 
     Raises:
-        ValueError: an unknown task, or one that is given twice.
+        ValueError: a task is unknown or given twice.
     """
     parsed: dict[TextTask, str | None] = {}
     for spec in specs:
@@ -73,19 +73,19 @@ def parse_tasks(specs: Sequence[str]) -> dict[TextTask, str | None]:
 
 
 class TextTasks:
-    """Text tasks, read and checked: everything that can be wrong with them is found here, before any question.
+    """Text tasks that a model can be asked. Their data and options are read and checked when the object is made.
 
     Args:
-        tasks: `gsm8k`, `mmlu` or `humaneval`, each maybe with `:` and a file, a folder or an id on the hub.
-        baseline: The folder of a run of the same tasks by the base model: gives the text regret.
-        shots: By task, how many examples to show before each question; none by default.
-        shots_from: By task, where these are from; by default the split for it beside the questions.
-        grader: Of GSM8K and MMLU; `Grader()` by default.
-        allow_code_execution: HumanEval runs code that the model wrote, in a sandbox; not without this.
+        tasks: `gsm8k`, `mmlu` or `humaneval`, each alone or followed by `:` and a file, a folder or a hub id.
+        baseline: Folder with the base model's answers to the same tasks; with it the text regret is measured.
+        shots: By task, how many examples to show before each question; by default none.
+        shots_from: By task, file, folder or id on the hub of these examples; by default another split of the task.
+        grader: Grader for GSM8K and MMLU; by default `Grader()`.
+        allow_code_execution: Permission to run the code that the model writes for HumanEval, in a sandbox.
 
     Raises:
         ValueError: an unknown task, bad rows, a missing permission, or a baseline of other questions or settings.
-        FileNotFoundError: a file of questions, or of the baseline's answers.
+        FileNotFoundError: a file of questions, or of the baseline's answers, is missing.
         SandboxError: code cannot be run safely on this machine.
     """
 
@@ -122,20 +122,20 @@ class TextTasks:
         confidence: float = 0.95,
         show_progress: bool = True,
     ) -> TextResult:
-        """Ask a model; write `text/{task}.jsonl` and `text.json`. An interrupted run continues where it ended.
+        """Ask a model all tasks and write `text/{task}.jsonl` and `text.json`; an interrupted run is continued.
 
-        In a distributed run every process calls it, and gets the same result.
+        In a distributed run every process makes this call, and gets the same result.
 
         Args:
             generator: The model.
-            folder: Where the answers and the results go.
-            name: In reports; by default that of the folder.
+            folder: Folder for answers and results.
+            name: Name of the result in reports; by default that of the folder.
             batch_size: Questions in a batch.
-            confidence: Of the intervals.
+            confidence: Of the intervals, between 0 and 1.
             show_progress: Draw progress bars.
 
         Raises:
-            ValueError: answers in `folder`, or in the baseline, to other questions or with other settings.
+            ValueError: `folder` or the baseline has answers to other questions or with other settings.
         """
         if self.baseline is not None:
             own = {"model": generator.name, "batch_size": batch_size, **getattr(generator, "settings", {})}
@@ -154,14 +154,17 @@ def write_text_result(
     baseline: str | Path | None = None,
     confidence: float = 0.95,
 ) -> TextResult:
-    """Write `text.json` from the answers in `text/`: of a distributed run, the first process does, for all.
+    """Compute the result from the answers in `text/` and write `text.json`; of several processes the first one writes.
 
     Args:
-        folder: Where the answers are.
-        tasks: Their names; by default all that are there.
-        name: Of the result; by default that of the folder.
-        baseline: The folder of a run of the same tasks by the base model.
-        confidence: Of the intervals.
+        folder: Folder with the answers, as `TextTasks.ask` wrote them.
+        tasks: Names of tasks; by default all that the folder has answers to.
+        name: Name of the result; by default that of the folder.
+        baseline: Folder with the base model's answers to the same tasks; `None`: no regret.
+        confidence: Of the intervals, between 0 and 1.
+
+    Returns:
+        The result, on every process.
     """
 
     def write() -> TextResult:
@@ -184,7 +187,7 @@ def _prepare(
     shots_from: Mapping[str, str | Path],
     grader: Grade | None,
 ) -> tuple[list[asking.Question], Grade, dict[str, Any]]:
-    """The questions of a task, their grader, and what the answers depend on."""
+    """The questions of a task, its grader, and the settings that the answers depend on."""
     examples = task.examples(source)
     if not examples:
         raise ValueError(f"{source or task.hub} holds no question of {task.name}.")

@@ -1,24 +1,23 @@
-"""Running a model's code against tests: in processes of their own, behind what walls Linux gives to any user.
+"""A sandbox that runs a model's code against tests, in processes isolated by what Linux offers to any user.
 
-This contains mistakes and casual hostility. It is not a jail: the code runs on the same kernel, whose faults are its
-doors. For code of somebody who is after you, use a virtual machine.
+The sandbox contains mistakes and casual hostility. It is no protection against an attacker: the code runs on the same
+kernel, and a fault of the kernel is a way out. For code of an attacker use a virtual machine.
 
-What holds, or else nothing is run (`SandboxError`):
+Each of these walls stands, or nothing is run (`SandboxError`):
 
-- No network: an own network namespace, without even a loopback that is up. No sight of other processes:
-  an own process namespace, without /proc.
-- No files but Python's own and the system's libraries, read-only. The rest of the disk is not there: the root is in
-  memory, of `SCRATCH_MIB`, and vanishes with the process. What is written in it is harmless. The environment is empty.
+- No network: a network namespace of its own, in which even the loopback device is down. No other processes are
+  visible: a process namespace of its own, without /proc.
+- No files but Python's own and the system's libraries, read-only. The root folder is a tmpfs in memory of
+  `SCRATCH_MIB`, which vanishes with the process; nothing else of the disk is visible. The environment is empty.
 - No further processes or threads, and no signals: those system calls are refused.
-- Limits on memory, processor time, the size and number of files; no core dumps. The wall clock is kept from outside,
-  and ends the process group.
-- The verdict is made in another process, with walls of its own, that holds the tests and never runs a line of the
-  answer: arguments go and results come back as plain data. Printing, exiting, patched builtins, objects that are equal
-  to everything and reading the tests out of memory do not help. What remains possible is to compute differently when
-  tested: that is judged by its results.
+- Limits on memory, processor time, size and number of files; no core dumps. The parent process limits the wall-clock
+  time and kills the process group.
+- The tests run in a second process behind the same walls, the judge, which never runs a line of the answer: arguments
+  are sent and results returned as plain data. So an answer gains nothing by printing, exiting, patching builtins,
+  returning objects that are equal to everything, or looking for the tests in memory.
 
-What this costs: arguments and results must be plain data (numbers, strings, bytes, lists, tuples, sets, dicts). Any
-other result, such as a generator, is equal to nothing; and what a function does to its arguments is not seen.
+The price: arguments and results must be plain data (numbers, strings, bytes, lists, tuples, sets, dicts). Any other
+result, such as a generator, is equal to nothing, and changes that a function makes to its arguments are not seen.
 """
 
 from __future__ import annotations
@@ -39,45 +38,50 @@ from typing import IO
 LAUNCHER = Path(__file__).with_name("_sandbox_launch.py")
 WORKER = Path(__file__).with_name("_sandbox_worker.py")
 STARTING = 5.0
-"""Seconds that two processes may take to start, beside the time limit."""
+"""Seconds for starting the two processes, in addition to the time limit."""
 
 
 class SandboxError(OSError):
-    """The walls cannot be put up here (the system refuses them): the code was not run."""
+    """The system refuses an isolation that the sandbox needs; the code was not run."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`how`: "passed", "wrong" (a test failed, or the code raised or ended), or "limit" (time); `detail` says more."""
+    """The outcome of running code against tests.
+
+    `how` is "passed", "wrong" (a test failed, or the code raised an error or ended its process) or "limit" (out of
+    time); `detail` says more.
+    """
 
     how: str
     detail: str = ""
 
     @property
     def has_passed(self) -> bool:
+        """Whether all tests passed."""
         return self.how == "passed"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of each of the two processes: processor and wall-clock seconds, and memory."""
+    """Limits for each of the two processes: seconds of processor time and of wall-clock time, and memory in MiB."""
 
     seconds: float = 5.0
     memory_mib: int = 512
 
 
 def run_tests(code: str, entry_point: str, test: str, setup: str = "", limits: Limits | None = None) -> Verdict:
-    """Run a function of some code against tests; on Linux only.
+    """Run a function that untrusted code defines against tests; on Linux only.
 
     Args:
-        code: Defines the function. May do anything.
-        entry_point: The name of the function.
-        test: Defines `check(candidate)`, which raises where the function is wrong.
-        setup: Runs before the tests and not in the process of the code: what else they use.
-        limits: Of time and memory.
+        code: Source that defines the function; it may try to do anything.
+        entry_point: Name of the function.
+        test: Source that defines `check(candidate)`, which raises an error where the function is wrong.
+        setup: Source that the tests need; it runs before them, in the judge's process.
+        limits: Limits on time and memory; by default `Limits()`.
 
     Raises:
-        SandboxError: it cannot be run safely here; the message says which wall is missing.
+        SandboxError: the code cannot be run safely here; the message names what is missing.
         ValueError: `test` or `setup` does not run by itself, or `test` defines no `check`.
     """
     with tempfile.TemporaryFile() as refusals:
@@ -93,7 +97,7 @@ def run_tests(code: str, entry_point: str, test: str, setup: str = "", limits: L
 
 
 def require_sandbox() -> None:
-    """Raise `SandboxError` unless code can be run behind all walls here."""
+    """Try the sandbox on a trivial function; `SandboxError` where it does not work on this machine."""
     verdict = run_tests("def one(): return 1", "one", "def check(candidate): assert candidate() == 1")
     if not verdict.has_passed:
         raise SandboxError(f"a right answer did not pass in the sandbox: {verdict.how} {verdict.detail}")
@@ -120,7 +124,7 @@ def _verdict(code: dict, tests: dict, limits: Limits, refusals: IO[bytes]) -> di
         except subprocess.TimeoutExpired:
             verdict = {"how": "limit", "detail": f"more than {limits.seconds:g} s"}
         if verdict["how"] == "gone":
-            # Its pipes close a moment before it has ended
+            # The candidate's pipes close a moment before its process ends
             with contextlib.suppress(subprocess.TimeoutExpired):
                 candidate.wait(timeout=1)
             verdict["how"] = "wrong"
@@ -149,7 +153,7 @@ def _start(role: str, ends: tuple[int, int], limits: Limits, refusals: IO[bytes]
 
 
 def _give(process: subprocess.Popen, job: dict) -> None:
-    """Hand over what is to be run, and close the input. A process that is gone has its reason told elsewhere."""
+    """Send a process its job as JSON and close its input; why a process has ended already is found out elsewhere."""
     assert process.stdin
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(job).encode())
@@ -158,7 +162,7 @@ def _give(process: subprocess.Popen, job: dict) -> None:
 
 
 def _check_walls(processes: list[subprocess.Popen], refusals: IO[bytes]) -> None:
-    """Raise `SandboxError` where a launcher has failed: it ends with 0 whatever the code does."""
+    """Raise `SandboxError` where a launcher failed, by its exit code: that is 0 whatever the code under test does."""
     if any(process.poll() for process in processes):
         refusals.seek(0)
         reason = (refusals.read().decode(errors="replace").splitlines() or ["the process was killed"])[-1]
@@ -169,7 +173,7 @@ def _check_walls(processes: list[subprocess.Popen], refusals: IO[bytes]) -> None
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process with its group; its process namespace ends with it."""
+    """Kill a process and its group, and with it all processes of its namespace."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

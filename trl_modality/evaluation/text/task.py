@@ -1,4 +1,4 @@
-"""What a text task is, and how its examples become questions."""
+"""Text tasks: how their examples are read, turned into chat messages with few-shot examples, and graded."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from ..models.requests import Request
 
 
 Grade = Callable[[str, str, "Sequence[str] | None"], Any]
-"""(text, expected, choices) → what has `is_correct`, `answer` and `how`."""
+"""A grader: called with (text, expected, choices), returns an object with `is_correct`, `answer` and `how`."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A problem of a text task."""
+    """A problem of a text task, with its right answer."""
 
     key: str
     prompt: str
-    """What the user says."""
+    """The user's message."""
     completion: str
-    """What the assistant says where the example is shown as a shot."""
+    """The assistant's message where the example is shown as a shot."""
     expected: str
-    """For the grader."""
+    """The right answer, for the grader."""
     choices: tuple[str, ...] | None = None
+    """The choices of a multiple-choice question."""
     subject: str | None = None
-    """Shots of an example are of its own subject."""
+    """A question is shown shots of its own subject only."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """What else its grade depends on."""
+    """Further values that grading needs, such as tests."""
 
 
 @dataclass(frozen=True)
 class TextTask:
-    """A text task.
+    """A text task: where its examples are, and how they are read and graded.
 
     Args:
-        name: In reports, and that of its file of answers.
-        hub: Its id on the hub.
-        split: Which is asked.
-        shots_split: Which shots are from; `None` where it has none to spare.
-        read: (file, folder or id on the hub; split) → examples. Raises `FileNotFoundError` and `ValueError` that name
-            the file, the row and the field.
+        name: Name in reports and of the file of answers.
+        hub: Id of the dataset on the hub.
+        split: The split that is asked.
+        shots_split: The split that shots are taken from; `None` if there is none for that.
+        read: Reads examples from (file, folder or id on the hub; split). Raises `FileNotFoundError` and `ValueError`,
+            which name the file, the row and the field.
         grade: Makes the grader from (the examples, a `Grader` or `None`).
-        runs_code: Grading runs what the model wrote.
+        runs_code: Whether grading runs code that the model wrote.
     """
 
     name: str
@@ -59,14 +60,19 @@ class TextTask:
     runs_code: bool = False
 
     def examples(self, source: str | Path | None = None) -> list[Example]:
-        """Those that are asked, from a local file or folder or the hub."""
+        """The examples to ask, from a local file or folder, by default from the hub."""
         return self.read(source or self.hub, self.split)
 
     def shots_from(self, source: str | Path | None, shots_source: str | Path | None) -> list[Example]:
-        """Those that shots are taken from.
+        """The examples that shots are taken from.
+
+        Args:
+            source: File, folder or id on the hub of the questions; `None`: the task's own on the hub.
+            shots_source: The same for the shots; `None`: the split for shots of `source`.
 
         Raises:
-            ValueError: the task has none of its own, or a single file is given for the questions and none for shots.
+            ValueError: the task has no split for shots, or the questions are a single file, and no `shots_source` is
+                given.
         """
         if shots_source is not None:
             return self.read(shots_source, self.shots_split or self.split)
@@ -78,10 +84,15 @@ class TextTask:
 
 
 def questions(examples: Sequence[Example], shots: int = 0, shown: Sequence[Example] = ()) -> list[Question]:
-    """Chat messages: the first `shots` of the shown examples of the subject, each with its answer, then the question.
+    """Questions in chat form: `shots` examples of the same subject, each with its answer, then the question itself.
+
+    Args:
+        examples: The examples to ask.
+        shots: How many examples each question is preceded by.
+        shown: Examples to take shots from; the first ones of a subject are used.
 
     Raises:
-        ValueError: too few examples to show, or one of them is asked too.
+        ValueError: there are too few examples to show, or one of them is asked too.
     """
     if shots < 0:
         raise ValueError(f"`shots` must be 0 or more, got {shots}.")
@@ -109,7 +120,7 @@ def questions(examples: Sequence[Example], shots: int = 0, shown: Sequence[Examp
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """What the grades depend on beside the answers: a short hash of the examples."""
+    """A short hash of the examples with their right answers: equal only for the same questions."""
     told = [(e.key, e.prompt, e.expected, e.choices, dict(e.fields)) for e in examples]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
