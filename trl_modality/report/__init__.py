@@ -1,4 +1,4 @@
-"""Reports on runs and evaluations: a page for people, pictures and Markdown for a model card."""
+"""Reports on training runs and evaluations: an HTML page, figures as PNG, and Markdown for a model card."""
 
 from .markdown import card_section
 from .reading.runs import read_run

@@ -1,4 +1,4 @@
-"""The figures of a report, as drawings."""
+"""The figures of a report: which numbers of a run go into which drawing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .reading.runs import Run
 from .wording import CONDITIONS, CONTROLS, differences, ordered
 
 
-# Of the one set that is evaluated, or of one of several by its name
+# `eval_text_rich_accuracy`, or with the name of one of several evaluation sets `eval_charts_text_rich_accuracy`
 _IN_TRAINING = re.compile(r"eval_(?:(.+)_)?(text_rich|vision_centric)_accuracy")
 VIEWS = ("text_rich", "vision_centric")
-_LEAST_POINTS = (0.0, 5.0)  # an axis of differences goes so far: none of a tenth of a point looks large
-_MOST_GROUPS = 12  # in a figure; the table has them all
+_LEAST_POINTS = (0.0, 5.0)  # the least axis for differences in points, so that a tenth of a point does not look large
+_MOST_GROUPS = 12  # in a figure; the table has all groups
 _HOW = "whiskers are intervals"
 _GAP_UNIT = "nats per token, vision_centric minus text_rich"
-# Of runs side by side; not the colours of the views
+# Colour and dash of each of several runs in one figure; the colours of the views are left out
 _RUN_STYLES = (("gap", ()), ("replay", (6, 3)), ("kl", (2, 3)), ("control", ()), ("ink", (6, 3)), ("muted", (2, 3)))
 
 
 def gap_figures(runs: Sequence[Run]) -> list[Drawing]:
-    """The gap of every evaluation of every run, in points and in nats."""
+    """Bar charts of the gap in every evaluation of every run: one in percentage points, one in nats per token."""
     drawings = []
     in_points, in_nats = (lambda e: e.gap.scaled(100) if e.gap else None), (lambda e: e.nats_gap)
     for name, title, unit, digits, bounds, gap_of in (
@@ -46,7 +46,10 @@ def gap_figures(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def accuracy_figure(run: Run, slug: str, of: str) -> Drawing | None:
-    """Accuracy in each view and control, before training and last; `None` where nothing was answered."""
+    """A bar chart of the accuracy in each condition before training and last; `None` where nothing was answered.
+
+    `slug` ends the name of the figure's file, `of` is the name of the run; both are empty for a single run.
+    """
     states = _first_and_last(run)
     groups = []
     for name in ordered({name: 1 for evaluation in states for name in evaluation.conditions}):
@@ -58,13 +61,16 @@ def accuracy_figure(run: Run, slug: str, of: str) -> Drawing | None:
 
 
 def group_figures(run: Run, by: str, slug: str, of: str) -> list[Drawing]:
-    """By category or level: the last accuracies of both views, and the gap before training and last."""
+    """Bar charts by category or level (`by`): the last accuracies of both views, and the gap before training and last.
+
+    `slug` ends the names of the figures' files, `of` is the name of the run; both are empty for a single run.
+    """
     states = [e for e in _first_and_last(run) if e.groups.get(by)]
     names, some = _largest(states, by)
     accuracies, gaps = [], []
     for name in names:
         found = [(e, e.groups[by][name]) for e in states if name in e.groups[by]]
-        # Of the last evaluation alone: a group that it lacks has no last accuracy
+        # A group that the last evaluation lacks has no last accuracy
         shares = states[-1].groups[by][name].conditions if name in states[-1].groups[by] else {}
         accuracies.append(BarGroup(name, [Bar(v, shares[v].scaled(100), v) for v in VIEWS if v in shares]))
         bars = [Bar(e.name, group.gap.scaled(100), "gap", e is not run.before) for e, group in found if group.gap]
@@ -82,7 +88,7 @@ def group_figures(run: Run, by: str, slug: str, of: str) -> list[Drawing]:
 
 
 def _largest(states: Sequence[Evaluation], by: str) -> tuple[list[str], str]:
-    """The groups with most pairs, in their order, and how many of how many they are, where some are left out."""
+    """The names of the groups with most pairs, and words for the subtitle where some groups are left out."""
     totals: dict[str, int] = {}
     for evaluation in reversed(states):
         for name, group in evaluation.groups[by].items():
@@ -94,7 +100,7 @@ def _largest(states: Sequence[Evaluation], by: str) -> tuple[list[str], str]:
 
 
 def text_figures(runs: Sequence[Run]) -> list[Drawing]:
-    """Accuracy and regret in each text-only task, of every run."""
+    """Bar charts of the accuracy and of the text regret in each text-only task, with all runs."""
     accuracies, regrets = [], []
     for run in runs:
         before, skill = run.before and run.before.text, run.last and run.last.text
@@ -117,7 +123,7 @@ def text_figures(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def compared_figures(runs: Sequence[Run]) -> list[Drawing]:
-    """What each of two to six runs logged in one figure: the gap, and the loss of the vision_centric view."""
+    """Curves of two to six runs together: the gap in nats, and the loss of the vision_centric view."""
     drawings = []
     for name, title, unit in (
         ("gap_nats", "Gap in training", _GAP_UNIT),
@@ -133,7 +139,10 @@ def compared_figures(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def training_figures(run: Run, slug: str, of: str) -> tuple[list[Drawing], list[Drawing]]:
-    """The curves of a run that it logged: what is learnt, and what it is set to."""
+    """Curves that a run logged: (losses, gap, KL and accuracies; schedules of weights and rates).
+
+    `slug` ends the names of the figures' files, `of` is the name of the run; both are empty for a single run.
+    """
     log = run.log
     if log is None:
         return [], []
@@ -163,9 +172,10 @@ def training_figures(run: Run, slug: str, of: str) -> tuple[list[Drawing], list[
 
 
 def curriculum_bands(log: Log) -> list[Band]:
-    """The stages of the curriculum: each logged share holds from the step of the log before to its own.
+    """The stages of the curriculum, from the logged shares of the views.
 
-    None where all pairs were learnt in both views throughout, which is no curriculum.
+    A logged share holds from the previous logged step to its own step. The list is empty where all pairs were learnt
+    in both views throughout, which is no curriculum.
     """
     shares = [{round(step): value for step, value in log.points(f"{view}_share")} for view in VIEWS]
     bands: list[Band] = []
@@ -192,7 +202,7 @@ def _shares(name: str, title: str, whole: str, groups: Sequence[BarGroup], of: s
 
 
 def _said(groups: Sequence[BarGroup], unit: str, digits: int = 1) -> str:
-    """The figures of a chart in words, for those who do not see it."""
+    """The numbers of a bar chart in words, for readers who do not see it."""
     parts = []
     for group in groups:
         bars = "; ".join(f"{bar.label} {with_interval(bar.estimate, digits)}" for bar in group.bars)
@@ -201,6 +211,7 @@ def _said(groups: Sequence[BarGroup], unit: str, digits: int = 1) -> str:
 
 
 def _said_curves(curves: Sequence[Curve]) -> str:
+    """First and last value of each curve in words, for readers who do not see the chart."""
     parts = []
     for curve in curves:
         points = [*curve.points, *((step, e.value) for step, e in curve.marked)]
@@ -212,7 +223,7 @@ def _said_curves(curves: Sequence[Curve]) -> str:
 
 
 def _curves(log: Log, wanted: Sequence[tuple[str, str, str]]) -> list[Curve]:
-    """Curves of (label, name in the log, role), with the evaluations in training, of one set or several, as marks."""
+    """Curves of (label, name in the log, colour), with the values of evaluations in training as dots."""
     curves = []
     for index, (label, name, role) in enumerate(wanted):
         points = log.points(name)
@@ -234,7 +245,7 @@ def _loss_curves(log: Log) -> list[Curve]:
 
 
 def _varying(log: Log, name: str, factor: float, role: str) -> list[Curve]:
-    """A setting is worth a figure if it changes."""
+    """The curve of a logged setting, times a factor; none where it never changes."""
     points = [(step, factor * value) for step, value in log.points(name)]
     changes = len({value for _, value in points if math.isfinite(value)}) > 1
     return [Curve(name, role, points)] if changes else []
@@ -245,7 +256,7 @@ def _is_finite(points: Sequence[tuple[float, float]]) -> bool:
 
 
 def _accuracy_figures(run: Run, slug: str, of: str, bands: Sequence[Band]) -> list[Drawing]:
-    """Accuracies by step, of each set that is evaluated in training."""
+    """A chart of accuracies over steps for each set that was evaluated in training."""
     log = run.log
     assert log is not None
     logged = {match[1] or "" for name in log.series if (match := _IN_TRAINING.fullmatch(name))}
@@ -262,17 +273,17 @@ def _accuracy_figures(run: Run, slug: str, of: str, bands: Sequence[Band]) -> li
 
 
 def _accuracy_curves(run: Run, log: Log, set_name: str) -> list[Curve]:
-    """Accuracies logged in training, and in their place evaluations of which there is a file."""
+    """Accuracies by view over steps: logged values, or those of a `gap.json` (with intervals) where there is one."""
     curves = []
     steps = [e for e in run.evaluations if e.step is not None and e.set_name == set_name]
-    # One line is of one set of rows: `before` and `after` may have been asked others
+    # The points of a line must be of the same rows; `before` and `after` may have been asked other ones
     ends = [
         e for e in run.evaluations if e.step is None and not set_name and not any(differences(e, s) for s in steps)
     ]
     for view, shape in zip(VIEWS, ("circle", "square"), strict=True):
         points = log.points(f"eval_{set_name}_{view}_accuracy" if set_name else f"eval_{view}_accuracy")
         found = {s: Estimate(100 * v, 100 * v, 100 * v) for s, v in points if math.isfinite(v)}
-        is_curve = bool(found or steps)  # before and after alone are in other figures
+        is_curve = bool(found or steps)  # `before` and `after` alone make no curve: other figures have them
         for evaluation in [*steps, *ends]:
             step = {"before": 0, "after": log.steps}.get(evaluation.name, evaluation.step)
             if step is not None and view in evaluation.conditions:

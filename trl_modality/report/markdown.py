@@ -1,4 +1,4 @@
-"""Results as Markdown, for a model card."""
+"""Reports as Markdown, for model cards."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .wording import comparison_notes, confidence_text, headline, trained
 
 
 def card_section(run: Run, heading: str = "## Modality gap") -> str:
-    """A section for a model card: what was trained and what happened in words, and a table of all that was measured.
+    """A section for a model card: what was trained, the outcome in words, and a table of all that was measured.
 
     Args:
-        run: From `runs.read_run`.
-        heading: Its first line.
+        run: A run, from `read_run`.
+        heading: First line of the section, with its `#` signs.
     """
     parts = [heading, markdown_text(trained(run)), markdown_text(" ".join(headline(run)))]
     parts += [markdown_text(f"Note: {note}") for note in comparison_notes([run])]
@@ -25,7 +25,7 @@ def card_section(run: Run, heading: str = "## Modality gap") -> str:
 
 
 def intervals_note(run: Run) -> str:
-    """How the intervals of a run were made, and what gap and regret are."""
+    """A note for below a table: how the intervals were made, and the signs of gap and regret."""
     level = confidence_text(run.evaluations)
     return (
         f"In parentheses: {level} intervals (accuracies: Wilson; differences: bootstrap, paired by question). "
@@ -35,17 +35,17 @@ def intervals_note(run: Run) -> str:
 
 
 def markdown_report(title: str, runs: Sequence[Run], figures: Sequence[tuple[str, str]]) -> str:
-    """A page of Markdown: a section for each run, then its figures.
+    """A report in Markdown: a comparison of the runs, a section for each run, then all figures.
 
     Args:
-        title: Of the page.
-        runs: In their order.
-        figures: File and title of each picture.
+        title: Title of the report.
+        runs: The runs in their order.
+        figures: File name and title of each figure.
     """
     headings = ["## Modality gap"] if len(runs) == 1 else [f"## {markdown_text(run.name)}" for run in runs]
     table = compared_table(runs)
     sections = [table.to_markdown() + "\n"] if table else []
-    # What is of one run alone stands in its section
+    # Notes on one run alone are in the section of that run
     own = {note for run in runs for note in comparison_notes([run])}
     sections += [markdown_text(f"Note: {note}") + "\n" for note in comparison_notes(runs) if note not in own]
     sections += [card_section(run, heading) for run, heading in zip(runs, headings, strict=True)]

@@ -1,4 +1,4 @@
-"""Pictures inside a page: small enough to be passed on, large enough to be read."""
+"""Pictures embedded in a page as `data:` addresses, shrunk to a limit of bytes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-LARGEST_SIDE = 480  # pixels; shown at half of it or more
-MOST_BYTES = 72_000  # of a picture: with 12 of them and all else a page stays below 1.5 MiB
+LARGEST_SIDE = 480  # pixels; a page shows a picture at half of that or more
+MOST_BYTES = 72_000  # bytes of a picture's file; so a page with 12 pictures stays below 1.5 MiB
 
 
 def data_uri(path: Path, most_bytes: int = MOST_BYTES) -> tuple[str, int, int]:
     """A picture as a `data:` address, with its width and height in pixels.
 
-    It is shrunk to 480 pixels a side, and further where its file would be larger than `most_bytes`.
+    The picture is shrunk to at most 480 pixels a side, and further until its file has at most `most_bytes` bytes or
+    64 pixels a side.
 
     Raises:
         OSError: there is no such file, or it is not a picture.
-        ValueError: it has more pixels than Pillow takes for safe.
+        ValueError: the picture has more pixels than Pillow considers safe, or is broken.
     """
     from PIL import Image
 
@@ -50,7 +51,7 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _smaller_file(picture: Image.Image) -> tuple[str, bytes]:
-    """PNG of 256 colours for drawings, JPEG for photographs: whichever is smaller."""
+    """Format and bytes of the smaller file: PNG of 256 colours (drawings) or JPEG (photographs)."""
     from PIL import Image
 
     png, jpeg = BytesIO(), BytesIO()

@@ -1,4 +1,4 @@
-"""A report's files: the page, the figures as pictures, the Markdown."""
+"""Writing the files of a report: the HTML page, the figures as PNG, the Markdown."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from .wording import comparison_notes
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written."""
+    """The files that a report was written to."""
 
     html: Path
     markdown: Path
     figures: Sequence[Path]
-    """PNG files; none without matplotlib."""
+    """PNG files of the figures; none without matplotlib."""
     notes: Sequence[str]
-    """What was passed over, is missing or cannot be compared, in sentences."""
+    """Sentences about files that were skipped, figures that are missing, and evaluations that are not comparable."""
 
 
 def write_report(
     runs: Sequence[str | Path], output: str | Path | None = None, title: str | None = None
 ) -> ReportFiles:
-    """Write a report on runs: one HTML file, and a folder of its name with the figures and `report.md`.
+    """Write a report on runs: an HTML file, and beside it a folder of the same name with figures and `report.md`.
 
     The same inputs give the same bytes.
 
     Args:
-        runs: Folders of training runs or of evaluations, in the order in which they are to stand.
-        output: The HTML file; by default `report.html` in the first folder. Beside it: `report/*.png`,
-            `report/report.md`.
-        title: Of the page; by default the name of the run.
+        runs: Folders of training runs or of evaluations, in the order of the report.
+        output: The HTML file; by default `report.html` in the first folder, with `report/*.png` and
+            `report/report.md` beside it.
+        title: Title of the page; by default the name of the run.
 
     Returns:
         The files. Without matplotlib (the extra `plot`) there are no PNG files, and a note says so.
 
     Raises:
-        ValueError: no run, a folder that is none of one, or a file in it that is broken; `output` is no HTML file.
+        ValueError: no run is given, a folder is neither that of a run nor of an evaluation, a file in one is broken,
+            or `output` is not named as an HTML file.
         OSError: a file cannot be read or written.
     """
     found = read_runs(runs)

@@ -1,1 +1,1 @@
-"""Drawing: marks, scales and colours, as SVG and as PNG."""
+"""A drawing toolkit: bar charts and curves as lists of marks, written as SVG and as PNG."""

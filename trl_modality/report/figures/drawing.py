@@ -1,6 +1,7 @@
-"""Drawings as lists of marks, in units of their own: `svg.py` and `png.py` draw the same ones.
+"""Drawings as lists of marks, which `svg.py` and `png.py` write alike.
 
-Colours are named by what they stand for (`palette.py`), so that a page can choose the scheme.
+Coordinates are in user units with the origin at the top left; a drawing is `WIDTH` units wide, and font sizes are in
+the same units. Colours are given by role (`palette.PALETTE`), so that a page can choose the scheme.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 
 
 WIDTH = 420.0
-"""Of every drawing: two stand side by side on a screen, one on a phone, and the lettering can be read on both."""
+"""Width of every drawing: two fit side by side on a screen, one on a phone, with legible text on both."""
 
 Anchor = Literal["start", "middle", "end"]
 Shape = Literal["circle", "square", "diamond"]
@@ -19,7 +20,7 @@ Shape = Literal["circle", "square", "diamond"]
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; `dash` as lengths of ink and of gaps."""
+    """A line through points (x, y); `dash` has the lengths of dashes and gaps, empty for an unbroken line."""
 
     points: Sequence[tuple[float, float]]
     role: str
@@ -29,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle; without a role of its outline it has none."""
+    """A rectangle with its upper left corner at (x, y); `fill` and `outline` are colours, "" for no outline."""
 
     x: float
     y: float
@@ -39,12 +40,12 @@ class Box:
     outline: str = ""
     opacity: float = 1.0
     tip: str = ""
-    """What a pointer over it is told."""
+    """Text of the tooltip."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A small sign at a place; a hollow one has the colour of the card inside."""
+    """A small sign centred at (x, y); where it is not solid, its inside has the colour of the card."""
 
     x: float
     y: float
@@ -57,7 +58,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Label:
-    """A line of text, `y` being its baseline."""
+    """A line of text with its baseline at `y`; `anchor` says which part of it is at `x`."""
 
     x: float
     y: float
@@ -74,10 +75,13 @@ Mark = Line | Box | Dot | Label
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: a name for its file, what it shows in a line and in words, its height and its marks."""
+    """A figure: its marks, and the texts by which it is found and read aloud."""
 
     name: str
+    """Name of its file, without an ending."""
     title: str
     description: str
+    """Its content in words, for readers who do not see it."""
     height: float
     marks: Sequence[Mark]
+    """From back to front."""

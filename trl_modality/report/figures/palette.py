@@ -1,7 +1,7 @@
-"""Colours by what they stand for, in both schemes.
+"""Colours by role, for the light and the dark scheme.
 
-Blue and orange, light against dark, stay apart for every kind of colour blindness; text has a contrast of 4.5 and more
-on its ground, marks one of 3 and more. A test computes both.
+Blue and orange of different lightness can be told apart with any colour blindness. Every ink has a contrast of at
+least 4.5 on every ground (WCAG AA for text). Tests compute both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 
 class Shade(NamedTuple):
+    """A colour (`#rrggbb`) in the light and in the dark scheme."""
+
     light: str
     dark: str
 
@@ -36,12 +38,15 @@ PALETTE = GROUND | INK
 
 
 def css_variables() -> str:
-    """The colours as custom properties: light, and dark where the reader prefers it."""
+    """CSS for the colours: a custom property for each role in both schemes, and classes `f-ROLE` and `s-ROLE`.
+
+    `f-ROLE` fills with the colour, `s-ROLE` strokes with it. The dark scheme applies where the reader prefers it.
+    """
     light, dark = (
         "".join(f"--{role.replace('_', '-')}:{getattr(shade, scheme)};" for role, shade in PALETTE.items())
         for scheme in ("light", "dark")
     )
-    # Paper is white whatever the screen is
+    # Only on a screen: paper is white
     return (
         f":root{{color-scheme:light dark;{light}}}\n"
         f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"

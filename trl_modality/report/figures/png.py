@@ -1,4 +1,4 @@
-"""Drawings as PNG files, for a model card: in the light scheme, twice as large as their units."""
+"""Drawings as PNG files for model cards, by matplotlib: light scheme, two pixels a unit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHAPES = {"circle": "o", "square": "s", "diamond": "D"}
 
 
 def to_png(drawing: Drawing) -> bytes:
-    """The drawing as a PNG file of 840 pixels in width.
+    """The drawing as the bytes of a PNG file, 840 pixels wide.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -28,7 +28,7 @@ def to_png(drawing: Drawing) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Whatever the reader's own settings are: the same file
+    # The user's own settings of matplotlib must not change the file
     with rc_context({"font.family": "DejaVu Sans", "path.simplify": False, "text.usetex": False}):
         size = (WIDTH * _SCALE / _DPI, drawing.height * _SCALE / _DPI)
         figure = Figure(figsize=size, dpi=_DPI, facecolor=_colour("card"))
@@ -68,7 +68,7 @@ def _draw(axes: Any, mark: Mark, order: int) -> None:
                 mark.y,
                 mark.text,
                 color=_colour(mark.role),
-                # DejaVu Sans is about a tenth wider than what pages are set in
+                # DejaVu Sans is about a tenth wider than the fonts of browsers
                 fontsize=0.9 * mark.size * _POINTS,
                 fontweight="bold" if mark.is_bold else "normal",
                 ha={"start": "left", "middle": "center", "end": "right"}[mark.anchor],

@@ -1,4 +1,4 @@
-"""From values to places: ticks at round numbers, and axes that are even or logarithmic."""
+"""Axes: ticks at round numbers, and linear or logarithmic scales from values to coordinates."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten, at most so many, that cover `low` to `high`.
+    """At most `most` equally spaced ticks that cover `low` to `high`: multiples of 1, 2 or 5 times a power of ten.
 
-    `most` is 3 or more: values on both sides of 0 need as many.
+    `most` must be at least 3, which values on both sides of 0 need.
     """
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         spread = abs(low) or 1.0
@@ -24,7 +24,7 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, and 2 and 5 times them where there are few, from the one below `low` to the one above `high`."""
+    """Ticks of a logarithmic axis that cover `low` to `high`: powers of ten, with 2 and 5 times them where few."""
     factors = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
@@ -35,7 +35,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values between the outer ticks to places between `start` and `end`."""
+    """Maps values linearly, or by their logarithm, so that the outer ticks fall on coordinates `start` and `end`."""
 
     ticks: Sequence[float]
     start: float
@@ -43,13 +43,14 @@ class Scale:
     is_log: bool = False
 
     def __call__(self, value: float) -> float:
+        """The coordinate of a value."""
         turn = math.log10 if self.is_log else float
         low, high = turn(self.ticks[0]), turn(self.ticks[-1])
         return self.start + (turn(value) - low) / (high - low) * (self.end - self.start)
 
 
 def tick_text(value: float, largest: float = 1.0) -> str:
-    """Short: `0.5`, `20`, `1.5k`; as powers of ten where the `largest` number of an axis is below 0.01."""
+    """A short number: `0.5`, `20`, `15k`; with a power of ten where the axis' `largest` number is below 0.01."""
     if value == 0:
         return "0"
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):

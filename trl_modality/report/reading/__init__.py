@@ -1,1 +1,1 @@
-"""Reading what runs and evaluations wrote."""
+"""Reading the folders of training runs and evaluations for a report."""

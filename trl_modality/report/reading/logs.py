@@ -1,4 +1,4 @@
-"""What a run logged: series of numbers by step, from `trainer_state.json`."""
+"""The log of a training run: series of numbers by step, read from `trainer_state.json`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class Log:
-    """What a run logged."""
+    """The numbers that a training run logged."""
 
     series: Mapping[str, Mapping[int, float]]
-    """Values by name and step; as they were logged, so that some may not be finite."""
+    """Name → step → value as logged, which may be infinite or NaN."""
     steps: int
-    """Steps that were trained."""
+    """Number of steps that were trained."""
     source: str
-    """The file, from the folder of the run."""
+    """The file that the log was read from, relative to the folder of the run."""
 
     def points(self, name: str) -> list[tuple[int, float]]:
-        """The series in the order of its steps; empty where nothing was logged."""
+        """The series of a name as (step, value), in the order of steps; empty where it was not logged."""
         return sorted(self.series.get(name, {}).items())
 
 
 def read_log(folder: Path) -> tuple[Log | None, list[str]]:
-    """The log of a run: its own `trainer_state.json`, or that of the newest checkpoint that has a whole one.
+    """Read the log of a run: its `trainer_state.json`, or that of the newest checkpoint where that one is not whole.
 
     Returns:
-        The log, or `None` where there is no such file, and what a reader of it should know: files that were passed
-        over.
+        The log (`None` where there is no such file), and notes on it: files that were skipped, values that are not
+        finite, checkpoints that do not belong to it.
 
     Raises:
         ValueError: there are such files, and none of them is whole.
@@ -59,7 +59,10 @@ def read_log(folder: Path) -> tuple[Log | None, list[str]]:
 
 
 def _later_checkpoints(folder: Path, log: Log) -> list[str]:
-    """A note on one, if any: the trainer writes its own state when training ends, so it is of another training."""
+    """A note on a checkpoint of a later step than the log's end, if there is one.
+
+    The trainer writes `trainer_state.json` when training ends, so such a checkpoint is of another training.
+    """
     later = [number for number, path in _checkpoints(folder) if number > log.steps and (path / STATE_FILE).is_file()]
     return [
         f"The curves end at step {log.steps:,}, with {log.source}; checkpoint-{number} is of another run in this "
@@ -70,7 +73,7 @@ def _later_checkpoints(folder: Path, log: Log) -> list[str]:
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and folders, the newest first."""
+    """Step and folder of each checkpoint, the newest first."""
     found = [(int(name[1]), path) for path in folder.iterdir() if (name := _CHECKPOINT.fullmatch(path.name))]
     return sorted(found, reverse=True)
 
@@ -86,7 +89,7 @@ def _parse(state: Any, source: str, path: Path) -> Log:
         raise ValueError(f"{path}: `log_history` must be a list of objects.")
     series: dict[str, dict[int, float]] = {}
     for step, name, value in _numbers(history):
-        series.setdefault(name, {})[step] = as_float(value)  # of two at a step, the later one
+        series.setdefault(name, {})[step] = as_float(value)  # of two values at a step the later one counts
     steps = state.get("global_step")
     last = max((step for points in series.values() for step in points), default=0)
     return Log(series, steps if isinstance(steps, int) else last, source)

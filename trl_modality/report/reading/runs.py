@@ -17,37 +17,42 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A training run with its evaluations, from the first to the last; or an evaluation by itself."""
+    """A training run with its evaluations, or an evaluation by itself; what is not known is empty or `None`."""
 
     name: str
     evaluations: Sequence[Evaluation] = ()
+    """In the order of training."""
     log: Log | None = None
     model: str = ""
     train_rows: int | None = None
+    """How many rows the training set has."""
     command: str = ""
+    """The command line that started the training."""
     record: Mapping[str, Any] = field(default_factory=dict)
-    """All else that `run.json` says: seed, sizes, adapter."""
+    """All other fields of `run.json`, such as seed, sizes and adapter."""
     config: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the training that are not at their defaults."""
     versions: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    """Sentences about files that were skipped or do not belong to the run."""
 
     @property
     def before(self) -> Evaluation | None:
-        """The evaluation before training, of a run that was evaluated after it, or in its course, as well."""
+        """The evaluation named `before`; `None` where there is none, or no later one to compare it with."""
         first = self.evaluations[0] if len(self.evaluations) > 1 else None
         return first if first is not None and first.name == "before" else None
 
     @property
     def last(self) -> Evaluation | None:
-        """The newest evaluation; `before` where there is no other."""
+        """The last evaluation, which may be `before`; `None` where there is none."""
         return self.evaluations[-1] if self.evaluations else None
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """Read folders of runs, or of evaluations by themselves; each run has a name of its own.
+    """Read folders of runs, or of evaluations by themselves; equal names are numbered, so that each is unique.
 
     Raises:
-        ValueError: no folder, one that is given twice, or what `read_run` raises.
+        ValueError: no folder is given, one is given twice, or `read_run` raises it.
         OSError: a file cannot be read.
     """
     paths = [Path(folder) for folder in folders]
@@ -67,10 +72,10 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read the folder of a run (`run.json`, `trainer_state.json` or checkpoints, `evals/`), or that of an evaluation.
+    """Read the folder of a run (`run.json`, `trainer_state.json` or checkpoints, `evals/`), or of an evaluation.
 
     Raises:
-        ValueError: nothing of that is there, or a file is broken, of another kind or format.
+        ValueError: the folder has none of these files, or one is broken or of another kind or format.
         OSError: a file cannot be read.
     """
     folder = Path(folder)
@@ -103,12 +108,13 @@ def read_run(folder: str | Path) -> Run:
 
 
 def _order(evaluation: Evaluation) -> tuple[int, int, str]:
-    """`before`, those of steps, all others by name, `after`."""
+    """Sort key of evaluations: `before`, evaluations at steps, all others by name, `after`."""
     if evaluation.step is not None:
         return 1, evaluation.step, evaluation.set_name
     return {"before": 0, "after": 3}.get(evaluation.name, 2), 0, evaluation.name
 
 
+# Fields of `run.json` that `Run` has attributes for, beside `record`
 _OWN_PLACE = ("format", "kind", "name", "model", "command", "config", "versions")
 
 
