@@ -62,3 +62,18 @@ def config(tmp_path):
         return cls(**{**defaults, **kwargs})
 
     return make
+
+
+@pytest.fixture
+def make_trainer(config):
+    """A maker of trainers: on eight pairs, with a tiny LLaVA of its own, where no others are given."""
+    from tests.testing.tiny import pair_dataset, tiny_llava
+    from trl_modality import ModalityBalancedSFTTrainer
+
+    def make(args=None, train_dataset=None, **given):
+        model, processor = tiny_llava()
+        given = {"model": model, "processing_class": processor} | given
+        train_dataset = pair_dataset(8) if train_dataset is None else train_dataset
+        return ModalityBalancedSFTTrainer(args=args or config(), train_dataset=train_dataset, **given)
+
+    return make

@@ -86,10 +86,8 @@ def test_the_host_makes_its_vision_collator_for_an_image_column(config):
     assert (trainer.aux_loss_enabled, trainer.router_aux_loss_coef) == (False, 0.0)
 
 
-def test_attributes_of_a_run_with_pairs(config):
-    trainer = ModalityBalancedSFTTrainer(
-        tiny_llava()[0], config(), train_dataset=pair_dataset(4), processing_class=tiny_llava()[1]
-    )
+def test_attributes_of_a_run_with_pairs(config, make_trainer):
+    trainer = make_trainer(train_dataset=pair_dataset(4))
     trainer.train()
     assert trainer.current_gradient_accumulation_steps == 1
     assert trainer.model_accepts_loss_kwargs

@@ -149,16 +149,14 @@ def test_two_stage_trains_one_view_after_the_other(config):
     assert logs[3]["num_tokens"] - logs[2]["num_tokens"] < 0.6 * (logs[1]["num_tokens"] - logs[0]["num_tokens"])
 
 
-def test_evaluation_reports_both_views_exactly(config):
+def test_evaluation_reports_both_views_exactly(config, make_trainer):
     """Token sums over the whole set: no mean of batch means, whatever the batch size."""
     reports = []
     for batch_size in (7, 3):
-        trainer = ModalityBalancedSFTTrainer(
-            tiny_llava()[0],
+        trainer = make_trainer(
             config(per_device_eval_batch_size=batch_size, curriculum="two_stage"),
             train_dataset=pair_dataset(4),
             eval_dataset=pair_dataset(7, first=100),
-            processing_class=tiny_llava()[1],
         )
         reports.append(trainer.evaluate())
     keys = ["eval_loss", "eval_text_rich_nll", "eval_vision_centric_nll", "eval_gap_nats", "eval_kl"]
@@ -173,13 +171,11 @@ def test_evaluation_reports_both_views_exactly(config):
     assert first["eval_loss"] == pytest.approx(mean, rel=1e-6)
 
 
-def test_evaluation_of_several_sets_keeps_their_names(config):
-    trainer = ModalityBalancedSFTTrainer(
-        tiny_llava()[0],
+def test_evaluation_of_several_sets_keeps_their_names(config, make_trainer):
+    trainer = make_trainer(
         config(),
         train_dataset=pair_dataset(4),
         eval_dataset={"charts": pair_dataset(3, 50), "tables": pair_dataset(3, 60)},
-        processing_class=tiny_llava()[1],
     )
     metrics = trainer.evaluate()
     assert metrics["eval_charts_gap_nats"] != metrics["eval_tables_gap_nats"]
@@ -199,12 +195,10 @@ def test_dataloader_workers_are_the_same_run(config):
     assert_same(ours, run(ModalityBalancedSFTTrainer, sequential(config), pair_dataset(8)))
 
 
-def test_resume_is_the_uninterrupted_run(config, tmp_path):
+def test_resume_is_the_uninterrupted_run(config, tmp_path, make_trainer):
     def make(**kwargs):
         args = config(max_steps=6, curriculum="two_stage", save_strategy="steps", save_steps=2, **kwargs)
-        return ModalityBalancedSFTTrainer(
-            tiny_llava()[0], args, train_dataset=pair_dataset(24), processing_class=tiny_llava()[1]
-        )
+        return make_trainer(args, train_dataset=pair_dataset(24))
 
     whole = make(output_dir=str(tmp_path / "whole"))
     whole.train()
@@ -218,7 +212,7 @@ def test_resume_is_the_uninterrupted_run(config, tmp_path):
         assert torch.equal(a, b), name
 
 
-def test_best_model_is_really_loaded(config, tmp_path):
+def test_best_model_is_really_loaded(config, tmp_path, make_trainer):
     args = config(
         max_steps=4,
         learning_rate=1e-2,
@@ -229,21 +223,17 @@ def test_best_model_is_really_loaded(config, tmp_path):
         load_best_model_at_end=True,
         metric_for_best_model="eval_gap_nats",
     )
-    trainer = ModalityBalancedSFTTrainer(
-        tiny_llava()[0],
+    trainer = make_trainer(
         args,
         train_dataset=pair_dataset(16),
         eval_dataset=pair_dataset(4, first=50),
-        processing_class=tiny_llava()[1],
     )
     trainer.train()
     assert trainer.evaluate()["eval_gap_nats"] == pytest.approx(trainer.state.best_metric, rel=1e-5)
 
 
-def test_return_outputs_gives_the_models_logits(config):
-    trainer = ModalityBalancedSFTTrainer(
-        tiny_llava()[0], config(), train_dataset=pair_dataset(4), processing_class=tiny_llava()[1]
-    )
+def test_return_outputs_gives_the_models_logits(config, make_trainer):
+    trainer = make_trainer(train_dataset=pair_dataset(4))
     trainer.model.eval()
     batch = trainer.data_collator([pair_row(0)])
     loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
@@ -259,25 +249,21 @@ def test_generation_is_as_before(config):
     assert torch.equal(trainer.model.generate(**batch, max_new_tokens=5), before)
 
 
-def test_any_config_of_the_host_is_taken(config):
+def test_any_config_of_the_host_is_taken(config, make_trainer):
     """The settings of pairs then have their defaults; what the host takes for a secret (`eos_token`) survives."""
     args = config(cls=SFTConfig, eos_token="<|end|>", hub_token="secret", learning_rate=3e-4)
-    trainer = ModalityBalancedSFTTrainer(
-        tiny_llava()[0], args, train_dataset=pair_dataset(4), processing_class=tiny_llava()[1]
-    )
+    trainer = make_trainer(args, train_dataset=pair_dataset(4))
     assert isinstance(trainer.args, ModalityBalancedSFTConfig)
     assert (trainer.args.kl_weight, trainer.args.learning_rate) == (1.0, 3e-4)
     assert (trainer.args.eos_token, trainer.args.hub_token) == ("<|end|>", "secret")
 
 
-def test_rows_of_a_transform_are_read_through_it(config):
+def test_rows_of_a_transform_are_read_through_it(config, make_trainer):
     def with_other_images(batch):
         return {**batch, "images": [[picture(77)] for _ in batch["images"]]}
 
     dataset = pair_dataset(4).with_transform(with_other_images)
-    trainer = ModalityBalancedSFTTrainer(
-        tiny_llava()[0], config(), train_dataset=dataset, processing_class=tiny_llava()[1]
-    )
+    trainer = make_trainer(train_dataset=dataset)
     batch = next(iter(trainer.get_train_dataloader()))
     assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])
 

@@ -128,16 +128,12 @@ def test_the_attention_of_the_model_is_borrowed(config, original):
     assert model.get_decoder().config._attn_implementation == original
 
 
-def test_generation_in_between_is_that_of_the_model(config):
+def test_generation_in_between_is_that_of_the_model(config, make_trainer):
     outputs = []
     for share_prefix in (True, False):
-        model, processor = tiny_llava()
         seen = Seen(generates=True)
-        trainer = ModalityBalancedSFTTrainer(
-            model,
+        trainer = make_trainer(
             config(share_prefix=share_prefix, train_sampling_strategy="sequential"),
-            train_dataset=pair_dataset(8),
-            processing_class=processor,
             callbacks=[seen],
         )
         trainer.train()
@@ -145,13 +141,9 @@ def test_generation_in_between_is_that_of_the_model(config):
     assert outputs[0] == outputs[1]
 
 
-def test_no_checkpoint_names_it(config, tmp_path):
-    model, processor = tiny_llava()
-    trainer = ModalityBalancedSFTTrainer(
-        model,
+def test_no_checkpoint_names_it(config, tmp_path, make_trainer):
+    trainer = make_trainer(
         config(save_strategy="steps", save_steps=1),
-        train_dataset=pair_dataset(8),
-        processing_class=processor,
     )
     trainer.train()
     saved = [path.read_text() for path in tmp_path.rglob("*config.json")]
@@ -257,7 +249,7 @@ def test_experts_are_balanced_over_rows(config):
 
 
 @pytest.mark.parametrize(("change", "reason"), [("images", "show different images"), ("order", "differ before their")])
-def test_data_that_shares_nothing_is_said_so(config, warnings, change, reason):
+def test_data_that_shares_nothing_is_said_so(config, warnings, change, reason, make_trainer):
     rows = [pair_row(i) for i in range(4)]
     for row in rows:
         if change == "images":
@@ -266,8 +258,7 @@ def test_data_that_shares_nothing_is_said_so(config, warnings, change, reason):
             row |= {f"{view}_prompt": f"{view} <image> red?" for view in ("text_rich", "vision_centric")}
             row["completion"] = "1"
     dataset = Dataset.from_list(rows, features=FEATURES if change == "images" else STRING_FEATURES)
-    model, processor = tiny_llava()
-    ModalityBalancedSFTTrainer(model, config(), train_dataset=dataset, processing_class=processor)
+    make_trainer(train_dataset=dataset)
     (message,) = warnings
     assert reason in message
 

@@ -7,8 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from tests.testing.tiny import pair_dataset, tiny_llava
-from trl_modality import ModalityBalancedSFTTrainer
+from tests.testing.tiny import pair_dataset
 from trl_modality.views import View
 
 
@@ -16,21 +15,15 @@ TEXT = [{"text": f"{i} + {i} = {2 * i}"} for i in range(5)]
 BOTH = (View.TEXT_RICH, View.VISION_CENTRIC)
 
 
-def trainer_of(args, dataset=None, **kwargs):
-    model, processor = tiny_llava()
-    kwargs = {"processing_class": processor, "train_dataset": dataset or pair_dataset(8)} | kwargs
-    return ModalityBalancedSFTTrainer(model, args, **kwargs)
-
-
 def logs_of(trainer):
     return [log for log in trainer.state.log_history if "loss" in log]
 
 
-def test_adaptive_follows_the_gap_and_resumes(config, tmp_path):
+def test_adaptive_follows_the_gap_and_resumes(config, tmp_path, make_trainer):
     def make(name):
         options = {"curriculum": "adaptive", "curriculum_window": 2, "curriculum_target_gap": 0.01, "max_steps": 10}
         args = config(output_dir=str(tmp_path / name), save_strategy="steps", save_steps=3, kl_weight=0.5, **options)
-        return trainer_of(args, pair_dataset(24))
+        return make_trainer(args, pair_dataset(24))
 
     whole = make("whole")
     whole.train()
@@ -55,16 +48,16 @@ def test_adaptive_follows_the_gap_and_resumes(config, tmp_path):
     assert shares[6] == pytest.approx(shares[4] + min(max(0.5 * (logged - 0.01), -0.1), 0.1), abs=1e-6)
 
 
-def test_adaptive_must_know_before_workers_ask(config):
+def test_adaptive_must_know_before_workers_ask(config, make_trainer):
     args = config(curriculum="adaptive", curriculum_window=4, dataloader_num_workers=2)
     with pytest.raises(ValueError, match="2 data loader workers read 6 steps ahead. Set it to 6"):
-        trainer_of(args).get_train_dataloader()
+        make_trainer(args).get_train_dataloader()
 
 
-def test_a_dataset_that_grew_is_noticed(config, tmp_path):
+def test_a_dataset_that_grew_is_noticed(config, tmp_path, make_trainer):
     def make(count, **kwargs):
         args = config(output_dir=str(tmp_path / "run"), max_steps=4, save_strategy="steps", save_steps=1, **kwargs)
-        return trainer_of(args, pair_dataset(count))
+        return make_trainer(args, pair_dataset(count))
 
     make(16).train()
     checkpoint = str(tmp_path / "run" / "checkpoint-2")
@@ -84,14 +77,14 @@ def test_a_dataset_that_grew_is_noticed(config, tmp_path):
     assert state["stateful_callbacks"]["trl_modality_plan"]["plan"]["rows"] == 20
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over(config, tmp_path):
+def test_a_checkpoint_that_was_cut_short_is_passed_over(config, tmp_path, make_trainer):
     args = config(output_dir=str(tmp_path / "run"), max_steps=3, save_strategy="steps", save_steps=1)
-    trainer = trainer_of(args)
+    trainer = make_trainer(args)
     trainer.train()
     for n, text in ((3, None), (2, '{"global_st')):
         state = tmp_path / "run" / f"checkpoint-{n}" / "trainer_state.json"
         state.unlink() if text is None else state.write_text(text)
-    again = trainer_of(args)
+    again = make_trainer(args)
     again.train(resume_from_checkpoint=True)
     assert logs_of(again)[1:] == [
         {**log, "num_tokens": mine["num_tokens"], "num_tokens_saved": mine["num_tokens_saved"]}
@@ -99,7 +92,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(config, tmp_path):
     ]
 
 
-def test_resuming_into_a_step_of_replay_alone(config, tmp_path):
+def test_resuming_into_a_step_of_replay_alone(config, tmp_path, make_trainer):
     """Its image has gradients of 0, as in the run that was not interrupted, and the optimizer moves on."""
 
     def make(name):
@@ -112,7 +105,7 @@ def test_resuming_into_a_step_of_replay_alone(config, tmp_path):
             save_steps=1,
             learning_rate=1e-2,
         )
-        return trainer_of(args, replay_dataset=Dataset.from_list(TEXT * 2))
+        return make_trainer(args, replay_dataset=Dataset.from_list(TEXT * 2))
 
     whole = make("whole")
     whole.train()
@@ -123,9 +116,9 @@ def test_resuming_into_a_step_of_replay_alone(config, tmp_path):
             assert torch.equal(a, b), (step, name)
 
 
-def test_a_second_training_knows_nothing_of_the_first(config):
+def test_a_second_training_knows_nothing_of_the_first(config, make_trainer):
     args = config(curriculum="adaptive", curriculum_window=4, max_steps=7, logging_steps=5, learning_rate=0.0)
-    trainer = trainer_of(args, pair_dataset(24))
+    trainer = make_trainer(args, pair_dataset(24))
     trainer.train()
     first = trainer.state.log_history
     trainer.train()
@@ -134,7 +127,7 @@ def test_a_second_training_knows_nothing_of_the_first(config):
             assert a[key] == b[key] or "per_second" in key or "runtime" in key, key
 
 
-def test_a_loader_on_the_side_is_not_that_of_the_training(config):
+def test_a_loader_on_the_side_is_not_that_of_the_training(config, make_trainer):
     class Curious(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             next(iter(self.trainer.get_train_dataloader()))
@@ -142,7 +135,7 @@ def test_a_loader_on_the_side_is_not_that_of_the_training(config):
     runs = []
     for callbacks in ([], [Curious()]):
         args = config(curriculum="adaptive", curriculum_window=2, max_steps=6)
-        trainer = trainer_of(args, pair_dataset(24), callbacks=callbacks)
+        trainer = make_trainer(args, pair_dataset(24), callbacks=callbacks)
         for callback in callbacks:
             callback.trainer = trainer
         trainer.train()
@@ -150,27 +143,27 @@ def test_a_loader_on_the_side_is_not_that_of_the_training(config):
     assert runs[0] == runs[1]
 
 
-def test_an_epoch_that_a_callback_stops(config):
+def test_an_epoch_that_a_callback_stops(config, make_trainer):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_epoch_stop = state.global_step % 2 == 0
 
     args = config(curriculum="linear", num_train_epochs=4, max_steps=-1, kl_weight=0.0)
-    trainer = trainer_of(args, pair_dataset(16), callbacks=[Stop()])
+    trainer = make_trainer(args, pair_dataset(16), callbacks=[Stop()])
     trainer.train()
     assert trainer.state.global_step == 8
     assert [log["vision_centric_share"] for log in logs_of(trainer)] == [step / 16 for step in range(8)]
 
 
-def test_a_checkpoint_of_another_trainer_is_gone_on_from_with_a_warning(config, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_trainer_is_gone_on_from_with_a_warning(config, tmp_path, monkeypatch, make_trainer):
     args = config(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=1)
-    trainer_of(args).train()
+    make_trainer(args).train()
     path = tmp_path / "run" / "checkpoint-1" / "trainer_state.json"
     state = json.loads(path.read_text())
     del state["stateful_callbacks"]["trl_modality_plan"]
     path.write_text(json.dumps(state))
     warnings = []
     monkeypatch.setattr("trl_modality.training.run_plan.logger.warning", warnings.append)
-    trainer_of(args).train(resume_from_checkpoint=str(path.parent))
+    make_trainer(args).train(resume_from_checkpoint=str(path.parent))
     assert len(warnings) == 1
     assert "does not say which rows it was trained on" in warnings[0]

@@ -314,7 +314,7 @@ def test_every_batch_of_two_ranks_has_an_image(config):
     assert trainer.get_train_dataloader().batch_sampler._rows.filler() == 1
 
 
-def test_a_schedule_is_tried_once(config):
+def test_a_schedule_is_tried_once(config, make_trainer):
     """A user's schedule is called at 101 points when the trainer is made, and then once for each step."""
     asked = []
 
@@ -322,24 +322,20 @@ def test_a_schedule_is_tried_once(config):
         asked.append(progress)
         return Mix()
 
-    model, processor = tiny_llava()
     args = config(max_steps=4)
-    trainer = ModalityBalancedSFTTrainer(
-        model, args, train_dataset=pair_dataset(16), processing_class=processor, schedule=schedule
-    )
+    trainer = make_trainer(args, train_dataset=pair_dataset(16), schedule=schedule)
     assert asked == [i / 100 for i in range(101)]
     trainer.train()
     assert asked[101:] == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_settings_are_made_once_a_training(config, monkeypatch):
+def test_settings_are_made_once_a_training(config, monkeypatch, make_trainer):
     made = []
     original = LossSettings.__init__
     monkeypatch.setattr(LossSettings, "__init__", lambda self, *a, **kw: made.append(1) or original(self, *a, **kw))
-    model, processor = tiny_llava()
     args = config(max_steps=3, gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=1, curriculum="linear")
     data = {"train_dataset": pair_dataset(24), "eval_dataset": pair_dataset(4)}
-    trainer = ModalityBalancedSFTTrainer(model, args, processing_class=processor, **data)
+    trainer = make_trainer(args, **data)
     made.clear()
     trainer.train()
     assert len(made) == 1

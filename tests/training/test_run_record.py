@@ -10,28 +10,20 @@ from peft import LoraConfig
 from transformers import TrainerState
 
 import trl_modality
-from tests.testing.tiny import pair_dataset, pair_row, tiny_llava, written_out
-from trl_modality import ModalityBalancedSFTTrainer
+from tests.testing.tiny import pair_dataset, pair_row, written_out
 from trl_modality.curriculum import Mix
 from trl_modality.training.run_record import config_of
-
-
-def trainer_of(args, dataset=None, **kwargs):
-    model, processor = tiny_llava()
-    return ModalityBalancedSFTTrainer(
-        model, args, train_dataset=dataset or pair_dataset(8), processing_class=processor, **kwargs
-    )
 
 
 def record_of(args):
     return json.loads(Path(args.output_dir, "run.json").read_text())
 
 
-def test_it_says_what_was_run(config):
+def test_it_says_what_was_run(config, make_trainer):
     args = config(
         kl_weight=0.5, seed=7, replay_ratio=0.2, gradient_accumulation_steps=2, learning_rate=0.01, run_name="a name"
     )
-    trainer = trainer_of(
+    trainer = make_trainer(
         args,
         eval_dataset={"charts": pair_dataset(3), "stream": pair_dataset(2).to_iterable_dataset()},
         replay_dataset=Dataset.from_list([{"text": "1 + 1"}] * 5),
@@ -86,12 +78,12 @@ def test_it_tells_no_secret(config):
     assert args.model_init_kwargs["token"] == "hf_a1b2c3", "the config is as it was"
 
 
-def test_it_tells_of_adapters_and_schedules(config):
+def test_it_tells_of_adapters_and_schedules(config, make_trainer):
     def mostly_seeing(progress):
         return Mix(text_rich=0.5, vision_centric=0.5)
 
     args = config()
-    trainer = trainer_of(
+    trainer = make_trainer(
         args,
         schedule=mostly_seeing,
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
@@ -105,10 +97,10 @@ def test_it_tells_of_adapters_and_schedules(config):
     assert 0 < record["trainable_parameters"] == trainable < record["parameters"]
 
 
-def test_a_resumed_run_keeps_the_record_of_its_start(config):
+def test_a_resumed_run_keeps_the_record_of_its_start(config, make_trainer):
     def train(resume=None, **options):
         args = config(max_steps=4, save_strategy="steps", save_steps=1, **options)
-        trainer_of(args).train(resume_from_checkpoint=resume)
+        make_trainer(args).train(resume_from_checkpoint=resume)
         return args
 
     args = train()
@@ -123,9 +115,9 @@ def test_a_resumed_run_keeps_the_record_of_its_start(config):
     assert "resumed_from_steps" not in record_of(args)
 
 
-def test_the_curves_are_there_without_a_checkpoint(config):
+def test_the_curves_are_there_without_a_checkpoint(config, make_trainer):
     args = config(save_strategy="no")
-    trainer = trainer_of(args)
+    trainer = make_trainer(args)
     trainer.train()
     state = TrainerState.load_from_json(str(Path(args.output_dir, "trainer_state.json")))
     assert state.log_history == trainer.state.log_history
@@ -134,7 +126,7 @@ def test_the_curves_are_there_without_a_checkpoint(config):
 
 
 @pytest.mark.parametrize("field", ["run.json", "trainer_state.json"])
-def test_runs_without_pairs_are_the_hosts(config, field):
+def test_runs_without_pairs_are_the_hosts(config, field, make_trainer):
     args = config()
-    trainer_of(args, Dataset.from_list(written_out([pair_row(i) for i in range(4)]))).train()
+    make_trainer(args, Dataset.from_list(written_out([pair_row(i) for i in range(4)]))).train()
     assert not Path(args.output_dir, field).exists()
