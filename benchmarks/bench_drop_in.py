@@ -30,8 +30,8 @@ from trl import SFTConfig, SFTTrainer
 from trl_modality import ModalityBalancedSFTTrainer
 
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", ".", "examples")]
-import test_drop_in  # noqa: E402
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in (".", "examples")]
+from tests import test_drop_in  # noqa: E402
 
 
 WARM_UP_STEPS = 10
