@@ -117,7 +117,15 @@ class MadeEvaluation:
     def _write_text(self) -> None:
         tasks = {task: wilson(round(share * 150), 150) for task, (share, _) in self.text.items()}
         regret = {
-            task: {"estimate": lost, "low": max(lost - 0.06, -1), "high": min(lost + 0.06, 1), "p_value": 0.4}
+            task: {
+                "estimate": lost,
+                "low": max(lost - 0.06, -1),
+                "high": min(lost + 0.06, 1),
+                "p_value": 0.4,
+                "only_first": 0,
+                "only_second": 0,
+                "total": 150,
+            }
             for task, (_, lost) in self.text.items()
             if not math.isnan(lost)
         }

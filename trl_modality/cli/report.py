@@ -15,7 +15,7 @@ DESCRIPTION = (
 def main(argv: Sequence[str]) -> int:
     """Write a report and say where."""
     args = _parser().parse_args(argv)
-    from ..report import write_report
+    from ..report.write import write_report
 
     files = write_report(args.runs, args.output, args.title)
     for note in files.notes:
