@@ -82,7 +82,7 @@ class RunPlan(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._active, self._window, self._gap, self._last_step = self._next, LossMetrics(), None, 0
-        if state.global_step:
+        if state.global_step and self._active is not None:
             self.load_state_dict(state.stateful_callbacks.get(PLAN_STATE), state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
