@@ -127,7 +127,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         return self.run_plan_class(self.args, schedule, self.replay_dataset, self.accelerator, self._run_metrics)
 
     def get_loss_settings(self) -> LossSettings:
-        """The weights and options of the paired loss; asked when the trainer is made and when a training begins."""
+        """The weights and options of the paired loss, made once for each training, and evaluation outside of one."""
         return LossSettings.from_config(self.args, share_prefix=self._shares_prefix)
 
     # Data
@@ -145,6 +145,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     def get_train_dataloader(self) -> Any:
         if self._run_plan is None or self.train_dataset is None:
             return super().get_train_dataloader()
+        self._loss_settings = self.get_loss_settings()  # the config may have been changed, by a search or its user
         given: Any = self.train_dataset
         used = super()._remove_unused_columns(given, "training") if isinstance(given, Dataset) else given
         return self._run_plan.data_loader(used, given, self.data_collator, self._train_batch_size, self.get_tp_size())
@@ -161,8 +162,6 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
-        if self._uses_views:
-            self._loss_settings = self.get_loss_settings()  # the config may have been changed since
         with self._attention():
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self._uses_views:
@@ -171,7 +170,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     def _attention(self) -> AbstractContextManager[None]:
         """A context in which the decoder takes rows laid into one sequence, if the run has any."""
-        packs = self._uses_views and self._loss_settings.needs_segments
+        packs = self._uses_views and (self._shares_prefix or self.args.padding_free)
         return shared_prefix_attention(self._decoder) if packs else nullcontext()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Any:
@@ -215,6 +214,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     ):
         if self._uses_views:
             self._run_metrics.begin_evaluation()
+            self._loss_settings = self._loss_settings if self.is_in_train else self.get_loss_settings()
         # Of pairs losses only: a pair is two rows, so the host's logits would not line up with its examples
         losses_only = self._uses_views or prediction_loss_only
         with self._attention():

@@ -384,3 +384,16 @@ def test_parts_of_a_run_are_replaced_by_name(config):
     assert any(type(callback) is OwnPlan for callback in trainer.callback_handler.callbacks)
     assert trainer._loss_settings.kl_weight == 0.125
     assert trainer.evaluate(pair_dataset(4))["eval_own"] == 1.0
+
+
+def test_a_config_that_is_changed_later_counts(config):
+    """A search over settings, or its user, changes `trainer.args` after the trainer was made."""
+    trainer = trainer_of(config(max_steps=2), pair_dataset(16))
+    whole = trainer.evaluate(pair_dataset(4))
+    trainer.args.kl_weight = 0.0
+    alone = trainer.evaluate(pair_dataset(4))
+    assert alone["eval_loss"] == pytest.approx(whole["eval_loss"] - whole["eval_kl"] / 2, rel=1e-5)
+    trainer.args.kl_weight, trainer.args.kl_schedule, trainer.args.kl_schedule_at = 3.0, "from", 0.5
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert [log["kl_weight"] for log in logs] == [0.0, 3.0]

@@ -60,6 +60,11 @@ class RunSchedule:
         for progress, mix in zip(PROGRESS, self.mixes, strict=True):
             _check_trained(args, mix, progress)
 
+    def updated(self) -> "RunSchedule":
+        """The schedule of the config as it is now; this one, where its options have not been changed since."""
+        is_same = CurriculumOptions.of(self._args) == self._options
+        return self if is_same else RunSchedule(self._args, self._given)
+
     @property
     def is_replay_constant(self) -> bool:
         """Whether replay has the same share from the first step to the last, so that an epoch has a known length."""

@@ -77,6 +77,7 @@ class RunPlan(TrainerCallback):
         lengths = grouping_lengths(self._args, with_all_columns)
         splits = self._accelerator.split_batches
         cut = BatchCut.of_run(self._args, train_batch_size, split_batches=splits, tp_size=tp_size)
+        self.schedule = self.schedule.updated()
         self._next = plan_run(self._args, train, self._replay, lengths, self.schedule, cut)
         return data_loader(self._args, self._next, collate, self._accelerator)
 
