@@ -1,4 +1,5 @@
 import copy
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -277,3 +278,13 @@ def test_the_decision_of_the_step_is_in_the_layout(processor):
         row[SLOT_COLUMN] = row[SLOT_COLUMN]._replace(step=7, kl_factor=0.25)
     layout = PairedCollator(processor)(marked)["view_layout"]
     assert (layout.step, layout.kl_factor) == (7, 0.25)
+
+
+def test_a_worker_that_is_forked_while_a_thread_collates_does_not_wait_for_it(processor):
+    collate = PairedCollator(processor)
+    with collate._lock:  # as a thread that the fork leaves behind
+        child = os.fork()
+        if child == 0:
+            with collate._lock:
+                os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -1,5 +1,6 @@
 """Rows → batch. TRL's own vision collator does the multimodal work of each view; this one pairs the views."""
 
+import os
 import threading
 from typing import Any
 
@@ -11,6 +12,27 @@ from .groups import Rows, groups_of, with_an_image
 from .merge import merge
 from .overlong import Limit, fit
 from .render import HostCollators, Renderer
+
+
+class ProcessLock:
+    """A lock among the threads of one process; a copy, also a pickled or a forked one, is a lock of its own.
+
+    A data loader forks or pickles its collator into workers, where a thread that held the lock does not exist.
+    """
+
+    def __init__(self):
+        self._pid, self._lock = os.getpid(), threading.Lock()
+
+    def __enter__(self) -> None:
+        if self._pid != os.getpid():
+            self._pid, self._lock = os.getpid(), threading.Lock()
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple:
+        return ProcessLock, ()
 
 
 class PairedCollator:
@@ -70,7 +92,7 @@ class PairedCollator:
                 processor, **host, assistant_only_loss=assistant_only_loss, chat_template=chat_template
             ),
         )
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
 
     @classmethod
     def from_host(
@@ -104,10 +126,3 @@ class PairedCollator:
         # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
         ids = {*getattr(self.processor, "image_token_ids", ()), getattr(self.processor, "image_token_id", None)}
         return sorted(ids - {None})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}  # locks stay in their process
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._lock = threading.Lock()
