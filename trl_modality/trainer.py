@@ -191,7 +191,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             ranks=self.accelerator.num_processes // self.get_tp_size() if averages else 1,
             aux_weight=self.router_aux_loss_coef if self.aux_loss_enabled else 0.0,
             # The host leaves accumulation to the loss once that is divided by N
-            accumulation_steps=self.current_gradient_accumulation_steps if is_counted else 1,
+            accumulation_steps=self.current_gradient_accumulation_steps if is_counted and self.aux_loss_enabled else 1,
         )
         self._run_metrics.add(output, settings, layout, training=training)
         if training and self._run_plan is not None:

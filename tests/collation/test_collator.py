@@ -1,5 +1,6 @@
 import copy
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -260,9 +261,14 @@ def test_threads_may_share_a_collator(name):
     batches = [[*pairs[i % 3 : i % 3 + 1 + i % 2], *[text] * (i % 3)] for i in range(24)]
     collate = PairedCollator(processor)
     alone = [collate(copy.deepcopy(rows)) for rows in batches]
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(collate, copy.deepcopy(batches)))
-    for ours, theirs in zip(together, alone, strict=True):
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns wherever they can
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(collate, copy.deepcopy(6 * batches)))
+    finally:
+        sys.setswitchinterval(interval)
+    for ours, theirs in zip(together, 6 * alone, strict=True):
         assert ours.keys() == theirs.keys()
         assert ours["view_layout"] == theirs["view_layout"]
         for key in ours.keys() - {"view_layout"}:

@@ -1,7 +1,5 @@
 """Runs with a curriculum, replay, an order of the rows: what is trained in which step, and how it is decided."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from datasets import Dataset, Features
@@ -14,8 +12,6 @@ from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
 from trl_modality.curriculum import Mix, Slot
 from trl_modality.curriculum.rows import at_level
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
-from trl_modality.training.metrics import RunMetrics
-from trl_modality.training.run_plan import RunPlan
 from trl_modality.views import INDEX_COLUMN, SLOT_COLUMN, PairError, View
 
 
@@ -312,88 +308,3 @@ def test_every_batch_of_two_ranks_has_an_image(config):
         assert len(batch["pixel_values"]) == 1
     trainer = trainer_of(sequential(config, per_device_train_batch_size=1), data)
     assert trainer.get_train_dataloader().batch_sampler._rows.filler() == 1
-
-
-def test_a_schedule_is_tried_once(config, make_trainer):
-    """A user's schedule is called at 101 points when the trainer is made, and then once for each step."""
-    asked = []
-
-    def schedule(progress):
-        asked.append(progress)
-        return Mix()
-
-    args = config(max_steps=4)
-    trainer = make_trainer(args, train_dataset=pair_dataset(16), schedule=schedule)
-    assert asked == [i / 100 for i in range(101)]
-    trainer.train()
-    assert asked[101:] == [0.0, 0.25, 0.5, 0.75]
-
-
-def test_settings_are_made_once_a_training(config, monkeypatch, make_trainer):
-    made = []
-    original = LossSettings.__init__
-    monkeypatch.setattr(LossSettings, "__init__", lambda self, *a, **kw: made.append(1) or original(self, *a, **kw))
-    args = config(max_steps=3, gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=1, curriculum="linear")
-    data = {"train_dataset": pair_dataset(24), "eval_dataset": pair_dataset(4)}
-    trainer = make_trainer(args, **data)
-    made.clear()
-    trainer.train()
-    assert len(made) == 1
-
-
-def test_what_the_batch_says_is_what_is_trained(config):
-    """The factor of the KL travels with the batch: data loaders read ahead of the step that is trained."""
-    seen = []
-
-    class Recording(ModalityBalancedSFTTrainer):
-        def compute_loss(self, model, inputs, *args, **kwargs):
-            layout = inputs["view_layout"]
-            seen.append((self.state.global_step, layout.step, layout.kl_factor))
-            return super().compute_loss(model, inputs, *args, **kwargs)
-
-    model, processor = tiny_llava()
-    args = config(max_steps=4, kl_schedule="warmup", kl_schedule_at=1.0, gradient_accumulation_steps=2)
-    Recording(model, args, train_dataset=pair_dataset(32), processing_class=processor).train()
-    assert seen == [(step, step, step / 4) for step in range(4) for _ in range(2)]
-
-
-class OwnCollator(PairedCollator):
-    pass
-
-
-class OwnPlan(RunPlan):
-    pass
-
-
-class OwnMetrics(RunMetrics):
-    def evaluation_metrics(self, prefix):
-        return {**super().evaluation_metrics(prefix), f"{prefix}_own": 1.0}
-
-
-class OwnTrainer(ModalityBalancedSFTTrainer):
-    data_collator_class, run_plan_class, run_metrics_class = OwnCollator, OwnPlan, OwnMetrics
-
-    def get_loss_settings(self):
-        return replace(super().get_loss_settings(), kl_weight=0.125)
-
-
-def test_parts_of_a_run_are_replaced_by_name(config):
-    model, processor = tiny_llava()
-    trainer = OwnTrainer(model, config(), train_dataset=pair_dataset(8), processing_class=processor)
-    assert type(trainer.data_collator) is OwnCollator
-    assert any(type(callback) is OwnPlan for callback in trainer.callback_handler.callbacks)
-    assert trainer._loss_settings.kl_weight == 0.125
-    assert trainer.evaluate(pair_dataset(4))["eval_own"] == 1.0
-
-
-def test_a_config_that_is_changed_later_counts(config):
-    """A search over settings, or its user, changes `trainer.args` after the trainer was made."""
-    trainer = trainer_of(config(max_steps=2), pair_dataset(16))
-    whole = trainer.evaluate(pair_dataset(4))
-    trainer.args.kl_weight = 0.0
-    alone = trainer.evaluate(pair_dataset(4))
-    assert alone["eval_loss"] == pytest.approx(whole["eval_loss"] - whole["eval_kl"] / 2, rel=1e-5)
-    trainer.args.kl_weight, trainer.args.kl_schedule, trainer.args.kl_schedule_at = 3.0, "from", 0.5
-    trainer.train()
-    logs = [log for log in trainer.state.log_history if "loss" in log]
-    assert [log["kl_weight"] for log in logs] == [0.0, 3.0]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,6 +39,14 @@ def test_means_are_over_tokens_not_over_micro_batches():
     assert reported["gap_nats"] == pytest.approx((vision_nll - text_nll).mean().item(), rel=1e-5)
     assert reported["kl"] == pytest.approx(torch.cat([one.pairs.kl, many.pairs.kl]).mean().item(), rel=1e-6)
     assert (reported["text_rich_tokens"], reported["input_tokens"]) == (10, 22)
+
+
+def test_the_loss_has_the_factor_of_the_step():
+    each, metrics = output(6, 3), LossMetrics()
+    metrics.add(each, LossSettings(kl_weight=2.0), replace(LAYOUT, kl_factor=0.25))
+    pairs = each.pairs
+    expected = (pairs.text_nll + pairs.vision_nll + 0.5 * pairs.kl).sum() / 12
+    assert metrics.report(lambda sums: sums, CPU)["loss"] == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_ranks_add_counts_and_leave_means():

@@ -27,7 +27,7 @@ class ViewLayout:
     """Where each view lies in a batch: views stand one after another along the first dimension of every tensor.
 
     The first `pairs` rows of the text_rich and of the vision_centric view belong together: row i and row i are the two
-    views of one pair. The rows after them are pairs that the step trains in that view alone.
+    views of one pair. The rows after them are pairs that the step trains in that view alone, and fillers.
     """
 
     rows: dict[View, int]
@@ -54,6 +54,8 @@ class ViewLayout:
     """Number of pairs whose views show the same images: the first ones. Their vision_centric rows have no entries."""
     overlong: dict[str, int] = field(default_factory=dict)
     """Number of rows above `max_length` that were `dropped` from the batch, or `cut` in it."""
+    filler_tokens: int = 0
+    """Number of tokens of rows that only lend their images, and are no part of the data."""
     step: int | None = None
     """The optimizer step that the plan made the batch for, from 0; `None` for rows without a plan (an evaluation)."""
     kl_factor: float = 1.0

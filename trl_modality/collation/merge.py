@@ -56,6 +56,7 @@ def merge(fitted: Fitted, rows: Rows, *, pad_id: int, multiple: int, image_ids: 
         prefixes=tuple(prefix for group in groups for prefix in _prefixes(group, image_ids)),
         shared_entries={} if sharing is None else _image_entries(sharing.parts[View.TEXT_RICH]),
         sharing_pairs=0 if sharing is None else len(sharing.names),
+        filler_tokens=sum(_n_tokens(part) for g in groups if g.group.is_filler for part in g.parts.values()),
         overlong={"dropped": fitted.n_dropped, "cut": fitted.n_cut},
         # All rows of a batch belong to one step
         **({} if slot is None else {"step": slot.step, "kl_factor": slot.kl_factor}),
@@ -65,6 +66,10 @@ def merge(fitted: Fitted, rows: Rows, *, pad_id: int, multiple: int, image_ids: 
 
 def _padded_length(parts: Sequence[Part], multiple: int) -> int:
     return -(-max(part["input_ids"].shape[1] for part in parts) // multiple) * multiple
+
+
+def _n_tokens(part: Part) -> int:
+    return int(part["attention_mask"].sum())
 
 
 def _image_entries(part: Part) -> dict[str, int]:

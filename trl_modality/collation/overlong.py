@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The groups of a batch, none of whose rows is too long."""
+    """The groups of a batch, none of whose rows is too long, but for rows of which the images alone are left."""
 
     groups: list[Rendered]
     n_dropped: int = 0

@@ -7,6 +7,7 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .adaptive import Adaptive
+    from .options import RunSchedule
     from .order import Order
     from .permutation import Permutation
     from .plan import Plan, Size, size_of_epoch
@@ -23,6 +24,7 @@ __all__ = [
     "Permutation",
     "Plan",
     "PlanSampler",
+    "RunSchedule",
     "Schedule",
     "Size",
     "Slot",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = lazy_names(
         "Permutation": "permutation",
         "Plan": "plan",
         "PlanSampler": "sampler",
+        "RunSchedule": "options",
         "Schedule": "schedule",
         "Size": "plan",
         "Slot": "sampler",

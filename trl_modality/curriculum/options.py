@@ -57,13 +57,18 @@ class RunSchedule:
         self._args, self._given = args, given
         self._options = CurriculumOptions.of(args)
         self.mixes = mixes_over_run(self._options, given)
+        self._check_trained()
+
+    def _check_trained(self) -> None:
         for progress, mix in zip(PROGRESS, self.mixes, strict=True):
-            _check_trained(args, mix, progress)
+            _check_trained(self._args, mix, progress)
 
     def updated(self) -> "RunSchedule":
         """The schedule of the config as it is now; this one, where its options have not been changed since."""
-        is_same = CurriculumOptions.of(self._args) == self._options
-        return self if is_same else RunSchedule(self._args, self._given)
+        if CurriculumOptions.of(self._args) != self._options:
+            return RunSchedule(self._args, self._given)
+        self._check_trained()  # by the weights as they are now
+        return self
 
     @property
     def is_replay_constant(self) -> bool:

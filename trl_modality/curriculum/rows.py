@@ -18,6 +18,7 @@ class PlannedRows:
 
     def __init__(self, rows: PairRows | None, replay: PairRows | None, n_slots: int | None = None):
         self._rows, self._replay, self._n_slots = rows, replay, n_slots
+        self._filler: tuple[int, dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         if self._n_slots is None:
@@ -25,16 +26,23 @@ class PlannedRows:
         return self._n_slots
 
     def __getitem__(self, slot: Slot) -> dict[str, Any]:
-        if isinstance(slot.row, Mapping):
-            row = dict(slot.row)
-        else:
-            stored = self._replay if slot.is_replay else self._rows
-            assert stored is not None
-            row = stored[slot.row]
+        row = self._read(slot)
         if slot.vision_ratio is not None and is_pair(row):
             row = at_level(row, slot.vision_ratio)
         # The collator needs the decision, not where the row came from
         return {**row, SLOT_COLUMN: slot._replace(row=0)}
+
+    def _read(self, slot: Slot) -> dict[str, Any]:
+        if isinstance(slot.row, Mapping):
+            return dict(slot.row)
+        stored = self._replay if slot.is_replay else self._rows
+        assert stored is not None
+        if slot.views:
+            return stored[slot.row]
+        # Every step asks for the same filler, and hardly any uses it: it is read once
+        if self._filler is None or self._filler[0] != slot.row:
+            self._filler = slot.row, stored[slot.row]
+        return dict(self._filler[1])
 
 
 def at_level(row: Mapping[str, Any], vision_ratio: float) -> dict[str, Any]:

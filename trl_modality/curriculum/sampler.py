@@ -23,7 +23,8 @@ class Slot(NamedTuple):
     views: tuple[View, ...]
     """The views in which a pair goes through the model. Empty for a filler: a row that only lends its image."""
     cross_entropy_views: tuple[View, ...]
-    """Those of the views in which a pair has a cross-entropy; in the others it has the divergence alone."""
+    """The views in which a pair learns by a cross-entropy, if the view has a weight; in its other views it has the
+    divergence alone."""
     vision_ratio: float | None
     """The level of the vision_centric prompt (`level_prompts`); `None`: the prompt that the row has."""
     step: int = 0
@@ -202,7 +203,7 @@ class PlanSampler:
                 # The trainer counts its steps from the begin of the epoch and does not know which is the last, short
                 # one: it takes as many batches for it as for any other
                 for _ in range(n_missing):
-                    yield [batch[0]._replace(views=(), cross_entropy_views=())]
+                    yield [batch[-1]._replace(views=(), cross_entropy_views=())]
             step += 1
 
     def state_after(self, step: int) -> Mapping[str, Any]:

@@ -8,9 +8,13 @@ from .._lazy import lazy_names
 if TYPE_CHECKING:
     from .callbacks import GapCallback
     from .gap import measure_gap
+    from .metrics import RunMetrics
+    from .run_plan import RunPlan
 
 __all__ = [
     "GapCallback",
+    "RunMetrics",
+    "RunPlan",
     "measure_gap",
 ]
 
@@ -18,6 +22,8 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "GapCallback": "callbacks",
+        "RunMetrics": "metrics",
+        "RunPlan": "run_plan",
         "measure_gap": "gap",
     },
 )

@@ -141,7 +141,7 @@ def _add_view(values, view: View, nll, is_top1, entropy) -> None:
 
 def counts_of(layout: ViewLayout, settings: LossSettings) -> dict[str, int]:
     """`COUNTS` of a batch, those of overlong rows where there are any."""
-    n_tokens = sum(sum(lengths) for lengths in layout.lengths.values())
+    n_tokens = sum(sum(lengths) for lengths in layout.lengths.values()) - layout.filler_tokens
     saved = sum(layout.prefixes) if settings.share_prefix else 0
     overlong = {f"overlong_{what}": count for what, count in layout.overlong.items()}
     return {"input_tokens": n_tokens, "saved_tokens": saved, **overlong}

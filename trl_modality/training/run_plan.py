@@ -54,7 +54,9 @@ class RunPlan(TrainerCallback):
         # Of an adaptive schedule: what its window has measured so far, and the gap of the last whole window
         self._window = LossMetrics()
         self._gap: float | None = None
+        # Of the last micro-batch
         self._last_step = 0
+        self._kl_weight: float | None = None
 
     def data_loader(
         self,
@@ -66,7 +68,7 @@ class RunPlan(TrainerCallback):
     ) -> DataLoader:
         """A loader of this rank's batches, from the first step on.
 
-        The loader that was made last before a training begins is that of the training.
+        Others may be made beside that of a training; `on_train_begin` is told which one it is.
 
         Args:
             train: The dataset, with the columns that are used.
@@ -79,10 +81,13 @@ class RunPlan(TrainerCallback):
         cut = BatchCut.of_run(self._args, train_batch_size, split_batches=splits, tp_size=tp_size)
         self.schedule = self.schedule.updated()
         self._next = plan_run(self._args, train, self._replay, lengths, self.schedule, cut)
-        return data_loader(self._args, self._next, collate, self._accelerator)
+        loader: Any = data_loader(self._args, self._next, collate, self._accelerator)
+        loader.planned_run = self._next
+        return loader
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._active, self._window, self._gap, self._last_step = self._next, LossMetrics(), None, 0
+        self._active = getattr(kwargs.get("train_dataloader"), "planned_run", self._next)
+        self._window, self._gap, self._last_step, self._kl_weight = LossMetrics(), None, 0, None
         if state.global_step and self._active is not None:
             self.load_state_dict(state.stateful_callbacks.get(PLAN_STATE), state.global_step)
 
@@ -147,6 +152,7 @@ class RunPlan(TrainerCallback):
     def add(self, output: Any, settings: Any, layout: ViewLayout) -> None:
         """Show the plan a micro-batch that was trained on; an adaptive schedule measures its losses."""
         self._last_step = self._last_step if layout.step is None else layout.step
+        self._kl_weight = settings.kl_weight * layout.kl_factor
         if self._adaptive is not None:
             self._window.add(output, settings, layout)
 
@@ -156,7 +162,7 @@ class RunPlan(TrainerCallback):
         if self._active is not None:
             mix, size = self._active.plan.mix(self._last_step), self._active.plan.size
             logs |= {"text_rich_share": mix.text_rich, "vision_centric_share": mix.vision_centric}
-            logs["kl_weight"] = self._args.kl_weight * mix.kl
+            logs["kl_weight"] = self._args.kl_weight * mix.kl if self._kl_weight is None else self._kl_weight
             if self._replay is not None:
                 ratio = self._args.replay_ratio if size is None else size.replay / size.slots
                 logs["replay_ratio"] = ratio * mix.replay
