@@ -1,6 +1,7 @@
 import copy
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -273,6 +274,27 @@ def test_threads_may_share_a_collator(name):
         assert ours["view_layout"] == theirs["view_layout"]
         for key in ours.keys() - {"view_layout"}:
             assert torch.equal(ours[key], theirs[key]), key
+
+
+def test_threads_take_turns_with_the_processor(processor, monkeypatch):
+    """A fast tokenizer keeps how it pads as a state of its own, so no two threads may be inside of TRL's collator."""
+    inside, most = [], []
+    call = DataCollatorForVisionLanguageModeling.torch_call
+
+    def watched(self, examples):
+        inside.append(1)
+        time.sleep(0.02)
+        most.append(len(inside))
+        try:
+            return call(self, examples)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(DataCollatorForVisionLanguageModeling, "torch_call", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(PairedCollator(processor), [[pair_row(i)] for i in range(6)]))
+    assert len(most) == 12  # both views of six pairs
+    assert set(most) == {1}
 
 
 def test_the_decision_of_the_step_is_in_the_layout(processor):
