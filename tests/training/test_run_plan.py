@@ -153,5 +153,4 @@ def test_a_loader_of_the_users_resumes(config, tmp_path):
 def test_the_loss_of_a_counted_batch_before_any_training(config):
     trainer = trainer_of(config())
     batch = trainer.data_collator([pair_dataset(1)[0]])
-    batch = {**batch, "labels": batch["labels"]}
     assert trainer.compute_loss(trainer.model, batch, num_items_in_batch=7) > 0

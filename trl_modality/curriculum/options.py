@@ -57,9 +57,10 @@ class RunSchedule:
         self._args, self._given = args, given
         self._options = CurriculumOptions.of(args)
         self.mixes = mixes_over_run(self._options, given)
-        self._check_trained()
+        self._check_weights()
 
-    def _check_trained(self) -> None:
+    def _check_weights(self) -> None:
+        """Raise where the mixes would train pairs in a view of weight 0 alone, by the weights as they are now."""
         for progress, mix in zip(PROGRESS, self.mixes, strict=True):
             _check_trained(self._args, mix, progress)
 
@@ -67,7 +68,7 @@ class RunSchedule:
         """The schedule of the config as it is now; this one, where its options have not been changed since."""
         if CurriculumOptions.of(self._args) != self._options:
             return RunSchedule(self._args, self._given)
-        self._check_trained()  # by the weights as they are now
+        self._check_weights()
         return self
 
     @property
