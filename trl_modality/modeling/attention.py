@@ -65,27 +65,45 @@ class SegmentLayout:
         """Number of keys of each segment: its prefix and its own tokens."""
         return [segment.prefix_end - segment.prefix_start + segment.end - segment.start for segment in self.segments]
 
-    def to(self, device: torch.device) -> "SegmentTensors":
+    def host_tensors(self) -> dict[str, torch.Tensor]:
+        """What the attention calls need, on the CPU: `cu_seqlens_q`, `cu_seqlens_k`, and `key_places` where segments
+        have prefixes."""
+        bounds = ([0, *accumulate(lengths)] for lengths in (self.query_lengths, self.key_lengths))
+        tensors = {
+            name: torch.tensor(bound, dtype=torch.int32)
+            for name, bound in zip(("cu_seqlens_q", "cu_seqlens_k"), bounds, strict=True)
+        }
+        if self.query_lengths != self.key_lengths:
+            tensors["key_places"] = torch.cat(
+                [
+                    torch.arange(*span)
+                    for segment in self.segments
+                    for span in ((segment.prefix_start, segment.prefix_end), (segment.start, segment.end))
+                ]
+            )
+        return tensors
+
+    def put(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Use these tensors, `host_tensors` moved with their batch, on their device."""
+        device = tensors["cu_seqlens_q"].device
+        self._on_device[device] = SegmentTensors(self, tensors, device)
+
+    # Not `to`: accelerate's hooks of a split model call that of whatever has one
+    def on(self, device: torch.device) -> "SegmentTensors":
         """The tensors that the attention calls need, made once for all layers."""
         if device not in self._on_device:
-            self._on_device[device] = SegmentTensors(self, device)
+            moved = {name: tensor.to(device) for name, tensor in self.host_tensors().items()}
+            self._on_device[device] = SegmentTensors(self, moved, device)
         return self._on_device[device]
 
 
 class SegmentTensors:
     """A layout as tensors on one device."""
 
-    def __init__(self, layout: SegmentLayout, device: torch.device):
-        bounds = ([0, *accumulate(lengths)] for lengths in (layout.query_lengths, layout.key_lengths))
-        self.cu_seqlens_q, self.cu_seqlens_k = (torch.tensor(b, dtype=torch.int32, device=device) for b in bounds)
+    def __init__(self, layout: SegmentLayout, tensors: dict[str, torch.Tensor], device: torch.device):
+        self.cu_seqlens_q, self.cu_seqlens_k = tensors["cu_seqlens_q"], tensors["cu_seqlens_k"]
         self.max_q, self.max_k = max(layout.query_lengths), max(layout.key_lengths)
-        places = [
-            torch.arange(*span)
-            for segment in layout.segments
-            for span in ((segment.prefix_start, segment.prefix_end), (segment.start, segment.end))
-        ]
-        shares = layout.query_lengths != layout.key_lengths
-        self.key_places: torch.Tensor | None = torch.cat(places).to(device) if shares else None
+        self.key_places = tensors.get("key_places")
         """The place of each key in the sequence, `[K]`; `None` where no segment has a prefix."""
         self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
         self._device = device
@@ -156,7 +174,7 @@ def segmented_attention(
             raise ValueError(f"Attention of {type(module).__name__} uses `{name}`, which segments do not know.")
     query, key, value = (_autocast(x) for x in (query, key, value))
     kernel = varlen_kernel(query, dropout)
-    arguments = (segment_layout.to(query.device), scaling, dropout, sliding_window)
+    arguments = (segment_layout.on(query.device), scaling, dropout, sliding_window)
     if kernel is None:
         output = _by_segment(segment_layout, query, key, value, *arguments)
     else:
