@@ -4,8 +4,8 @@ import functools
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .._compat import excluded_tokens, gathered_head, head_logit_scale
-from ..collation.layout import ViewLayout, counted_labels, with_images_repeated
+from ..collation.layout import ViewLayout, with_images_repeated
 from ..kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from ..views import View
 from .backbone import run_backbone
+from .token_layout import TokenLayout, TokenLayouts, has_own_tokens, on_host
 
 
 _KNOWS_PAIRED_LOSS = "_knows_paired_loss"
@@ -103,12 +104,24 @@ class PairedModelOutput(ModelOutput):
     aux_loss: torch.Tensor | None = None
 
 
-class HeadRules(NamedTuple):
+@dataclass(frozen=True)
+class HeadRules:
     """How a model's own forward turns the product with its head into logits."""
 
     logit_scale: float
     logit_softcap: float | None
     excluded_tokens: list[int]
+    """Tokens whose logits it masks."""
+    _on_device: dict[torch.device, torch.Tensor] = field(default_factory=dict)
+
+    def bias_without_excluded(self, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """The bias of a head `[V, H]`, the lowest number for the excluded tokens."""
+        if not self.excluded_tokens:
+            return bias
+        if weight.device not in self._on_device:  # copied once: each copy waits for the device
+            self._on_device[weight.device] = torch.tensor(self.excluded_tokens, device=weight.device)
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        return bias.index_fill(0, self._on_device[weight.device], torch.finfo(bias.dtype).min)
 
 
 def add_paired_loss(model: PreTrainedModel) -> None:
@@ -139,26 +152,27 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     # `generate` and `Trainer` read the signature, so the original one stays visible
     @functools.wraps(type(model).forward)
     def paired_forward(
-        self, *args, paired_loss: LossSettings | None = None, view_layout: ViewLayout | None = None, **kwargs
+        self,
+        *args,
+        paired_loss: LossSettings | None = None,
+        view_layout: ViewLayout | None = None,
+        token_layout: TokenLayout | None = None,
+        **kwargs,
     ):
         if paired_loss is None:
             return original_forward(*args, **kwargs)
         if view_layout is None:
             raise ValueError("`paired_loss` needs the `view_layout` of a batch of `PairedCollator`.")
-        labels = kwargs.pop("labels")
+        settings, labels = paired_loss, kwargs.pop("labels")
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
-        packs = paired_loss.padding_free or (paired_loss.share_prefix and any(view_layout.prefixes))
-        packs = packs and not kwargs.get("output_router_logits")  # the load of experts is counted over rows
-        shares_prefix = paired_loss.share_prefix
-        backbone_output, packing = run_backbone(self, kwargs, view_layout, packs=packs, shares_prefix=shares_prefix)
-        # The place of each token of the rows in the hidden states
-        places = torch.arange(labels.numel()).view(labels.shape) if packing is None else packing.places
+        if kwargs.get("output_router_logits"):  # the load of experts is counted over rows
+            settings = settings.with_rows_apart()
+        tokens = _token_layout(self, {**kwargs, "labels": labels, "view_layout": view_layout}, token_layout, settings)
+        backbone_output = run_backbone(self, kwargs, view_layout, tokens)
         head = self.get_output_embeddings()
         hidden = backbone_output.last_hidden_state.flatten(0, 1).to(head.weight.device)
-        # Each label is predicted at the place of the token before it
-        labels, places = labels[:, 1:].to(hidden.device), places[:, :-1].to(hidden.device)
-        output = _losses(hidden, places, labels, view_layout, paired_loss, num_items_in_batch, head, rules)
+        output = _losses(hidden, tokens, view_layout, settings, num_items_in_batch, head, rules)
         if kwargs.get("output_router_logits"):
             output.aux_loss = _router_loss(text_config, backbone_output.router_logits, kwargs.get("attention_mask"))
         return output
@@ -184,26 +198,29 @@ def paired_loss_added(model: PreTrainedModel) -> Iterator[None]:
             model.forward = own
 
 
-def _losses(hidden, places, labels, layout, settings, num_items, head, rules: HeadRules) -> PairedModelOutput:
-    """The losses of all rows, in one pass.
+def _token_layout(model: Any, batch: dict[str, Any], given: TokenLayout | None, settings: LossSettings) -> TokenLayout:
+    """The token layout of a batch on its device: that which came with it if it is what the settings ask for."""
+    layouts = TokenLayouts(model, share_prefix=settings.share_prefix, padding_free=settings.padding_free)
+    if given is None or not has_own_tokens(batch) or not layouts.fits(given, batch):
+        given = layouts(on_host(batch))
+    return given.to(batch["labels"].device)
 
-    `hidden` `[T, H]` predicts the labels `[R, L]` from their `places` `[R, L]` in it.
-    """
+
+def _losses(
+    hidden, tokens: TokenLayout, layout: ViewLayout, settings: LossSettings, num_items, head, rules: HeadRules
+) -> PairedModelOutput:
+    """The losses of all supervised tokens, from the hidden states `[T, H]`, in one pass."""
     if num_items is None:
-        counted = counted_labels({"labels": labels, "view_layout": layout}, settings.supervised_views)
-        num_items = (counted != -100).sum()
-    groups = _token_groups(hidden, places, labels, layout, settings)
+        num_items = tokens.n_counted(layout, settings.supervised_views)
     # ZeRO-3 shards the head again afterwards: its gradient is made by then
     with gathered_head(head.weight, head.bias):
         weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
-        if rules.excluded_tokens:
-            bias = weight.new_zeros(len(weight)) if bias is None else bias
-            excluded = torch.tensor(rules.excluded_tokens, device=bias.device)
-            bias = bias.index_fill(0, excluded, torch.finfo(bias.dtype).min)
+        tokens.check_labels(vocab_size=len(weight))
+        groups = _token_groups(hidden, tokens, settings, kl_factor=layout.kl_factor)
         loss, stats = grouped_linear_loss(
             list(groups.values()),
             weight,
-            lm_head_bias=bias,
+            lm_head_bias=rules.bias_without_excluded(weight, bias),
             spec=LossSpec(
                 settings.divergence, settings.beta, settings.temperature, rules.logit_scale, rules.logit_softcap
             ),
@@ -216,43 +233,28 @@ def _losses(hidden, places, labels, layout, settings, num_items, head, rules: He
     return PairedModelOutput(loss=loss, **stats_of)
 
 
-def _token_groups(hidden, places, labels, layout: ViewLayout, settings: LossSettings) -> dict[str, TokenGroup]:
+def _token_groups(hidden, tokens: TokenLayout, settings: LossSettings, kl_factor: float) -> dict[str, TokenGroup]:
     """The supervised tokens of the pairs that are there in both views, and those of the other rows of each view."""
-
-    def tokens(view: View, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Hidden states `[M, H]`, labels `[M]`, and whether each has a cross-entropy `[M]`, of some rows of a view."""
-        of_view = spans[view]
-        rows = slice(*rows.indices(layout.rows[view]))
-        picked = slice(of_view.start + rows.start, of_view.start + rows.stop)
-        kept = labels[picked] != -100
-        has_ce = torch.tensor(layout.cross_entropy_rows(view)[rows], device=labels.device)
-        has_ce = has_ce.unsqueeze(1).expand_as(kept)[kept]
-        return hidden[places[picked][kept]], labels[picked][kept], has_ce
-
-    spans, groups = layout.spans(), {}
     weights = {View.TEXT_RICH: settings.text_rich_weight, View.VISION_CENTRIC: settings.vision_centric_weight}
-    if layout.pairs:
-        text_hidden, _, text_has_ce = tokens(View.TEXT_RICH, slice(layout.pairs))
-        vision_hidden, vision_labels, vision_has_ce = tokens(View.VISION_CENTRIC, slice(layout.pairs))
-        groups["pairs"] = TokenGroup(
-            text_hidden,
-            vision_hidden,
-            vision_labels,
-            _weight(weights[View.TEXT_RICH], text_has_ce, hidden.dtype),
-            _weight(weights[View.VISION_CENTRIC], vision_has_ce, hidden.dtype),
-            settings.kl_weight * layout.kl_factor,
+    groups = {}
+    for name, found in tokens.groups.items():
+        found = {key: tensor.to(hidden.device) for key, tensor in found.items()}
+
+        def weighted(weight: float, key: str, found=found) -> float | torch.Tensor:
+            if key not in found:
+                return weight
+            return weight * found[key].to(torch.promote_types(hidden.dtype, torch.float32))
+
+        is_paired = name == "pairs"
+        groups[name] = TokenGroup(
+            hidden.index_select(0, found["text_places"]) if is_paired else None,
+            hidden.index_select(0, found["places"]),
+            found["labels"],
+            weighted(settings.text_rich_weight, "text_has_cross_entropy") if is_paired else 0.0,
+            weighted(weights[View.VISION_CENTRIC] if is_paired else weights.get(name, 1.0), "has_cross_entropy"),
+            settings.kl_weight * kl_factor if is_paired else 0.0,
         )
-    for view, count in layout.rows.items():
-        first = layout.pairs if view in weights else 0
-        if count > first:
-            single, single_labels, has_ce = tokens(view, slice(first, None))
-            weight = _weight(weights.get(view, 1.0), has_ce, hidden.dtype)
-            groups[str(view)] = TokenGroup(None, single, single_labels, 0.0, weight, 0.0)
     return groups
-
-
-def _weight(weight: float, has_ce: torch.Tensor, dtype: torch.dtype) -> float | torch.Tensor:
-    return weight if bool(has_ce.all()) else weight * has_ce.to(torch.promote_types(dtype, torch.float32))
 
 
 def _router_loss(text_config, router_logits, attention_mask) -> Any:
@@ -282,4 +284,4 @@ def loss_to_backward(
 def logits_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
     """The batch as a model's own forward takes it, to make logits of its rows."""
     repeated = with_images_repeated(inputs, inputs["view_layout"])
-    return {key: repeated[key] for key in inputs.keys() - {"labels", "view_layout"}}
+    return {key: repeated[key] for key in inputs.keys() - {"labels", "view_layout", "token_layout"}}

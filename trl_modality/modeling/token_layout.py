@@ -1,0 +1,261 @@
+"""What a forward has to know of the tokens of a batch, made on the host, where no value has to be waited for.
+
+When the host asks a GPU for a value (how many labels are not ignored, whether two tensors are equal), it waits until
+the GPU has done all its work, and then the GPU waits for the host. So the workers of the data loader make all that
+depends on values. It travels with the batch, from pinned memory.
+
+Legend of the shapes: R rows, L places of a row, T tokens of the sequence, M supervised tokens of a group.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
+from ..views import View
+from .attention import SegmentLayout
+from .families import encodes_once
+from .packing import pack_views
+
+
+IGNORED = -100
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How a model runs the tokens of a batch, and where it predicts the supervised ones."""
+
+    packs: bool
+    """Whether the rows are laid into one sequence."""
+    shares_prefix: bool
+    """Whether what the views of a pair have in common is in it once."""
+    encodes_once: bool
+    """Whether rows read the features of images that other rows show as well."""
+    shape: tuple[int, ...]
+    """`(R, L)` of the rows."""
+    n_supervised: dict[View, tuple[int, ...]]
+    """Number of supervised tokens of each row."""
+    label_range: tuple[int, int]
+    """The smallest and the largest label; (0, 0) without any."""
+    groups: dict[str, Tensors]
+    """The supervised tokens of `pairs`, the pairs that are in the batch in both views, and of the other rows of each
+    view: `labels` `[M]`, none ignored; `places` `[M]`, where among the hidden states each is predicted, which is at
+    the token before it; `has_cross_entropy` `[M]`, unless every token has one. Of pairs these are of the
+    vision_centric view, and `text_places` and `text_has_cross_entropy` of the text_rich view."""
+    inputs: Tensors
+    """`sources` `[T]`, the place among the R·L places of the rows of each token of the sequence; `position_ids`, where
+    the model does not count them itself; `image_sources`, for each image token the index of its feature, unless each
+    has its own."""
+    segments: SegmentLayout | None = None
+    """Of the sequence."""
+    segment_tensors: Tensors = field(default_factory=dict)
+    """`segments.host_tensors()`."""
+
+    def n_counted(self, layout: ViewLayout, views: Iterable[View]) -> int:
+        """Number of tokens that count towards the normalizer N.
+
+        A token counts if its view is one of `views` and its row has a cross-entropy there. Those of a pair with the
+        divergence alone are counted once, in its vision_centric row.
+        """
+        views = set(views)
+        counts = {view: [view in views and has for has in layout.cross_entropy_rows(view)] for view in layout.rows}
+        for i in range(layout.pairs):
+            if not counts[View.TEXT_RICH][i]:
+                counts[View.VISION_CENTRIC][i] = True
+        return sum(
+            n
+            for view, ns in self.n_supervised.items()
+            for n, is_counted in zip(ns, counts[view], strict=True)
+            if is_counted
+        )
+
+    def check_labels(self, vocab_size: int) -> None:
+        """Raise `ValueError` for a label that the head has no row for: kernels would read elsewhere."""
+        smallest, largest = self.label_range
+        if smallest < 0 or largest >= vocab_size:
+            raise ValueError(
+                f"`labels` span [{smallest}, {largest}], outside the {vocab_size} rows of the head; use {IGNORED} for "
+                "tokens to ignore."
+            )
+
+    def packed(self, rows: torch.Tensor) -> torch.Tensor:
+        """Values of the rows `[..., R, L]` in the order of the sequence, `[..., 1, T]`."""
+        flat = rows.flatten(-2)
+        return flat.index_select(-1, self.inputs["sources"].to(flat.device)).unsqueeze(-2)
+
+    def placed_segments(self) -> SegmentLayout:
+        """The segments of the sequence, whose tensors are where those of this layout are."""
+        assert self.segments is not None
+        self.segments.put(self.segment_tensors)
+        return self.segments
+
+    def to(self, device: Any, non_blocking: bool = False) -> "TokenLayout":
+        """The same with its tensors on a device; accelerate moves batches so."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "TokenLayout":
+        """The same with its tensors in pinned memory; data loaders pin batches so."""
+        return self._changed(torch.Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "TokenLayout":
+        def changed(tensors: Tensors) -> Tensors:
+            return {name: change(tensor) for name, tensor in tensors.items()}
+
+        return replace(
+            self,
+            groups={name: changed(tensors) for name, tensors in self.groups.items()},
+            inputs=changed(self.inputs),
+            segment_tensors=changed(self.segment_tensors),
+        )
+
+
+class TokenLayouts:
+    """Makes the token layouts of batches for a model, of which it keeps no weights.
+
+    Args:
+        model: The model with its language head.
+        share_prefix, padding_free: As in `LossSettings`.
+    """
+
+    def __init__(self, model: Any, *, share_prefix: bool, padding_free: bool):
+        self.share_prefix, self.padding_free = share_prefix, padding_free
+        backbone = model.base_model
+        self._encodes_once = encodes_once(model)
+        self._image_token_id = backbone.config.image_token_id if self._encodes_once else None
+        self._rope = _without_weights(backbone) if self._encodes_once and hasattr(backbone, "get_rope_index") else None
+
+    def fits(self, tokens: TokenLayout, batch: Mapping[str, Any]) -> bool:
+        """Whether a layout is the one that would be made of a batch; its labels must not have been changed."""
+        return (tokens.packs, tokens.shares_prefix, tokens.shape) == (
+            *self._ways(batch["view_layout"]),
+            tuple(batch["labels"].shape),
+        )
+
+    def __call__(self, batch: Mapping[str, Any]) -> TokenLayout:
+        """The layout of a batch of `PairedCollator` that is on the CPU."""
+        layout, labels = batch["view_layout"], batch["labels"]
+        packs, shares_prefix = self._ways(layout)
+        is_own = has_own_tokens(batch)
+        encodes_once = self._encodes_once and is_own and bool(layout.shared_entries.keys() & batch.keys())
+        packing = pack_views(layout, labels.shape[1], shares_prefix) if packs else None
+        # The place of each token of the rows among the hidden states
+        places = torch.arange(labels.numel()).view(labels.shape) if packing is None else packing.places
+        inputs = {}
+        positions = self._positions(batch, layout) if is_own else None
+        if packing is not None:
+            inputs["sources"] = packing.sources
+            positions = packing.positions.unsqueeze(0) if positions is None else packing.packed(positions)
+        if positions is not None:
+            inputs["position_ids"] = positions
+        if encodes_once:
+            sources = self._image_sources(batch, layout)
+            sources = (sources if packing is None else packing.packed(sources)).flatten()
+            sources = sources[sources >= 0]
+            if not torch.equal(sources, torch.arange(len(sources))):
+                inputs["image_sources"] = sources
+        # Each label is predicted at the place of the token before it
+        labels, places = labels[:, 1:], places[:, :-1]
+        is_supervised = labels != IGNORED
+        known = labels[is_supervised]
+        return TokenLayout(
+            packs,
+            shares_prefix,
+            encodes_once,
+            shape=tuple(batch["labels"].shape),
+            n_supervised={view: tuple(is_supervised[rows].sum(1).tolist()) for view, rows in layout.spans().items()},
+            label_range=(int(known.min()), int(known.max())) if len(known) else (0, 0),
+            groups=_groups(labels, places, layout),
+            inputs=inputs,
+            segments=None if packing is None else packing.layout,
+            segment_tensors={} if packing is None else packing.layout.host_tensors(),
+        )
+
+    def _ways(self, layout: ViewLayout) -> tuple[bool, bool]:
+        """Whether the rows of a batch become one sequence, and whether views share their prefix in it."""
+        shares_prefix = self.share_prefix and any(layout.prefixes)
+        return self.padding_free or shares_prefix, shares_prefix
+
+    def _positions(self, batch: Mapping[str, Any], layout: ViewLayout) -> torch.Tensor | None:
+        """M-RoPE position ids `[3, R, L]`, or `None` where the model numbers tokens one by one."""
+        if self._rope is None or "image_grid_thw" not in batch:
+            return None
+        wanted = inspect.signature(self._rope.get_rope_index).parameters
+        sizes = with_images_repeated({key: value for key, value in batch.items() if key in wanted}, layout)
+        return self._rope.get_rope_index(**sizes)[0]
+
+    def _image_sources(self, batch: Mapping[str, Any], layout: ViewLayout) -> torch.Tensor:
+        """For each image token, the index of its feature among those of all images, `[R, L]`; −1 for other tokens.
+
+        A vision_centric row that shows the images of its partner reads the features of its partner's images.
+        """
+        is_image = batch["input_ids"] == self._image_token_id
+        sharing, n_text_rich = layout.sharing_pairs, layout.rows.get(View.TEXT_RICH, 0)
+        counts = is_image.sum(1)
+        counts[n_text_rich : n_text_rich + sharing] = 0
+        begins = counts.cumsum(0) - counts
+        begins[n_text_rich : n_text_rich + sharing] = begins[:sharing]
+        return torch.where(is_image, begins.unsqueeze(1) + is_image.cumsum(1) - 1, -1)
+
+
+@dataclass(frozen=True)
+class CollatorWithTokenLayout:
+    """A collator whose batches have their `TokenLayout`, under the key `token_layout`.
+
+    It is made of the finished batch: a collator of the user's may have changed labels.
+    """
+
+    collate: Callable[[Any], dict[str, Any]]
+    layouts: TokenLayouts
+
+    def __call__(self, rows: Any) -> dict[str, Any]:
+        batch = self.collate(rows)
+        batch["token_layout"] = self.layouts(batch)
+        return batch
+
+
+def has_own_tokens(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch has its tokens as the collator made them, and nothing stands before them."""
+    return "input_ids" in batch and batch.get("past_key_values") is None
+
+
+def on_host(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch with what layouts are made of on the CPU: tokens and sizes, not pixels. It waits for their device."""
+    wanted = {*TOKEN_FILL, "image_grid_thw"}
+    return {key: value.cpu() if key in wanted else value for key, value in batch.items()}
+
+
+def _groups(labels: torch.Tensor, places: torch.Tensor, layout: ViewLayout) -> dict[str, Tensors]:
+    spans, groups = layout.spans(), {}
+
+    def tokens(view: View, first: int, end: int) -> Tensors:
+        """Of some rows of a view."""
+        rows = slice(spans[view].start + first, spans[view].start + end)
+        kept, has = labels[rows] != IGNORED, layout.cross_entropy_rows(view)[first:end]
+        found = {"labels": labels[rows][kept], "places": places[rows][kept]}
+        if not all(has):
+            found["has_cross_entropy"] = torch.tensor(has).unsqueeze(1).expand_as(kept)[kept]
+        return found
+
+    if layout.pairs:
+        text = tokens(View.TEXT_RICH, 0, layout.pairs)
+        del text["labels"]
+        vision = tokens(View.VISION_CENTRIC, 0, layout.pairs)
+        groups["pairs"] = {**vision, **{f"text_{name}": tensor for name, tensor in text.items()}}
+    for view, count in layout.rows.items():
+        first = layout.pairs if view in (View.TEXT_RICH, View.VISION_CENTRIC) else 0
+        if count > first:
+            groups[str(view)] = tokens(view, first, count)
+    return groups
+
+
+def _without_weights(module: Any) -> Any:
+    """A module with the methods and the config of another; it can be sent to the workers of a data loader."""
+    owner = module.get_rope_index.__self__  # the module itself, or what a wrapper hands on to
+    bare = type(owner).__new__(type(owner))
+    torch.nn.Module.__init__(bare)
+    bare.config = owner.config
+    return bare
