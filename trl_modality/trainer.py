@@ -4,24 +4,23 @@ import inspect
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from datasets import Dataset
 from trl import SFTTrainer
 
 from ._compat import last_complete_checkpoint, load_renamed_checkpoint
 from .collation.collator import PairedCollator
-from .collation.layout import counted_labels
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import Schedule
 from .data.rows import PairRows
 from .evaluation.gap import ModalityGapEvaluator
 from .modeling.attention import follows_segments, shared_prefix_attention
-from .modeling.forward import LossSettings, PairedModelOutput, logits_inputs, loss_to_backward
+from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward, output_with_logits
+from .modeling.token_layout import CollatorWithTokenLayout, counted_labels
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
 from .training.datasets import named_datasets, without_repeated_rows
 from .training.gap import EvaluationGap
 from .training.metrics import RunMetrics
-from .training.prepare import check_run, prepare_model, prepare_run
+from .training.prepare import check_run, collating_with, prepare_model, prepare_run
 from .training.run_plan import PLAN_STATE, RunPlan
 from .training.run_record import RunRecord
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
@@ -99,7 +98,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         args: Any = self.args
         reject_parallelism(self.accelerator, args.loss_backend)
         prepared = prepare_model(self.model, self.processing_class, args, self.aux_loss_enabled)
-        self._decoder, self._shares_prefix = prepared
+        self._decoder, self._shares_prefix, self._token_layouts = prepared
         # Qwen-VL and others say no, since their own loss ignores the count; ours does not, so that accumulation and
         # ranks weigh every token alike with them too
         self.model_accepts_loss_kwargs = True
@@ -118,8 +117,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     def get_paired_collator(self) -> PairedCollator:
         """The collator of a run with pairs, with the settings of the one that `SFTTrainer` made."""
-        args: Any = self.args
-        host: Any = self.data_collator
+        host, args = self.data_collator, self.args
         return self.data_collator_class.from_host(host, args.completion_only_loss is not False, args.overlong)
 
     def get_run_plan(self, schedule: RunSchedule) -> RunPlan:
@@ -148,13 +146,17 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._loss_settings = self.get_loss_settings()  # the config may have been changed, by a search or its user
         given: Any = self.train_dataset
         used = super()._remove_unused_columns(given, "training") if isinstance(given, Dataset) else given
-        return self._run_plan.data_loader(used, given, self.data_collator, self._train_batch_size, self.get_tp_size())
+        collate = CollatorWithTokenLayout(self.data_collator, self._token_layouts.of(self._loss_settings))
+        return self._run_plan.data_loader(used, given, collate, self._train_batch_size, self.get_tp_size())
+
+    def get_eval_dataloader(self, eval_dataset=None) -> Any:
+        layouts = self._token_layouts.of(self._loss_settings) if self._uses_views else None
+        with collating_with(layouts, self):
+            return super().get_eval_dataloader(eval_dataset)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         if self._uses_views:
-            # Both names: what the host counts of plain `labels` depends on the model's own loss
-            labels = [counted_labels(batch, self._loss_settings.supervised_views) for batch in batch_samples]
-            batch_samples = [{"labels": each, "shift_labels": each[:, 1:]} for each in labels]
+            batch_samples = counted_labels(batch_samples, self._token_layouts, self._loss_settings, device)
         return super()._get_num_items_in_batch(batch_samples, device)
 
     # Training and its loss
@@ -196,10 +198,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._run_metrics.add(output, settings, layout, training=training)
         if training and self._run_plan is not None:
             self._run_plan.add(output, settings, layout)
-        if return_outputs:
-            with torch.no_grad():
-                return loss, model(**logits_inputs(inputs), use_cache=False)
-        return loss
+        return (loss, output_with_logits(model, inputs)) if return_outputs else loss
 
     # Evaluation
 

@@ -11,7 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from tests.testing.tiny import pair_row, picture, shown, tiny_llava, written_out
 from tests.testing.tiny_families import build, pairs_of
 from trl_modality import PairedCollator, PairError, View
-from trl_modality.collation.layout import counted_labels, with_images_repeated
+from trl_modality.collation.layout import with_images_repeated
 from trl_modality.views import SLOT_COLUMN
 
 
@@ -168,13 +168,6 @@ def test_fillers_give_their_images_where_no_other_row_has_any(processor):
     alone = collate([shown(pair_row(1))])
     assert (alone["labels"] == -100).all()
     assert len(alone["pixel_values"]) == 1
-
-
-def test_labels_of_other_views_are_not_counted(processor):
-    batch = PairedCollator(processor)([pair_row(0), pair_row(1)])
-    labels = counted_labels(batch, {View.TEXT_RICH})
-    assert torch.equal(labels[:2], batch["labels"][:2])
-    assert torch.all(labels[2:] == -100)
 
 
 def test_pad_to_multiple_of(processor):

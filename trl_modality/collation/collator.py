@@ -95,9 +95,7 @@ class PairedCollator:
         self._lock = ProcessLock()
 
     @classmethod
-    def from_host(
-        cls, host: DataCollatorForVisionLanguageModeling, completion_only_loss: bool, overlong: str = "error"
-    ) -> "PairedCollator":
+    def from_host(cls, host: Any, completion_only_loss: bool, overlong: str = "error") -> "PairedCollator":
         """A paired collator with the settings of the collator that `SFTTrainer` made."""
         return cls(
             host.processor,

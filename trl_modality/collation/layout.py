@@ -1,6 +1,5 @@
 """The layout of a batch: which of its rows and images belong to which view, and what its step decided for it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,30 +84,15 @@ def with_images_repeated(inputs: dict[str, Any], layout: ViewLayout) -> dict[str
     return repeated
 
 
-def counted_labels(batch: dict[str, Any], views: Iterable[View]) -> torch.Tensor:
-    """Labels that count towards the normalizer N, `[R, L]`; the rest become −100.
-
-    A label counts if its view is one of `views` and its row has a cross-entropy there. A pair with the divergence
-    alone is counted once, in its vision_centric row.
-    """
-    labels, layout = batch["labels"].clone(), batch["view_layout"]
-    views = set(views)
-    counted = {view: [view in views and has for has in layout.cross_entropy_rows(view)] for view in layout.rows}
-    for i in range(layout.pairs):
-        if not counted[View.TEXT_RICH][i]:
-            counted[View.VISION_CENTRIC][i] = True
-    for view, span in layout.spans().items():
-        ignored = ~torch.tensor(counted[view], dtype=torch.bool, device=labels.device)
-        labels[span] = labels[span].masked_fill(ignored.unsqueeze(1), -100)
-    return labels
-
-
 def without_examples_from(inputs: dict[str, Any], first: int) -> dict[str, Any]:
-    """The batch with the labels of all examples at position `first` and after it set to −100."""
+    """The batch with the labels of all examples at position `first` and after it set to −100.
+
+    Without its token layout, which was made of all labels.
+    """
     layout = inputs["view_layout"]
     examples = torch.tensor([example for view in layout.rows for example in layout.examples[view]])
     labels = inputs["labels"].masked_fill((examples >= first).unsqueeze(1).to(inputs["labels"].device), -100)
-    return {**inputs, "labels": labels}
+    return {key: value for key, value in inputs.items() if key != "token_layout"} | {"labels": labels}
 
 
 def shared_prefix(first: torch.Tensor, second: torch.Tensor) -> int:

@@ -17,7 +17,7 @@ from ..collation.layout import ViewLayout, with_images_repeated
 from ..kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from ..views import View
 from .backbone import run_backbone
-from .token_layout import TokenLayout, TokenLayouts, has_own_tokens, on_host
+from .token_layout import PAIRS, TokenLayout, TokenLayouts, has_own_tokens, on_host
 
 
 _KNOWS_PAIRED_LOSS = "_knows_paired_loss"
@@ -200,7 +200,7 @@ def paired_loss_added(model: PreTrainedModel) -> Iterator[None]:
 
 def _token_layout(model: Any, batch: dict[str, Any], given: TokenLayout | None, settings: LossSettings) -> TokenLayout:
     """The token layout of a batch on its device: that which came with it if it is what the settings ask for."""
-    layouts = TokenLayouts(model, share_prefix=settings.share_prefix, padding_free=settings.padding_free)
+    layouts = TokenLayouts(model).of(settings)
     if given is None or not has_own_tokens(batch) or not layouts.fits(given, batch):
         given = layouts(on_host(batch))
     return given.to(batch["labels"].device)
@@ -235,26 +235,31 @@ def _losses(
 
 def _token_groups(hidden, tokens: TokenLayout, settings: LossSettings, kl_factor: float) -> dict[str, TokenGroup]:
     """The supervised tokens of the pairs that are there in both views, and those of the other rows of each view."""
-    weights = {View.TEXT_RICH: settings.text_rich_weight, View.VISION_CENTRIC: settings.vision_centric_weight}
+    weights = {
+        View.TEXT_RICH.value: settings.text_rich_weight,
+        View.VISION_CENTRIC.value: settings.vision_centric_weight,
+    }
     groups = {}
-    for name, found in tokens.groups.items():
-        found = {key: tensor.to(hidden.device) for key, tensor in found.items()}
-
-        def weighted(weight: float, key: str, found=found) -> float | torch.Tensor:
-            if key not in found:
-                return weight
-            return weight * found[key].to(torch.promote_types(hidden.dtype, torch.float32))
-
-        is_paired = name == "pairs"
+    for name, tensors in tokens.groups.items():
+        found = {key: tensor.to(hidden.device) for key, tensor in tensors.items()}
+        text_hidden, text_weight, weight, kl_weight = None, 0.0, weights.get(name, 1.0), 0.0
+        if name == PAIRS:
+            text_hidden = hidden.index_select(0, found["text_places"])
+            text_weight = _weight(settings.text_rich_weight, found.get("text_has_cross_entropy"), hidden.dtype)
+            weight, kl_weight = settings.vision_centric_weight, settings.kl_weight * kl_factor
         groups[name] = TokenGroup(
-            hidden.index_select(0, found["text_places"]) if is_paired else None,
+            text_hidden,
             hidden.index_select(0, found["places"]),
             found["labels"],
-            weighted(settings.text_rich_weight, "text_has_cross_entropy") if is_paired else 0.0,
-            weighted(weights[View.VISION_CENTRIC] if is_paired else weights.get(name, 1.0), "has_cross_entropy"),
-            settings.kl_weight * kl_factor if is_paired else 0.0,
+            text_weight,
+            _weight(weight, found.get("has_cross_entropy"), hidden.dtype),
+            kl_weight,
         )
     return groups
+
+
+def _weight(weight: float, has_ce: torch.Tensor | None, dtype: torch.dtype) -> float | torch.Tensor:
+    return weight if has_ce is None else weight * has_ce.to(torch.promote_types(dtype, torch.float32))
 
 
 def _router_loss(text_config, router_logits, attention_mask) -> Any:
@@ -281,7 +286,9 @@ def loss_to_backward(
     return loss if output.aux_loss is None else loss + aux_weight * output.aux_loss / accumulation_steps
 
 
-def logits_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The batch as a model's own forward takes it, to make logits of its rows."""
+@torch.no_grad()
+def output_with_logits(model: Any, inputs: dict[str, Any]) -> Any:
+    """The output of the model's own forward, which makes the logits of all rows of a batch."""
     repeated = with_images_repeated(inputs, inputs["view_layout"])
-    return {key: repeated[key] for key in inputs.keys() - {"labels", "view_layout", "token_layout"}}
+    own = {key: repeated[key] for key in inputs.keys() - {"labels", "view_layout", "token_layout"}}
+    return model(**own, use_cache=False)

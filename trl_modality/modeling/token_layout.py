@@ -7,6 +7,7 @@ depends on values. It travels with the batch, from pinned memory.
 Legend of the shapes: R rows, L places of a row, T tokens of the sequence, M supervised tokens of a group.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ from .packing import pack_views
 
 
 IGNORED = -100
+PAIRS = "pairs"
+"""The name of the group of the pairs that are in the batch in both views."""
 Tensors = dict[str, torch.Tensor]
 
 
@@ -117,16 +120,21 @@ class TokenLayouts:
     """Makes the token layouts of batches for a model, of which it keeps no weights.
 
     Args:
-        model: The model with its language head.
-        share_prefix, padding_free: As in `LossSettings`.
+        model: The model with its language head, not sharded yet: its class is sent to workers.
     """
 
-    def __init__(self, model: Any, *, share_prefix: bool, padding_free: bool):
-        self.share_prefix, self.padding_free = share_prefix, padding_free
+    def __init__(self, model: Any):
+        self._share_prefix = self._padding_free = False
         backbone = model.base_model
         self._encodes_once = encodes_once(model)
         self._image_token_id = backbone.config.image_token_id if self._encodes_once else None
         self._rope = _without_weights(backbone) if self._encodes_once and hasattr(backbone, "get_rope_index") else None
+
+    def of(self, settings: Any) -> "TokenLayouts":
+        """Those that `share_prefix` and `padding_free` of a `LossSettings` ask for."""
+        layouts = copy.copy(self)
+        layouts._share_prefix, layouts._padding_free = settings.share_prefix, settings.padding_free
+        return layouts
 
     def fits(self, tokens: TokenLayout, batch: Mapping[str, Any]) -> bool:
         """Whether a layout is the one that would be made of a batch; its labels must not have been changed."""
@@ -176,8 +184,8 @@ class TokenLayouts:
 
     def _ways(self, layout: ViewLayout) -> tuple[bool, bool]:
         """Whether the rows of a batch become one sequence, and whether views share their prefix in it."""
-        shares_prefix = self.share_prefix and any(layout.prefixes)
-        return self.padding_free or shares_prefix, shares_prefix
+        shares_prefix = self._share_prefix and any(layout.prefixes)
+        return self._padding_free or shares_prefix, shares_prefix
 
     def _positions(self, batch: Mapping[str, Any], layout: ViewLayout) -> torch.Tensor | None:
         """M-RoPE position ids `[3, R, L]`, or `None` where the model numbers tokens one by one."""
@@ -199,6 +207,24 @@ class TokenLayouts:
         begins = counts.cumsum(0) - counts
         begins[n_text_rich : n_text_rich + sharing] = begins[:sharing]
         return torch.where(is_image, begins.unsqueeze(1) + is_image.cumsum(1) - 1, -1)
+
+
+def counted_labels(
+    batches: Iterable[dict[str, Any]], layouts: TokenLayouts, settings: Any, device: torch.device
+) -> list[dict[str, torch.Tensor]]:
+    """For each batch as many labels as count towards N by a `LossSettings`, for `Trainer` to count.
+
+    A batch of another data loader than ours is given its token layout.
+    """
+    counted = []
+    for batch in batches:
+        if "token_layout" not in batch:
+            batch["token_layout"] = layouts.of(settings)(on_host(batch)).to(device)
+        count = batch["token_layout"].n_counted(batch["view_layout"], settings.supervised_views)
+        labels = torch.zeros((), dtype=torch.long, device=device).expand(count)
+        # Both names: what the host counts of plain `labels` depends on the model's own loss
+        counted.append({"labels": labels, "shift_labels": labels})
+    return counted
 
 
 @dataclass(frozen=True)
@@ -244,7 +270,7 @@ def _groups(labels: torch.Tensor, places: torch.Tensor, layout: ViewLayout) -> d
         text = tokens(View.TEXT_RICH, 0, layout.pairs)
         del text["labels"]
         vision = tokens(View.VISION_CENTRIC, 0, layout.pairs)
-        groups["pairs"] = {**vision, **{f"text_{name}": tensor for name, tensor in text.items()}}
+        groups[PAIRS] = {**vision, **{f"text_{name}": tensor for name, tensor in text.items()}}
     for view, count in layout.rows.items():
         first = layout.pairs if view in (View.TEXT_RICH, View.VISION_CENTRIC) else 0
         if count > first:
@@ -255,7 +281,7 @@ def _groups(labels: torch.Tensor, places: torch.Tensor, layout: ViewLayout) -> d
 def _without_weights(module: Any) -> Any:
     """A module with the methods and the config of another; it can be sent to the workers of a data loader."""
     owner = module.get_rope_index.__self__  # the module itself, or what a wrapper hands on to
-    bare = type(owner).__new__(type(owner))
+    bare: Any = object.__new__(type(owner))
     torch.nn.Module.__init__(bare)
     bare.config = owner.config
     return bare

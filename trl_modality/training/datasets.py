@@ -182,3 +182,20 @@ def disable_batch_dispatch(args: TrainingArguments, datasets: Mapping[str, AnyDa
             "A streamed `eval_dataset` on several ranks repeats rows to fill the last batch, and its metrics count "
             "them. Give a map-style dataset for exact figures."
         )
+
+
+def copy_without_waiting(args: TrainingArguments) -> None:
+    """Let batches be copied to a GPU while it computes (`accelerator_config.non_blocking`), and see to it that there
+    is a next one in time.
+
+    That is safe from pinned memory, which torch does not use again before the copy is done.
+    """
+    if args.device.type != "cuda":
+        return
+    if args.dataloader_pin_memory:
+        args.accelerator_config.non_blocking = True
+    if args.dataloader_num_workers == 0 and args.process_index == 0:
+        logger.warning(
+            "`dataloader_num_workers=0`: the process that trains reads the images too, 20 to 50 pairs a second, and "
+            "the GPU waits for it. Set it to 4 to 8 for each GPU."
+        )

@@ -1,5 +1,6 @@
 """Metrics of runs on pairs: sums and counts over tokens, added up over micro-batches and ranks, and divided once."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,10 +37,14 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 class LossMetrics:
-    """Sums over supervised tokens since the last report, kept on the device."""
+    """Sums over supervised tokens since the last report: those of losses on their device, counts on the host.
+
+    Adding a micro-batch waits for no device.
+    """
 
     def __init__(self):
         self._sums: torch.Tensor | None = None
+        self._counts: Counter[str] = Counter()
 
     def add(self, output: PairedModelOutput, settings: LossSettings, layout: ViewLayout) -> None:
         """Add one micro-batch.
@@ -50,17 +55,20 @@ class LossMetrics:
             layout: Of its rows.
         """
         values: dict[str, torch.Tensor] = {}
+        tokens: Counter[View] = Counter()
         pairs = output.pairs
         if pairs is not None:
-            _add_view(values, View.TEXT_RICH, pairs.text_nll, pairs.text_is_top1, pairs.text_entropy)
-            _add_view(values, View.VISION_CENTRIC, pairs.vision_nll, pairs.vision_is_top1, pairs.vision_entropy)
+            _add_view(values, tokens, View.TEXT_RICH, pairs.text_nll, pairs.text_is_top1, pairs.text_entropy)
+            _add_view(
+                values, tokens, View.VISION_CENTRIC, pairs.vision_nll, pairs.vision_is_top1, pairs.vision_entropy
+            )
             if pairs.kl is not None:
                 values["gap"] = values["vision_centric_nll"] - values["text_rich_nll"]
                 values["kl"] = pairs.kl.sum()
-                values["paired_tokens"] = values["text_rich_tokens"]
+                self._counts["paired_tokens"] += tokens[View.TEXT_RICH]
         for view in VIEWS:
             if (single := getattr(output, view)) is not None:
-                _add_view(values, view, single.vision_nll, single.vision_is_top1, single.vision_entropy)
+                _add_view(values, tokens, view, single.vision_nll, single.vision_is_top1, single.vision_entropy)
         weights = {
             "text_rich_nll": settings.text_rich_weight,
             "vision_centric_nll": settings.vision_centric_weight,
@@ -70,23 +78,25 @@ class LossMetrics:
         }
         zero = torch.zeros((), dtype=sum_dtype(output.loss.device), device=output.loss.device)
         values["loss"] = sum((w * values[name] for name, w in weights.items() if w and name in values), start=zero)
-        values["tokens"] = sum((values.get(f"{view}_tokens", zero) for view in VIEWS), start=zero)
-        supervised = settings.supervised_views
-        values["loss_tokens"] = sum((values.get(f"{view}_tokens", zero) for view in supervised), start=zero)
-        values |= {name: torch.as_tensor(count) for name, count in counts_of(layout, settings).items()}
         if output.aux_loss is not None:
-            values["aux_loss"], values["micro_batches"] = output.aux_loss.detach(), zero + 1
-        # `.to`: with a model split over devices, the tokens were counted on another one than the losses
+            values["aux_loss"] = output.aux_loss.detach()
+            self._counts["micro_batches"] += 1
+        self._counts.update({f"{view}_tokens": count for view, count in tokens.items()})
+        self._counts["tokens"] += tokens.total()
+        self._counts["loss_tokens"] += sum(tokens[view] for view in settings.supervised_views)
+        self._counts.update(counts_of(layout, settings))
+        # `.to`: with a model split over devices, some were made on another one than the losses
         sums = torch.stack([values.get(name, zero).to(zero) for name in SUMS])
         self._sums = sums if self._sums is None else self._sums.to(sums) + sums
 
     def sums(self, device: torch.device) -> torch.Tensor:
         """The sums since the last report on this rank, `[len(SUMS)]`; another run goes on from them with `load`."""
-        nothing = torch.zeros(len(SUMS), dtype=sum_dtype(device), device=device)
-        return nothing if self._sums is None else self._sums.to(nothing)
+        counts = torch.tensor([self._counts[name] for name in SUMS], dtype=sum_dtype(device), device=device)
+        return counts if self._sums is None else self._sums.to(counts) + counts
 
     def load(self, sums: Sequence[float]) -> None:
         """Go on from the sums of another run."""
+        self._counts.clear()
         self._sums = torch.tensor(sums, dtype=torch.float64)
 
     def report(self, reduce: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> dict[str, float]:
@@ -102,6 +112,7 @@ class LossMetrics:
         """
         sums = self.sums(device)
         self._sums = None
+        self._counts.clear()
         total = dict(zip(SUMS, reduce(sums).tolist(), strict=True))
         report = {}
         for view in VIEWS:
@@ -124,16 +135,12 @@ class LossMetrics:
         return report
 
 
-def _add_view(values, view: View, nll, is_top1, entropy) -> None:
+def _add_view(values, tokens, view: View, nll, is_top1, entropy) -> None:
     if nll is None:
         return
     dtype = sum_dtype(nll.device)
-    sums = {
-        "nll": nll.sum(dtype=dtype),
-        "correct": is_top1.sum(),
-        "entropy": entropy.sum(dtype=dtype),
-        "tokens": nll.new_full((), nll.numel(), dtype=dtype),
-    }
+    tokens[view] += nll.numel()
+    sums = {"nll": nll.sum(dtype=dtype), "correct": is_top1.sum(), "entropy": entropy.sum(dtype=dtype)}
     for name, value in sums.items():
         # A view has tokens in pairs and by itself
         values[f"{view}_{name}"] = values.get(f"{view}_{name}", 0) + value

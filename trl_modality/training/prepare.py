@@ -1,7 +1,8 @@
 """From the arguments of a trainer to a run: which loss serves it, and the checks before its first step, in order."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from accelerate.utils import is_peft_model
@@ -14,10 +15,12 @@ from ..config import paired_config
 from ..curriculum.options import RunSchedule
 from ..modeling.families import shares_prefix
 from ..modeling.forward import add_paired_loss
+from ..modeling.token_layout import CollatorWithTokenLayout, TokenLayouts
 from . import checks
 from .datasets import (
     AnyDataset,
     checked_replay,
+    copy_without_waiting,
     disable_batch_dispatch,
     has_images,
     has_pairs,
@@ -64,9 +67,11 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
     if uses_views:
         arguments["args"] = copy.copy(paired_config(args, arguments.get("model")))
         arguments["args"].padding_free = False
+        arguments["args"].accelerator_config = copy.copy(arguments["args"].accelerator_config)
         checks.reject_unsupported(arguments)
         checks.reject_text_run(datasets)
         disable_batch_dispatch(arguments["args"], datasets)
+        copy_without_waiting(arguments["args"])
     read = without_decoding if uses_views else watch_for_late_pairs
     arguments["train_dataset"], arguments["eval_dataset"] = (map_datasets(read, each) for each in (train, evaluation))
     if uses_views and train is not None:
@@ -81,6 +86,7 @@ class PreparedModel(NamedTuple):
     """The language model inside, whose layers follow segments."""
     shares_prefix: bool
     """Whether the views of a pair share their prefix."""
+    token_layouts: TokenLayouts
 
 
 def prepare_model(model: Any, processor: Any, args: Any, balances_experts: bool) -> PreparedModel:
@@ -101,9 +107,8 @@ def prepare_model(model: Any, processor: Any, args: Any, balances_experts: bool)
     add_paired_loss(base_model)
     adapter = getattr(model, "active_peft_config", None)
     has_virtual_tokens = getattr(adapter, "is_prompt_learning", False)
-    return PreparedModel(
-        base_model.get_decoder(), shares_prefix(args, base_model, balances_experts, has_virtual_tokens)
-    )
+    shares = shares_prefix(args, base_model, balances_experts, has_virtual_tokens)
+    return PreparedModel(base_model.get_decoder(), shares, TokenLayouts(base_model))
 
 
 def check_run(
@@ -141,3 +146,15 @@ def check_run(
         )
     if shares_prefix and args.process_index == 0:
         checks.say_what_is_not_shared(not_shared)
+
+
+@contextmanager
+def collating_with(layouts: TokenLayouts | None, trainer: Any) -> Iterator[None]:
+    """A context in which a trainer makes data loaders whose batches have token layouts; with `None`, as usual."""
+    own = trainer.data_collator
+    if layouts is not None:
+        trainer.data_collator = CollatorWithTokenLayout(own, layouts)
+    try:
+        yield
+    finally:
+        trainer.data_collator = own
