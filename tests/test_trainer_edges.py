@@ -2,11 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
 from tokenizers.normalizers import Replace
+from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import SFTConfig, SFTTrainer
 
 from tests.testing.runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
@@ -15,6 +17,7 @@ from tests.testing.tiny_families import build
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
 from trl_modality._compat import DataCollatorForVisionLanguageModeling
 from trl_modality.modeling.forward import LossSettings
+from trl_modality.training.datasets import copy_without_waiting
 
 
 def make(config, model=None, **kwargs):
@@ -228,3 +231,42 @@ def test_one_image_and_a_list_of_one_agree():
     single = {**{k: v for k, v in row.items() if k != "images"}, "image": row["images"][0]}
     batch, single_batch = collate([row]), collate([single])
     assert all(torch.equal(single_batch[key], batch[key]) for key in batch.keys() - {"view_layout"})
+
+
+@pytest.mark.parametrize("pins", [True, False])
+def test_batches_are_copied_to_a_gpu_while_it_computes(pins):
+    """Out of pinned memory alone: what is not pinned is copied first, and waits all the same."""
+    given = AcceleratorConfig()
+    args = SimpleNamespace(
+        device=torch.device("cuda", 0),
+        dataloader_pin_memory=pins,
+        dataloader_num_workers=4,
+        process_index=0,
+        accelerator_config=given,
+    )
+    copy_without_waiting(args)
+    assert args.accelerator_config.non_blocking is pins
+
+
+def test_a_config_of_the_user_is_left_alone(config):
+    args = config()
+    trainer = make(config, args=args, eval_dataset=pair_dataset(5, first=50).to_iterable_dataset())
+    assert trainer.args.accelerator_config is not args.accelerator_config
+    assert args.accelerator_config.dispatch_batches is None
+
+
+@pytest.mark.parametrize(("device", "workers", "said"), [("cuda", 0, 1), ("cuda", 4, 0), ("cpu", 0, 0)])
+def test_a_gpu_that_will_wait_for_its_batches_is_told_of(device, workers, said, monkeypatch):
+    warnings = []
+    monkeypatch.setattr("trl_modality.training.datasets.logger.warning", warnings.append)
+    copy_without_waiting(
+        SimpleNamespace(
+            device=torch.device(device),
+            dataloader_pin_memory=True,
+            dataloader_num_workers=workers,
+            process_index=0,
+            accelerator_config=AcceleratorConfig(),
+        )
+    )
+    assert len(warnings) == said
+    assert all("`dataloader_num_workers=0`" in warning and "4 to 8" in warning for warning in warnings)
