@@ -2,6 +2,7 @@
 fails here first, by name; `trl_modality._compat` says what each is for."""
 
 import dataclasses
+import copy
 import inspect
 
 import pytest
@@ -165,6 +166,18 @@ def test_layers_read_the_attention_of_the_config_that_we_name():
     assert model.config.vision_config._attn_implementation == "sdpa"
     assert all(layer.self_attn.config is decoder.config for layer in decoder.layers)
     assert "attn_implementation" not in decoder.config.to_json_string()
+
+
+def test_an_attention_without_a_mask_function_is_given_no_mask():
+    """Nor are its positions read back from their device: `attention.without_masks` is made of that."""
+    from transformers.masking_utils import create_causal_mask
+
+    config = copy.deepcopy(build("llava")[0].get_decoder().config)
+    inputs = {"inputs_embeds": torch.zeros(1, 4, 8), "attention_mask": None, "position_ids": torch.zeros(1, 4).long()}
+    assert create_causal_mask(config, cache=None, **inputs) is not None  # four rows of one token
+    config._attn_implementation_internal = "shared_prefix_of_nobody"
+    inputs["position_ids"] = torch.zeros(1, 4, dtype=torch.long, device="meta")
+    assert create_causal_mask(config, cache=None, **inputs) is None
 
 
 def test_flash_attention_asks_the_config_for_its_name():

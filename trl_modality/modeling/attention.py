@@ -11,7 +11,6 @@ Legend of the shapes: B rows, L places of a row, T = B·L, K keys, A heads, D he
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import accumulate
@@ -29,7 +28,9 @@ from .._compat import VarlenKernel, attention_named, name_attention, varlen_kern
 NAME = "shared_prefix"
 # The name of a decoder's own attention, by the name that was registered in its place
 _ORIGINALS = {NAME: "sdpa"}
-_is_segmented: ContextVar[bool] = ContextVar("is_segmented", default=False)
+# Of the name under which the same attention has no mask function: transformers then asks for no mask. One that returns
+# none would not do: whether positions begin anew is read back from the device before it is called
+_WITHOUT_MASK = "_without_mask"
 
 
 class Segment(NamedTuple):
@@ -249,19 +250,15 @@ def _eager_of(module: torch.nn.Module) -> Any:
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
-def _mask_of(original: str, *args: Any, **kwargs: Any) -> Any:
-    """A mask function of transformers: no mask within `without_masks`, else that of the attention the model had."""
-    return None if _is_segmented.get() else ALL_MASK_ATTENTION_FUNCTIONS[original](*args, **kwargs)
-
-
 @contextmanager
-def without_masks() -> Iterator[None]:
-    """A context in which models with `shared_prefix` attention make no mask."""
-    token = _is_segmented.set(True)
+def without_masks(decoder: PreTrainedModel) -> Iterator[None]:
+    """A context in which a decoder with `shared_prefix` attention makes no mask, and looks at no position for one."""
+    name: Any = decoder.config._attn_implementation
+    name_attention(decoder.config, name + _WITHOUT_MASK)
     try:
         yield
     finally:
-        _is_segmented.reset(token)
+        name_attention(decoder.config, name)
 
 
 def use_shared_prefix(decoder: PreTrainedModel) -> None:
@@ -275,8 +272,10 @@ def use_shared_prefix(decoder: PreTrainedModel) -> None:
     # Opaque: a name that speaks of flash attention, or looks like a repository, is one to transformers
     name = next((name for name, other in _ORIGINALS.items() if other == original), f"{NAME}_{len(_ORIGINALS)}")
     _ORIGINALS[name] = original
-    AttentionInterface.register(name, partial(segmented_attention, original=original))
-    AttentionMaskInterface.register(name, partial(_mask_of, original))
+    for each in (name, name + _WITHOUT_MASK):
+        AttentionInterface.register(each, partial(segmented_attention, original=original))
+    if original in ALL_MASK_ATTENTION_FUNCTIONS:
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
     name_attention(decoder.config, name)
 
 

@@ -36,7 +36,7 @@ def run_backbone(model: Any, batch: dict[str, Any], layout: ViewLayout, tokens: 
         _check_packs(model, batch)
         del inputs["attention_mask"]
         inputs |= {key: tokens.packed(value) for key, value in inputs.items() if key in TOKEN_FILL}
-        with without_masks():
+        with without_masks(model.get_decoder()):
             return backbone(**inputs, segment_layout=tokens.placed_segments())
 
 
