@@ -1,8 +1,8 @@
 """What we lean on in TRL, transformers and accelerate beyond their documented API. A release that moves one of these
 fails here first, by name; `trl_modality._compat` says what each is for."""
 
-import dataclasses
 import copy
+import dataclasses
 import inspect
 
 import pytest
@@ -173,11 +173,10 @@ def test_an_attention_without_a_mask_function_is_given_no_mask():
     from transformers.masking_utils import create_causal_mask
 
     config = copy.deepcopy(build("llava")[0].get_decoder().config)
-    inputs = {"inputs_embeds": torch.zeros(1, 4, 8), "attention_mask": None, "position_ids": torch.zeros(1, 4).long()}
-    assert create_causal_mask(config, cache=None, **inputs) is not None  # four rows of one token
-    config._attn_implementation_internal = "shared_prefix_of_nobody"
-    inputs["position_ids"] = torch.zeros(1, 4, dtype=torch.long, device="meta")
-    assert create_causal_mask(config, cache=None, **inputs) is None
+    embeddings, positions = torch.zeros(1, 4, 8), torch.zeros(1, 4, dtype=torch.long)
+    assert create_causal_mask(config, embeddings, None, None, positions) is not None  # four rows of one token
+    name_attention(config, "shared_prefix_of_nobody")
+    assert create_causal_mask(config, embeddings, None, None, positions.to("meta")) is None
 
 
 def test_flash_attention_asks_the_config_for_its_name():
