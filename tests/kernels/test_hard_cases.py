@@ -14,7 +14,7 @@ from tests.testing.losses import (
     round_bfloat16_to_nearest,
     run,
 )
-from trl_modality.kernels import paired_linear_loss
+from trl_modality.kernels import paired_linear_loss, torch_rows
 from trl_modality.kernels.backends import get_backend
 from trl_modality.kernels.reference import losses_of_logits
 from trl_modality.kernels.spec import LossSpec, TileRows, TokenGroup, TokenStats
@@ -22,7 +22,8 @@ from trl_modality.kernels.torch_rows import ARGMAX_COLUMNS
 
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-backends = pytest.mark.parametrize("backend", FAST_BACKENDS)
+NO_VALUES_READ = "torch, as on a GPU"
+backends = pytest.mark.parametrize("backend", [*FAST_BACKENDS, NO_VALUES_READ], indirect=True)
 divergences = pytest.mark.parametrize("divergence", DIVERGENCES)
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 
@@ -30,6 +31,15 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.
 @pytest.fixture(autouse=True)
 def _rounding(monkeypatch):
     round_bfloat16_to_nearest(monkeypatch)
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """The name of a backend; `torch` also as it is on a device for which it may not wait."""
+    if request.param == NO_VALUES_READ:
+        monkeypatch.setattr(torch_rows, "reads_values", lambda device: False)
+        return "torch"
+    return request.param
 
 
 CASES = {

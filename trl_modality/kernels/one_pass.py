@@ -22,6 +22,7 @@ from .spec import (
     TokenStats,
     accumulation_dtype,
     part_of,
+    tensor_on,
     weighted_sum,
 )
 from .tiles import TileBuffers, plan_tiles, product_dtype
@@ -39,10 +40,15 @@ def linear_losses(
     normalizer: torch.Tensor,
     *,
     rows_class: Any,
+    n_ignored: list[int],
     tile_mib: float | None = None,
     gradient_filter: float = 0.0,
 ) -> tuple[torch.Tensor, list[TokenStats]]:
-    """As `reference.linear_losses`; `rows_class` (`TorchRows`, `TritonRows`) does the elementwise work on tiles."""
+    """As `reference.linear_losses`; `rows_class` (`TorchRows`, `TritonRows`) does the elementwise work on tiles.
+
+    Nothing here waits for the device, but for `gradient_filter`. So the sizes must be known: `n_ignored` are the
+    tokens of each group without a label.
+    """
     inputs = [lm_head_weight, lm_head_bias, *(hidden for group in groups for hidden in group[:2])]
     wants_weight, wants_bias, *wants_hidden = (
         torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs
@@ -66,8 +72,8 @@ def linear_losses(
         normalizer = normalizer.to(accumulation_dtype(dtype))
         divisor = normalizer if dtype != torch.float16 else _divisor_for_float16(groups, normalizer)
         passes = [
-            _GroupPass(group, wants, wants_weight or wants_bias, divisor, dtype)
-            for group, wants in zip(groups, zip(wants_hidden[::2], wants_hidden[1::2], strict=True), strict=True)
+            _GroupPass(group, ignored, wants, wants_weight or wants_bias, divisor, dtype)
+            for group, ignored, *wants in zip(groups, n_ignored, wants_hidden[::2], wants_hidden[1::2], strict=True)
         ]
         for group_pass in passes:
             for start in range(0, group_pass.n_tokens, plan.tokens):
@@ -100,12 +106,13 @@ class _ViewPass:
 class _GroupPass:
     """One group of tokens during the pass: its labelled tokens, their weights and statistics, and its gradients."""
 
-    def __init__(self, group: TokenGroup, wants_hidden, wants_head: bool, divisor, dtype):
+    def __init__(self, group: TokenGroup, n_ignored: int, wants_hidden, wants_head: bool, divisor, dtype):
         self.group, self.sum_dtype = group, accumulation_dtype(dtype)
-        kept = group.labels != IGNORE_INDEX
-        self.kept = None if bool(kept.all()) else kept.nonzero().squeeze(1)
-        self.labels = group.labels if self.kept is None else group.labels[self.kept]
-        self.n_tokens = len(self.labels)
+        self.n_tokens = len(group.labels) - n_ignored
+        self.kept, self.labels = None, group.labels
+        if n_ignored:  # sorted to the front, in their order: `nonzero` would wait for the device to count them
+            self.kept = (group.labels == IGNORE_INDEX).argsort(stable=True)[: self.n_tokens]
+            self.labels = group.labels[self.kept]
         self.weights = [self._per_token(weight) for weight in group[3:]]
         self.stats = _new_stats(group, self.n_tokens, self.sum_dtype)
 
@@ -174,8 +181,8 @@ class _GroupPass:
         return everything
 
     def _per_token(self, weight: float | torch.Tensor) -> torch.Tensor:
-        device, n_tokens = self.group.labels.device, len(self.group.labels)
-        weight_M = torch.as_tensor(weight, dtype=self.sum_dtype, device=device).detach().expand(n_tokens)
+        labels = self.group.labels
+        weight_M = tensor_on(labels.device, weight, self.sum_dtype).detach().expand_as(labels)
         return weight_M if self.kept is None else weight_M[self.kept]
 
 
@@ -225,11 +232,12 @@ def _divisor_for_float16(groups: list[TokenGroup], normalizer: torch.Tensor) -> 
     In float16, 1 / normalizer of a long batch underflows before a loss scale is applied. The quotient of the two
     divisors is a power of two, so that applying it in the backward costs no rounding.
     """
-    largest = torch.zeros_like(normalizer)
-    for group in groups:
-        for weight in (group.text_weight, group.vision_weight + group.kl_weight):
-            weights = torch.as_tensor(weight).to(normalizer).flatten()
-            largest = torch.cat([largest.unsqueeze(0), weights]).max()
+    weights = [
+        tensor_on(normalizer.device, weight, normalizer.dtype).flatten()
+        for group in groups
+        for weight in (group.text_weight, group.vision_weight + group.kl_weight)
+    ]
+    largest = torch.cat([normalizer.new_zeros(1), *weights]).max()
     ratio = normalizer / torch.where(largest > 0, largest, 1.0)
     return normalizer / ratio.log2().floor().exp2()
 

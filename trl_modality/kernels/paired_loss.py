@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from .backends import get_backend
-from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats
+from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats, tensor_on
 from .tiles import product_dtype
 
 
@@ -141,10 +141,17 @@ def grouped_linear_loss(
     backend: str = "auto",
     tile_mib: float | None = None,
     gradient_filter: float = 0.0,
+    checked: bool = False,
 ) -> tuple[torch.Tensor, list[TokenStats]]:
     """`paired_linear_loss` over several groups of tokens at once: a batch of pairs and of rows without a partner.
 
-    All groups share one pass and one gradient of the head. Arguments and errors are those of `paired_linear_loss`.
+    All groups share one pass and one gradient of the head. Arguments and errors are those of `paired_linear_loss`, and
+
+    Args:
+        checked: the caller vouches for the values: that no label is −100, that every label is a token of the head,
+            every weight finite and ≥ 0, and `normalizer` a finite number ≥ 0. Then, if the tensors are on the device
+            of the head and `gradient_filter` is 0, neither the forward nor the backward waits for a GPU. Otherwise
+            one transfer checks all values; what is said of them wrongly has no defined result.
 
     Returns:
         The sum of the losses of all groups divided by `normalizer`, and the statistics of each group's tokens.
@@ -155,20 +162,22 @@ def grouped_linear_loss(
         raise ValueError(f"`tile_mib` must be positive and finite, or None, got {tile_mib}.")
     if not 0.0 <= gradient_filter < 1.0:
         raise ValueError(f"`gradient_filter` must be in [0, 1), got {gradient_filter}; 0 leaves nothing out.")
-    normalizer = torch.as_tensor(normalizer, device=lm_head_weight.device)
+    normalizer = tensor_on(lm_head_weight.device, normalizer)
     if normalizer.numel() != 1 or normalizer.requires_grad:
         raise ValueError(f"`normalizer` must be a number without gradient, got shape {tuple(normalizer.shape)}.")
     normalizer = normalizer.reshape(())
     for group in groups:
         _check_tensors(group, lm_head_weight, lm_head_bias)
-    _check_values(groups, normalizer, vocab_size=len(lm_head_weight))
+    groups = [_with_weights_on(lm_head_weight.device, group) for group in groups]
+    n_ignored = [0] * len(groups) if checked else _checked_values(groups, normalizer, vocab_size=len(lm_head_weight))
     dtype = product_dtype([hidden for group in groups for hidden in group.hidden])
     return get_backend(backend, lm_head_weight.device, dtype)(
         groups,
         lm_head_weight,
         lm_head_bias,
         spec,
-        torch.where(normalizer == 0, 1, normalizer),
+        normalizer.masked_fill(normalizer == 0, 1),
+        n_ignored=n_ignored,
         tile_mib=tile_mib,
         gradient_filter=gradient_filter,
     )
@@ -206,8 +215,19 @@ def _check_tensors(group: TokenGroup, lm_head_weight: torch.Tensor, lm_head_bias
             )
 
 
-def _check_values(groups: list[TokenGroup], normalizer: torch.Tensor, vocab_size: int) -> None:
-    """Check the values of all tensors in one transfer, since each waits for the device. Raises `ValueError`."""
+def _with_weights_on(device: torch.device, group: TokenGroup) -> TokenGroup:
+    weights = {name: getattr(group, name) for name in WEIGHTS}
+    return group._replace(
+        **{name: tensor_on(device, weight) for name, weight in weights.items() if isinstance(weight, torch.Tensor)}
+    )
+
+
+def _checked_values(groups: list[TokenGroup], normalizer: torch.Tensor, vocab_size: int) -> list[int]:
+    """Check the values of all tensors and count the ignored labels of each group.
+
+    All in one transfer, since each waits for the device. Raises `ValueError`.
+    """
+    n_ignored = [(group.labels == IGNORE_INDEX).sum() for group in groups]
     is_wrong, messages = (
         [~(normalizer.isfinite() & (normalizer >= 0))],
         [lambda: f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer.item()}."],
@@ -220,11 +240,13 @@ def _check_values(groups: list[TokenGroup], normalizer: torch.Tensor, vocab_size
         for name in WEIGHTS:
             weight = getattr(group, name)
             if isinstance(weight, torch.Tensor):
-                is_wrong.append((~(weight.isfinite() & (weight >= 0))).any().to(normalizer.device))
+                is_wrong.append((~(weight.isfinite() & (weight >= 0))).any())
                 messages.append(functools.partial(_not_a_weight, name))
-    for is_so, message in zip(torch.stack(is_wrong).tolist(), messages, strict=True):
+    found = torch.stack([*n_ignored, *is_wrong]).tolist()
+    for is_so, message in zip(found[len(groups) :], messages, strict=True):
         if is_so:
             raise ValueError(message())
+    return found[: len(groups)]
 
 
 def _labels_outside(labels: torch.Tensor, vocab_size: int) -> str:

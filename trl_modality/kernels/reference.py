@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats, accumulation_dtype, weighted_sum
+from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats, accumulation_dtype, tensor_on, weighted_sum
 
 
 def linear_losses(
@@ -15,12 +15,14 @@ def linear_losses(
     spec: LossSpec,
     normalizer: torch.Tensor,
     *,
+    n_ignored: list[int] | None = None,
     tile_mib: float | None = None,
     gradient_filter: float = 0.0,
 ) -> tuple[torch.Tensor, list[TokenStats]]:
     """The losses of several groups of tokens under one head, summed and divided by `normalizer`.
 
-    `tile_mib` and `gradient_filter` are ignored: here the logits are whole and every gradient is exact.
+    `n_ignored`, `tile_mib` and `gradient_filter` are not used: here the logits are those of all tokens, whole, and
+    every gradient is exact.
     """
     loss = torch.zeros((), device=lm_head_weight.device)
     stats = []
@@ -86,7 +88,7 @@ def _keep(values_M: torch.Tensor, keep_M: torch.Tensor) -> torch.Tensor:
 
 def _connected(z_MV: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
     """The logits, detached in rows of weight 0, whose gradients may be infinite: 0·inf is NaN."""
-    weight_M = torch.as_tensor(weight, device=z_MV.device).expand(len(z_MV))
+    weight_M = tensor_on(z_MV.device, weight).expand(len(z_MV))
     return torch.where((weight_M != 0).unsqueeze(1), z_MV, z_MV.detach())
 
 

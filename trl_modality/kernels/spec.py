@@ -95,9 +95,21 @@ def part_of(fields, rows: slice):
     return type(fields)(*(None if field is None else field[rows] for field in fields))
 
 
+def tensor_on(device: torch.device, value: float | torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A number or a tensor as a tensor on a device, in its own dtype or the given one.
+
+    A number is written by the device itself, and so is the only element of a CPU tensor: a copy would wait for it.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.device.type != "cpu" or device.type == "cpu":
+            return value.to(device, dtype)
+        return torch.full(value.shape, value.item(), dtype=dtype or value.dtype, device=device)
+    return torch.full((), value, dtype=dtype, device=device)
+
+
 def weighted_sum(values_M: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
     """Σ weight·value. A token of weight 0 adds 0, even where its label has no probability at all (0·inf is NaN)."""
-    weight_M = torch.as_tensor(weight, dtype=values_M.dtype, device=values_M.device).expand_as(values_M)
+    weight_M = tensor_on(values_M.device, weight, values_M.dtype).expand_as(values_M)
     return (torch.where(weight_M != 0, values_M, 0.0) * weight_M).sum()
 
 

@@ -4,6 +4,10 @@ On a CPU a few rows are processed at a time, so that they stay in the core's cac
 result is written into existing memory: page faults and memory traffic cost more than the arithmetic. On other devices
 the whole tile is one block.
 
+A logit of −inf is an impossible token: its probability of 0 times its logarithm of −inf counts as 0, not as NaN. On a
+CPU such blocks, which are rare, are found by the NaN and left to the reference implementation. To look for them would
+wait for any other device, so there every such product is cleaned, in one more pass (`_times`).
+
 With e = exp(z − max z) and S = Σ e of a view, the gradients of the logits are, before weights:
 
     cross-entropy    e/S − 1[label]
@@ -15,6 +19,7 @@ where q is the distribution at the temperature τ, whose gradient brings a facto
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +70,7 @@ class TorchRows:
         self, spec: LossSpec, dtype: torch.dtype, vocab_size: int, block_rows: int, n_views: int, device: torch.device
     ):
         self.spec, self.block_rows = spec, block_rows
+        self._reads_values = reads_values(device)
         shape = (self.scratch_rows(spec, dtype, n_views), block_rows, vocab_size)
         self._scratch = torch.empty(shape, dtype=accumulation_dtype(dtype), device=device)
         self._borrowed = 0
@@ -103,8 +109,7 @@ class TorchRows:
         is_paired = tile.text is not None and tile.vision is not None
         text = None if tile.text is None else self._open(tile.text, product, is_paired)
         vision = None if tile.vision is None else self._open(tile.vision, product, is_paired)
-        # A logit of −inf makes Σ e·z NaN. That is rare, so such a block is left to the reference implementation
-        if not math.isfinite(sum(view.moment.sum().item() for view in (text, vision) if view is not None)):
+        if self._reads_values and not _all_finite(view.moment for view in (text, vision) if view is not None):
             self._block_with_impossible_tokens(text, vision, tile, stats)
             return
         if text is not None:
@@ -131,19 +136,24 @@ class TorchRows:
         z.sub_(z.amax(1, keepdim=True))
         e = torch.exp(z, out=self._borrow(n_rows))
         total = e.sum(1, keepdim=True)
-        moment = torch.mul(e, z, out=product).sum(1, keepdim=True)
+        moment = self._times(e, z, product).sum(1, keepdim=True)
         tempered, tempered_total = e, total
         if is_paired and spec.temperature != 1.0:
             tempered = torch.mul(z, 1.0 / spec.temperature, out=self._borrow(n_rows)).exp_()
             tempered_total = tempered.sum(1, keepdim=True)
         return _View(rows, z, slope, e, total, moment, tempered, tempered_total)
 
+    def _times(self, probability: torch.Tensor, value: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """probability·value, where 0 times an infinity counts as 0; on a CPU, NaN."""
+        torch.mul(probability, value, out=out)
+        return out if self._reads_values else out.nan_to_num_(0.0, math.inf, -math.inf)
+
     # Each of these returns the divergence `[R, 1]` and, if there is a weight, leaves weight × its gradient in
     # `product`. They overwrite the logits of both views.
 
     def _forward_kl(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
         gap = text.logits.sub_(vision.logits)
-        expected_gap = torch.mul(text.tempered, gap, out=product).sum(1, keepdim=True).div_(text.tempered_total)
+        expected_gap = self._times(text.tempered, gap, product).sum(1, keepdim=True).div_(text.tempered_total)
         if weight is not None:
             weight = weight / self.spec.temperature
             torch.mul(vision.tempered, weight / vision.tempered_total, out=product)
@@ -152,11 +162,12 @@ class TorchRows:
 
     def _reverse_kl(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
         gap = vision.logits.sub_(text.logits)
-        expected_gap = torch.mul(vision.tempered, gap, out=product).sum(1, keepdim=True).div_(vision.tempered_total)
+        expected_gap = self._times(vision.tempered, gap, product).sum(1, keepdim=True).div_(vision.tempered_total)
         if weight is not None:
-            torch.sub(gap, expected_gap, out=product).mul_(vision.tempered)
+            self._times(vision.tempered, gap.sub_(expected_gap), product)
             product.mul_(weight / (self.spec.temperature**2 * vision.tempered_total))
-            if not expected_gap.isfinite().all():  # next to impossible in the text_rich view alone
+            # Not finite: likely in the vision_centric view, (next to) impossible in the other
+            if not (self._reads_values and _all_finite([expected_gap])):
                 product.masked_fill_(weight == 0, 0.0)
         return expected_gap / self.spec.temperature + (text.tempered_total / vision.tempered_total).log_()
 
@@ -171,10 +182,10 @@ class TorchRows:
         # log m − log(1 − β), in logarithms: both probabilities may be too small for a float
         torch.logaddexp(log_q_v, log_q_r, out=product)
         ratio_r, ratio_v = log_q_r.sub_(product), log_q_v.sub_(product)
-        kl_r = torch.mul(text.tempered, ratio_r, out=product).sum(1, keepdim=True).div_(text.tempered_total)
-        kl_v = torch.mul(vision.tempered, ratio_v, out=product).sum(1, keepdim=True).div_(vision.tempered_total)
+        kl_r = self._times(text.tempered, ratio_r, product).sum(1, keepdim=True).div_(text.tempered_total)
+        kl_v = self._times(vision.tempered, ratio_v, product).sum(1, keepdim=True).div_(vision.tempered_total)
         if weight is not None:
-            torch.sub(ratio_v, kl_v, out=product).mul_(vision.tempered)
+            self._times(vision.tempered, ratio_v.sub_(kl_v), product)
             product.mul_((1 - beta) * weight / (tau * vision.tempered_total))
         return beta * (kl_r - shift) + (1 - beta) * kl_v - log_student_share
 
@@ -212,6 +223,15 @@ class TorchRows:
             gradients = torch.autograd.grad(loss, [leaf for _, leaf in wanted])
             for (view, _), gradient in zip(wanted, gradients, strict=True):
                 _store(view, gradient)
+
+
+def reads_values(device: torch.device) -> bool:
+    """Whether values decide what is done next: to read one waits for any device but a CPU."""
+    return device.type == "cpu"
+
+
+def _all_finite(columns: Iterable[torch.Tensor]) -> bool:
+    return math.isfinite(sum(column.sum().item() for column in columns))
 
 
 def _fill(nll, entropy, is_top1, view: _View, labels) -> None:
