@@ -228,6 +228,7 @@ def _losses(
             backend=settings.backend,
             tile_mib=settings.tile_mib,
             gradient_filter=settings.gradient_filter,
+            checked=True,
         )
     stats_of: dict[str, Any] = dict(zip(groups, stats, strict=True))
     return PairedModelOutput(loss=loss, **stats_of)
