@@ -1,5 +1,6 @@
 """The three matrix products of the head on one tile: logits, gradient of the hidden states, gradient of the head."""
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -7,17 +8,13 @@ import torch
 from .spec import accumulation_dtype
 
 
-# Whether torch multiplies half-precision factors into float32 without rounding to half; only its CUDA kernels do
-HAS_OUT_DTYPE = torch.version.hip is None and all(
-    "dtype_out" in op.overloads() for op in (torch.ops.aten.mm, torch.ops.aten.addmm)
-)
-
-
 class HeadProducts:
     """The head `[V, H]` and its bias, with the sums of their gradients over the tiles.
 
-    A head in another dtype than the products is converted block by block, so that no copy of it is ever whole. Its
-    gradient is summed in float32 (float64 for float64): in half precision the rounding of every tile would add up.
+    A head in another dtype than the products is converted once if its copy may be whole, else block by block at every
+    use. Its gradient is summed in float32 (float64 for float64): in half precision the rounding of every tile would
+    add up. Of a single tile there is no sum, and the gradient of a bfloat16 head is written in bfloat16, rounded once
+    as in eager PyTorch. (In float16 it could overflow before the loss scale is taken out.)
 
     Args:
         weight: `[V, H]`.
@@ -25,6 +22,8 @@ class HeadProducts:
         dtype: dtype of the products.
         block_rows: rows of the head converted, or gathered, at a time.
         needs_weight, needs_bias: whether the gradient of the head, or of its bias, is needed; else none is allocated.
+        copies: whether a head in another dtype is converted as a whole.
+        is_one_tile: whether the gradient is that of one tile, of which all columns are taken.
     """
 
     def __init__(
@@ -35,15 +34,25 @@ class HeadProducts:
         block_rows: int,
         needs_weight: bool,
         needs_bias: bool,
+        *,
+        copies: bool = False,
+        is_one_tile: bool = False,
     ):
-        self.weight, self.dtype, self.block_rows = weight, dtype, block_rows
+        self.weight = weight.to(dtype) if copies else weight
+        self.dtype, self.block_rows = dtype, block_rows
         self.bias = None if bias is None else bias.to(dtype)
         self.sum_dtype = accumulation_dtype(dtype)
-        sums = {"dtype": self.sum_dtype, "device": weight.device}
+        is_written_once = is_one_tile and weight.dtype == dtype == torch.bfloat16
         # Not zeroed: the first tile overwrites it, which spares one pass over the largest tensor there is
-        self.weight_gradient = torch.empty(weight.shape, **sums) if needs_weight else None
+        self.weight_gradient = (
+            torch.empty(weight.shape, dtype=dtype if is_written_once else self.sum_dtype, device=weight.device)
+            if needs_weight
+            else None
+        )
         self._weight_gradient_is_empty = True
-        self.bias_gradient = torch.zeros(weight.shape[0], **sums) if needs_bias else None
+        self.bias_gradient = (
+            torch.zeros(weight.shape[0], dtype=self.sum_dtype, device=weight.device) if needs_bias else None
+        )
 
     def logits(self, hidden_NH: torch.Tensor, out_NV: torch.Tensor) -> None:
         """Write the logits of one tile, bias included, before scale and soft-capping."""
@@ -89,8 +98,9 @@ class HeadProducts:
                 _product(product, gradient_NV.index_select(1, piece_B).t(), hidden_NH, accumulate=False)
                 self.weight_gradient.index_add_(0, piece_B, product)
             return
-        # A product that is rounded first needs a temporary, so it is made block by block
-        at_a_time = len(self.weight) if _is_exact(self.dtype, self.weight_gradient) else self.block_rows
+        at_a_time = len(self.weight)
+        if self.weight_gradient.dtype != self.dtype and needs_temporary(self.dtype, self.weight.device):
+            at_a_time = self.block_rows
         for start in range(0, len(self.weight), at_a_time):
             columns = slice(start, start + at_a_time)
             _product(self.weight_gradient[columns], gradient_NV[:, columns].t(), hidden_NH, accumulate)
@@ -113,22 +123,45 @@ class HeadProducts:
             yield columns, converted[: columns.stop - start].copy_(self.weight[columns])
 
 
-def _is_exact(dtype: torch.dtype, out: torch.Tensor) -> bool:
-    """Whether the product of factors of a dtype reaches `out` without being rounded to that dtype on its way."""
-    return dtype == out.dtype or (HAS_OUT_DTYPE and out.device.type == "cuda")
+@functools.cache
+def takes_out_dtype(operation: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `mm` writes, or `addmm` adds, products of half precision to float32 without rounding them to half.
+
+    It is tried on a small product, whose result nobody waits for. CUDA's `mm` does it from torch 2.8 on; its `addmm`
+    took no float32 sum before 2.10. Elsewhere it is refused, and on AMD's GPUs not known to be exact.
+    """
+    if dtype not in (torch.bfloat16, torch.float16) or torch.version.hip is not None:
+        return False
+    factor = torch.zeros(16, 16, dtype=dtype, device=device)
+    out = torch.zeros(16, 16, dtype=torch.float32, device=device)
+    try:
+        if operation == "mm":
+            torch.mm(factor, factor, out_dtype=out.dtype, out=out)
+        else:
+            torch.addmm(out, factor, factor, out_dtype=out.dtype, out=out)
+    except (RuntimeError, TypeError):  # refused by the kernel; unknown to an older torch
+        return False
+    return True
+
+
+def needs_temporary(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a product is made, and perhaps rounded to half, in a tensor of its own before it is added to a sum."""
+    return dtype != accumulation_dtype(dtype) and not takes_out_dtype("addmm", dtype, device)
 
 
 def _product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, accumulate: bool) -> None:
     """`out = a @ b` or `out += a @ b`, summed in the dtype of `out`.
 
-    Without CUDA's mixed kernels the product itself is first rounded to the dtype of its factors.
+    Where no kernel writes half-precision products to float32, the product itself is first rounded to half.
     """
-    if not _is_exact(a.dtype, out):
+    if a.dtype == out.dtype:
+        out.addmm_(a, b) if accumulate else torch.mm(a, b, out=out)
+    elif not takes_out_dtype("mm", a.dtype, out.device):
         product = torch.mm(a, b)
         out.add_(product) if accumulate else out.copy_(product)
-    elif a.dtype == out.dtype:
-        out.addmm_(a, b) if accumulate else torch.mm(a, b, out=out)
-    elif accumulate:
+    elif not accumulate:
+        torch.mm(a, b, out_dtype=out.dtype, out=out)
+    elif takes_out_dtype("addmm", a.dtype, out.device):
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
     else:
-        torch.mm(a, b, out_dtype=out.dtype, out=out)
+        out.add_(torch.mm(a, b, out_dtype=out.dtype))

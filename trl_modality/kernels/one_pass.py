@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .gradient_filter import kept_columns
-from .head import HeadProducts
+from .head import HeadProducts, needs_temporary
 from .spec import (
     IGNORE_INDEX,
     LossSpec,
@@ -25,7 +25,7 @@ from .spec import (
     tensor_on,
     weighted_sum,
 )
-from .tiles import TileBuffers, plan_tiles, product_dtype
+from .tiles import TileBuffers, count_multiprocessors, plan_tiles, product_dtype
 
 
 # Elements of a gradient that are converted to a wider dtype at a time, to be scaled
@@ -57,17 +57,32 @@ def linear_losses(
     # `dtype` takes autocast into account already; inside autocast the sums would be rounded
     with torch.no_grad(), torch.autocast(lm_head_weight.device.type, enabled=False):
         n_views = 2 if any(group.is_paired for group in groups) else 1
+        device = lm_head_weight.device
+        n_labelled = [len(group.labels) - ignored for group, ignored in zip(groups, n_ignored, strict=True)]
         plan = plan_tiles(
-            n_tokens=max(len(group.labels) for group in groups),
+            n_tokens=max(n_labelled),
             n_views=n_views,
             n_scratch=rows_class.scratch_rows(spec, dtype, n_views),
             head=lm_head_weight,
             dtype=dtype,
             tile_mib=tile_mib,
             filters=gradient_filter > 0,
+            trains_head=wants_weight,
+            needs_temporary=needs_temporary(dtype, device),
+            n_multiprocessors=count_multiprocessors(device),
         )
-        head = HeadProducts(lm_head_weight, lm_head_bias, dtype, plan.head_rows, wants_weight, wants_bias)
-        rows = rows_class(spec, dtype, len(lm_head_weight), plan.block_rows, n_views, lm_head_weight.device)
+        n_tiles = sum(-(-n // plan.tokens) for n in n_labelled)
+        head = HeadProducts(
+            lm_head_weight,
+            lm_head_bias,
+            dtype,
+            plan.head_rows,
+            wants_weight,
+            wants_bias,
+            copies=plan.copies_head,
+            is_one_tile=n_tiles == 1 and not gradient_filter,
+        )
+        rows = rows_class(spec, dtype, len(lm_head_weight), plan.block_rows, n_views, device)
         buffers = TileBuffers(plan, n_views, lm_head_weight, dtype)
         normalizer = normalizer.to(accumulation_dtype(dtype))
         divisor = normalizer if dtype != torch.float16 else _divisor_for_float16(groups, normalizer)
@@ -204,25 +219,31 @@ class _WithGradients(torch.autograd.Function):
         keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
         scale = grad_loss * unit
         scaled = (
-            None if gradient is None else _scaled(gradient, scale, in_place=not keeps_graph).to(dtype)
+            None if gradient is None else _scaled(gradient, scale, dtype, in_place=not keeps_graph)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
         return None, None, None, *scaled
 
 
-def _scaled(gradient: torch.Tensor, scale: torch.Tensor, in_place: bool) -> torch.Tensor:
+def _scaled(gradient: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype, in_place: bool) -> torch.Tensor:
+    """gradient·scale, multiplied in the dtype of the scale (float32 or wider) and rounded once, to `dtype`."""
     if not any(gradient.stride()):  # an expanded zero
-        return torch.zeros_like(gradient, memory_format=torch.contiguous_format)
+        return torch.zeros_like(gradient, dtype=dtype, memory_format=torch.contiguous_format)
+    is_cpu = gradient.device.type == "cpu"
     # On a CPU `item` waits for no device, and skipping a scale of 1 spares a pass over the head's large gradient
-    if in_place and scale.device.type == "cpu" and scale.item() == 1.0:
-        return gradient
-    if gradient.dtype == scale.dtype:
-        return gradient.mul_(scale) if in_place else gradient * scale
-    # GPUs would round the scale to half precision first
-    scaled = gradient if in_place else torch.empty_like(gradient)
-    at_a_time = max(1, SCALED_AT_A_TIME // gradient.shape[1])
+    if in_place and is_cpu and scale.item() == 1.0:
+        return gradient.to(dtype)
+    has_room = in_place and gradient.dtype == dtype
+    scaled = gradient if has_room else torch.empty_like(gradient, dtype=dtype)
+    # A scalar would be rounded to the gradient's dtype first; a tensor with a dimension decides that of the product
+    scale = scale.reshape(1)
+    if not is_cpu or gradient.dtype == scale.dtype == dtype:
+        return torch.mul(
+            gradient, scale, out=scaled
+        )  # one pass: only a CPU converts in tensors of the gradient's size
+    at_a_time = max(1, SCALED_AT_A_TIME // max(1, gradient.stride(0)))
     for source, target in zip(gradient.split(at_a_time), scaled.split(at_a_time), strict=True):
-        target.copy_(source.to(scale.dtype).mul_(scale))
+        torch.mul(source, scale, out=target)
     return scaled
 
 

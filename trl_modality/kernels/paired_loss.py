@@ -94,9 +94,12 @@ def paired_linear_loss(
             without supervised tokens has a loss of 0 that is still part of the graph.
         backend: `"reference"` is plain autograd on full logits; `"torch"` and `"triton"` hold no more than a tile of
             them and make the gradients in the forward; `"auto"` is `"triton"` on GPUs that have it, else `"torch"`.
-        tile_mib: what the tile and everything beside it may take, in MiB; by default 256 on a CPU and 512 elsewhere.
-            Memory does not grow with M beyond the gradients themselves. A head in half precision has its gradient
-            summed in float32.
+        tile_mib: what the tile and everything beside it may take, in MiB. By default 256 on a CPU; elsewhere as much
+            as the gradient of the head takes in float32 (V·H·4 bytes), half of that with a frozen head, and 512 to
+            4,096 in any case. Memory does not grow with M beyond the gradients themselves. A head in half precision
+            has its gradient summed in float32, unless one tile holds all tokens and the head is bfloat16. On a GPU a
+            head in another dtype than the products, as float32 under autocast, is converted once (V·H·2 bytes, beside
+            the default budget, or within a given one of twice the size), else block by block for every tile.
         gradient_filter: ε ≥ 0, off at 0. Leaves out of the two gradient products the vocabulary entries that matter
             least: of every token, entries of the logit gradient with at most ε·w/normalizer in the sum of their
             absolute values, where w is the largest weight of a token (w_v + λ in the vision_centric view). The
