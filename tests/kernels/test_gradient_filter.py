@@ -123,6 +123,16 @@ def test_no_token_loses_more_than_is_allowed_nor_much_less(allowed, block_column
     assert with_next > allowed or len(columns) > MOST_KEPT * 1000
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_allowance_holds_however_sums_are_rounded(dtype):
+    """1,027 entries of 2⁻¹⁰ are 1.0029 together, which bfloat16 rounds to 1."""
+    gradient = torch.zeros(2, 5000, dtype=dtype, device=DEVICE)
+    gradient[0, :1027], gradient[1, 2000] = 2.0**-10, -2.0
+    for allowed, n_kept in ((1.002, 1028), (1.005, 1)):
+        columns = kept_columns(gradient, torch.tensor(allowed, device=DEVICE), 5000)
+        assert len(columns) == n_kept
+
+
 def test_nothing_is_left_out_of_a_zero_gradient_but_zeros():
     columns = kept_columns(torch.zeros(3, 50, device=DEVICE), torch.tensor(0.1, device=DEVICE), 50)
     assert columns.tolist() == []

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.testing.counting import PeakMemory
+from tests.testing.counting import PeakMemory, Products
 from tests.testing.losses import in_float64, make_case, run
-from trl_modality.kernels import head as head_module
 from trl_modality.kernels import one_pass, paired_linear_loss, tiles
-from trl_modality.kernels.head import HeadProducts, needs_temporary, takes_out_dtype
+from trl_modality.kernels.head import HeadProducts, multiply_into, needs_temporary, takes_out_dtype
 
 
 MM, ADDMM = torch.mm, torch.addmm
@@ -47,7 +46,7 @@ def test_products_are_as_exact_as_torch_allows(mixed, dtype, accumulate):
     a, b, total = torch.randn(20, 50).to(dtype), torch.randn(50, 30).to(dtype), torch.randn(20, 30)
     product = a.double() @ b.double()
     truth = total.double() + product if accumulate else product
-    head_module._product(total, a, b, accumulate)
+    multiply_into(total, a, b, accumulate)
     allowed = torch.finfo(dtype).eps * product.abs() if mixed == "none" else 0.0
     assert ((total - truth).abs() <= allowed + 1e-5).all()
     assert (total - truth).abs().max() > (1e-4 if mixed == "none" else 0.0)
@@ -175,3 +174,20 @@ def test_a_scale_is_applied_in_float32_and_rounded_once(in_place, dtypes, shape,
     assert torch.equal(scaled, (before.float() * scale).to(target))
     assert in_place or torch.equal(gradient, before)
     assert torch.equal(one_pass._scaled(before, torch.tensor(1.0), target, in_place), before.to(target))
+
+
+def test_every_overload_is_counted():
+    a, b = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((3, 5), (5, 7)))
+    total = torch.empty(3, 7, device="meta")
+    for make in (
+        lambda: torch.mm(a, b),
+        lambda: torch.mm(a, b, out_dtype=torch.float32),
+        lambda: torch.mm(a, b, out_dtype=torch.float32, out=total),
+        lambda: torch.addmm(total, a, b, out_dtype=torch.float32),
+        lambda: torch.addmm(total, a, b, out_dtype=torch.float32, out=total),
+        lambda: total.addmm_(a.float(), b.float()),
+        lambda: torch.addmm(total, a.float(), b.float(), out=total),
+    ):
+        with Products() as products:
+            make()
+        assert products.multiplications == 3 * 5 * 7

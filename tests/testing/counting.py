@@ -7,14 +7,23 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+# Where the factors stand among the arguments
+FACTORS = {
+    torch.ops.aten.mm: slice(0, 2),
+    torch.ops.aten.addmm: slice(1, 3),
+    torch.ops.aten.addmm_: slice(1, 3),
+}
+
+
 class Products(TorchDispatchMode):
     """Multiplications in matrix products under it: `.multiplications` afterwards."""
 
     multiplications = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
-            a, b = args[-2:]
+        # Of all overloads, also those with the dtype of the result as one more positional argument
+        if function.overloadpacket in FACTORS:
+            a, b = args[FACTORS[function.overloadpacket]]
             self.multiplications += a.shape[0] * a.shape[1] * b.shape[1]
         return function(*args, **(kwargs or {}))
 

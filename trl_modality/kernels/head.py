@@ -68,12 +68,12 @@ class HeadProducts:
         """Write the gradient of a tile's hidden states, in the dtype of the sums; from `columns_K` alone if given."""
         if columns_K is None:
             for columns, weight_BH in self._blocks():
-                _product(out_NH, gradient_NV[:, columns], weight_BH, accumulate=columns.start > 0)
+                multiply_into(out_NH, gradient_NV[:, columns], weight_BH, accumulate=columns.start > 0)
             return
         out_NH.zero_()
         for piece_B in columns_K.split(self.block_rows):
             weight_BH = self.weight.index_select(0, piece_B).to(self.dtype)
-            _product(out_NH, gradient_NV.index_select(1, piece_B), weight_BH, accumulate=True)
+            multiply_into(out_NH, gradient_NV.index_select(1, piece_B), weight_BH, accumulate=True)
 
     def add_head_gradient(
         self, gradient_NV: torch.Tensor, hidden_NH: torch.Tensor, columns_K: torch.Tensor | None = None
@@ -95,7 +95,7 @@ class HeadProducts:
             product_BH = self.weight_gradient.new_empty(min(len(columns_K), self.block_rows), hidden_NH.shape[1])
             for piece_B in columns_K.split(self.block_rows):
                 product = product_BH[: len(piece_B)]
-                _product(product, gradient_NV.index_select(1, piece_B).t(), hidden_NH, accumulate=False)
+                multiply_into(product, gradient_NV.index_select(1, piece_B).t(), hidden_NH, accumulate=False)
                 self.weight_gradient.index_add_(0, piece_B, product)
             return
         at_a_time = len(self.weight)
@@ -103,7 +103,7 @@ class HeadProducts:
             at_a_time = self.block_rows
         for start in range(0, len(self.weight), at_a_time):
             columns = slice(start, start + at_a_time)
-            _product(self.weight_gradient[columns], gradient_NV[:, columns].t(), hidden_NH, accumulate)
+            multiply_into(self.weight_gradient[columns], gradient_NV[:, columns].t(), hidden_NH, accumulate)
 
     def finished(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The gradients of the head and of its bias; zeros where there was no tile."""
@@ -149,7 +149,7 @@ def needs_temporary(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype != accumulation_dtype(dtype) and not takes_out_dtype("addmm", dtype, device)
 
 
-def _product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, accumulate: bool) -> None:
+def multiply_into(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, accumulate: bool) -> None:
     """`out = a @ b` or `out += a @ b`, summed in the dtype of `out`.
 
     Where no kernel writes half-precision products to float32, the product itself is first rounded to half.
