@@ -1,15 +1,15 @@
 """Segments against attention under one explicit mask, in float64, forward and backward; and a model given back as it
 came."""
 
-from itertools import pairwise
-
 import pytest
 import torch
+from accelerate import dispatch_model
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from tests.testing.counting import PeakMemory
+from tests.testing.segments import LAYOUTS, slow_varlen, under_one_mask, visible
 from tests.testing.tiny import pair_row, tiny_llava
 from trl_modality import PairedCollator
 from trl_modality.modeling import attention
@@ -24,75 +24,12 @@ from trl_modality.modeling.attention import (
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 
 
-# Places of a batch: pairs that share 5, 1 and 0 tokens, rows without a partner, a suffix of one token
-PAIRS = (
-    Segment(0, 9),
-    Segment(9, 13, 0, 5),
-    Segment(13, 14),
-    Segment(14, 20),
-    Segment(20, 21, 14, 15),
-    Segment(21, 24),
-    Segment(24, 31, 21, 23),
-)
-LAYOUTS = {
-    "pairs and rows": (1, PAIRS),
-    "one row": (1, (Segment(0, 31),)),
-    "two branches of a branch's prefix": (1, (Segment(0, 20), Segment(20, 25, 0, 12), Segment(25, 31, 0, 12))),
-    "rows with padding": (2, (Segment(0, 10), Segment(10, 14, 0, 6), Segment(14, 20), Segment(20, 40))),
-}
-
-
-def visible(layout: SegmentLayout, window: int | None) -> torch.Tensor:
-    """`[T, T]`: which places each place sees."""
-    total = layout.segments[-1].end
-    mask = torch.zeros(total, total, dtype=torch.bool)
-    for segment in layout.segments:
-        prefix = list(range(segment.prefix_start, segment.prefix_end))
-        for place in range(segment.start, segment.end):
-            seen = prefix + list(range(segment.start, place + 1))
-            mask[place, seen if window is None else seen[-window:]] = True
-    return mask
-
-
-def under_one_mask(query, key, value, mask, scale):
-    """Attention of `[B, A, L, D]` with every score of the whole batch made, and most of them thrown away."""
-    batch, n_heads, length, _ = query.shape
-    q, k, v = (x.transpose(0, 1).reshape(x.shape[1], batch * length, -1) for x in (query, key, value))
-    k, v = (x.repeat_interleave(n_heads // x.shape[0], 0) for x in (k, v))
-    scores = (q @ k.transpose(1, 2) * scale).masked_fill(~mask, -torch.inf)
-    return (scores.softmax(-1) @ v).view(n_heads, batch, length, -1).permute(1, 2, 0, 3)
-
-
-def slow_varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout, scale, window):
-    """What flash-attn documents of its `flash_attn_varlen_func(causal=True)`: run by run, aligned at the bottom right.
-
-    A query at place i of a run of n_q sees the keys up to i + n_k − n_q, of these the last `window`.
-    """
-    assert dropout == 0.0
-    assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
-    assert all(x.is_contiguous() for x in (cu_seqlens_q, cu_seqlens_k))
-    outputs = []
-    bounds = zip(pairwise(cu_seqlens_q.tolist()), pairwise(cu_seqlens_k.tolist()), strict=True)
-    for (q0, q1), (k0, k1) in bounds:
-        n_q, n_k = q1 - q0, k1 - k0
-        assert n_q <= max_seqlen_q
-        assert n_k <= max_seqlen_k
-        last = torch.arange(n_q)[:, None] + n_k - n_q
-        places = torch.arange(n_k)[None]
-        mask = (places <= last) & (places > last - (window or n_k + n_q))
-        group = q.shape[1] // k.shape[1]
-        keys, values = (x[k0:k1].repeat_interleave(group, 1).transpose(0, 1) for x in (k, v))
-        scores = (q[q0:q1].transpose(0, 1) @ keys.transpose(1, 2) * scale).masked_fill(~mask, -torch.inf)
-        outputs.append((scores.softmax(-1) @ values).transpose(0, 1))
-    return torch.cat(outputs)
-
-
 @pytest.mark.parametrize("kernel", [None, slow_varlen])
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("n_key_heads", [1, 2, 4])
 def test_segments_are_attention_under_one_mask(kernel, window, name, n_key_heads, monkeypatch):
-    monkeypatch.setattr(attention, "varlen_kernel", lambda query, dropout: kernel)
+    monkeypatch.setattr(attention, "varlen_kernel", lambda *args, **kwargs: kernel)
     batch, segments = LAYOUTS[name]
     layout = SegmentLayout(segments)
     length = segments[-1].end // batch
@@ -236,7 +173,7 @@ def test_a_model_with_flash_attention_trains(monkeypatch):
 def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
     """Positions leave queries in float32 where the weights are: the kernel takes none, and would not be asked."""
     dtypes = []
-    monkeypatch.setattr(attention, "varlen_kernel", lambda query, dropout: dtypes.append(query.dtype))
+    monkeypatch.setattr(attention, "varlen_kernel", lambda query, value, **kwargs: dtypes.append(query.dtype))
     layout = SegmentLayout((Segment(0, 4),))
     q = torch.randn(1, 2, 4, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -245,3 +182,23 @@ def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
     assert output.dtype == torch.bfloat16
     segmented_attention(torch.nn.Identity(), q, q, q, None, original="sdpa", segment_layout=layout)
     assert dtypes[1] == torch.float32
+
+
+def test_a_model_in_the_hooks_of_a_device_map_trains():
+    """As one split over GPUs is: accelerate's hooks move every argument of a layer that has a method `to`."""
+    model, processor = tiny_llava()
+    add_paired_loss(model)
+    use_shared_prefix(model.get_decoder())
+    batch = PairedCollator(processor)([pair_row(0), pair_row(1)])
+
+    def step() -> list[torch.Tensor]:
+        model.zero_grad()
+        loss = model(**batch, paired_loss=LossSettings(share_prefix=True)).loss
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    expected = step()
+    dispatch_model(model, {"": "cpu"}, force_hooks=True)
+    assert any(hasattr(layer, "_hf_hook") for layer in model.get_decoder().modules())
+    for own, truth in zip(step(), expected, strict=True):
+        assert torch.equal(own, truth)

@@ -3,7 +3,8 @@
 A *segment* is a run of tokens that attends causally to itself and, before that, to all of its prefix: an earlier run
 that other segments see too. A pair is two of them, `[prefix | text_rich suffix]` and `[vision_centric suffix]` with
 the prefix of the first; a row without a partner is one. Every token sees what it would see in a row of its own,
-without a mask of the whole sequence: one variable-length call on GPUs, one SDPA call for each segment elsewhere.
+without a mask of the whole sequence: one variable-length call on GPUs, or one of FlexAttention where that cannot go,
+and one SDPA call for each segment elsewhere.
 
 Legend of the shapes: B rows, L places of a row, T = B·L, K keys, A heads, D head size.
 """
@@ -23,6 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .._compat import VarlenKernel, attention_named, name_attention, varlen_kernel
+from .flex import block_mask, flex_attend, flex_takes, visible_ranges
 
 
 NAME = "shared_prefix"
@@ -67,13 +69,14 @@ class SegmentLayout:
         return [segment.prefix_end - segment.prefix_start + segment.end - segment.start for segment in self.segments]
 
     def host_tensors(self) -> dict[str, torch.Tensor]:
-        """What the attention calls need, on the CPU: `cu_seqlens_q`, `cu_seqlens_k`, and `key_places` where segments
-        have prefixes."""
+        """What the attention calls need, on the CPU: `cu_seqlens_q`, `cu_seqlens_k`, the `bounds` of the segments
+        `[S, 4]`, and `key_places` where segments have prefixes."""
         bounds = ([0, *accumulate(lengths)] for lengths in (self.query_lengths, self.key_lengths))
         tensors = {
             name: torch.tensor(bound, dtype=torch.int32)
             for name, bound in zip(("cu_seqlens_q", "cu_seqlens_k"), bounds, strict=True)
         }
+        tensors["bounds"] = torch.tensor(self.segments, dtype=torch.int32)
         if self.query_lengths != self.key_lengths:
             tensors["key_places"] = torch.cat(
                 [
@@ -107,6 +110,9 @@ class SegmentTensors:
         self.key_places = tensors.get("key_places")
         """The place of each key in the sequence, `[K]`; `None` where no segment has a prefix."""
         self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
+        self._block_masks: dict[int | None, Any] = {}
+        self._bounds_S4 = tensors["bounds"]
+        self._n_places = layout.segments[-1].end
         self._device = device
 
     def gathered(self, x_T: torch.Tensor, dim: int) -> torch.Tensor:
@@ -129,6 +135,12 @@ class SegmentTensors:
                 mask = mask.triu(n_keys - n_queries - window + 1)
             self._masks[key] = mask
         return self._masks[key]
+
+    def block_mask(self, window: int | None) -> Any:
+        """FlexAttention's mask of all places, made at the first layer of a batch that asks for its window."""
+        if window not in self._block_masks:
+            self._block_masks[window] = block_mask(visible_ranges(self._bounds_S4, self._n_places, window))
+        return self._block_masks[window]
 
 
 def segmented_attention(
@@ -174,19 +186,24 @@ def segmented_attention(
         if kwargs.get(name) is not None:
             raise ValueError(f"Attention of {type(module).__name__} uses `{name}`, which segments do not know.")
     query, key, value = (_autocast(x) for x in (query, key, value))
-    kernel = varlen_kernel(query, dropout)
-    arguments = (segment_layout.on(query.device), scaling, dropout, sliding_window)
-    if kernel is None:
-        output = _by_segment(segment_layout, query, key, value, *arguments)
+    tensors = segment_layout.on(query.device)
+    window = None if sliding_window is None or sliding_window >= tensors.max_k else sliding_window
+    kernel = varlen_kernel(query, value, dropout=dropout, scale=scaling, window=window)
+    if kernel is not None:
+        output = _in_one_call(kernel, query, key, value, tensors, scaling, dropout, window)
+    elif flex_takes(query, key, value, dropout, scaling):
+        mask = tensors.block_mask(window)
+        rows = flex_attend(_one_row(query), _one_row(key), _one_row(value), mask, scaling)
+        output = _as_rows(rows, len(query))
     else:
-        output = _in_one_call(kernel, query, key, value, *arguments)
+        output = _by_segment(segment_layout, query, key, value, tensors, scaling, dropout, window)
     return output, None
 
 
 def _in_one_call(
     kernel: VarlenKernel, query, key, value, tensors: SegmentTensors, scaling, dropout: float, window: int | None
 ) -> torch.Tensor:
-    batch, n_heads, length, head_size = query.shape
+    batch, n_heads, length, _ = query.shape
     q_TAD, k_TAD, v_TAD = (x.transpose(1, 2).reshape(batch * length, -1, x.shape[-1]) for x in (query, key, value))
     output_TAD = kernel(
         q_TAD,
@@ -213,10 +230,8 @@ def _by_segment(
     dropout: float,
     window: int | None,
 ) -> torch.Tensor:
-    batch, n_heads, length, _ = query.shape
-    # One row after the other, then cut once: the backward of a cut is a concatenation, that of slices a sum of as
-    # many full tensors
-    q, k, v = (x.transpose(0, 1).reshape(1, x.shape[1], batch * length, -1) for x in (query, key, value))
+    # Cut once: the backward of a cut is a concatenation, that of slices a sum of as many full tensors
+    q, k, v = (_one_row(x) for x in (query, key, value))
     k, v = tensors.gathered(k, 2), tensors.gathered(v, 2)
     cuts = q.split(layout.query_lengths, 2), k.split(layout.key_lengths, 2), v.split(layout.key_lengths, 2)
     outputs = []
@@ -231,11 +246,22 @@ def _by_segment(
                 dropout_p=dropout,
                 is_causal=mask is None,
                 scale=scaling,
-                enable_gqa=k_part.shape[1] != n_heads,
+                enable_gqa=k_part.shape[1] != q_part.shape[1],
             )
         )
-    output = torch.cat(outputs, 2)
-    return output.reshape(n_heads, batch, length, -1).permute(1, 2, 0, 3)
+    return _as_rows(torch.cat(outputs, 2), len(query))
+
+
+def _one_row(x: torch.Tensor) -> torch.Tensor:
+    """`[B, A, L, D]` with the rows one after the other, `[1, A, T, D]`."""
+    batch, n_heads, length, size = x.shape
+    return x.transpose(0, 1).reshape(1, n_heads, batch * length, size)
+
+
+def _as_rows(output: torch.Tensor, batch: int) -> torch.Tensor:
+    """The output of one row `[1, A, T, D]` as that of an attention function, `[B, L, A, D]`."""
+    _, n_heads, total, size = output.shape
+    return output.reshape(n_heads, batch, total // batch, size).permute(1, 2, 0, 3)
 
 
 def _autocast(x: torch.Tensor) -> torch.Tensor:
