@@ -25,7 +25,7 @@ def test_any_positive_number_normalizes(backend, normalizer):
 
 def test_large_weights_fit_into_float16(monkeypatch):
     """The largest gradient of a tile is near 1, whatever the weights and the count."""
-    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: True)
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: True)
     large = {"normalizer": 1_000_000, "vision_weight": 1e5, "text_weight": torch.full((8,), 2e5, device=DEVICE)}
     for options in (large, {"vision_weight": 0.0, "text_weight": 0.0, "kl_weight": 0.0}):
         case = make_case(m=8, dtype=torch.float16, ignored=False, **options)
@@ -39,7 +39,7 @@ def test_large_weights_fit_into_float16(monkeypatch):
 @pytest.mark.parametrize("wide", ["text_hidden", "vision_hidden"])
 def test_views_of_different_dtypes(backend, wide, monkeypatch):
     """The wider one decides, whichever it is."""
-    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: True)
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: True)
     case = make_case(m=6)
     (narrow,) = {"text_hidden", "vision_hidden"} - {wide}
     case[narrow] = case[narrow].detach().bfloat16().requires_grad_()
@@ -84,7 +84,7 @@ def test_bad_options_are_named(message):
 @backends
 def test_half_precision_gradients_survive_a_long_batch(backend, monkeypatch):
     """Float16 has nothing below 6e-8: gradients divided by a large count must wait for the loss scale."""
-    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: True)
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: True)
     case = make_case(m=8, h=8, v=64, dtype=torch.float16, ignored=False, normalizer=1_000_000)
     leaves = [case[name] for name in ("text_hidden", "vision_hidden", "lm_head_weight")]
     scale = 2.0**16

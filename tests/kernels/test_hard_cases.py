@@ -14,7 +14,7 @@ from tests.testing.losses import (
     round_bfloat16_to_nearest,
     run,
 )
-from trl_modality.kernels import paired_linear_loss, torch_rows
+from trl_modality.kernels import paired_linear_loss, tiles, torch_rows
 from trl_modality.kernels.backends import get_backend
 from trl_modality.kernels.reference import losses_of_logits
 from trl_modality.kernels.spec import LossSpec, TileRows, TokenGroup, TokenStats
@@ -30,7 +30,9 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.
 
 @pytest.fixture(autouse=True)
 def _rounding(monkeypatch):
+    """What a CPU with no instructions for half precision does: its products are in float32, and compared exactly."""
     round_bfloat16_to_nearest(monkeypatch)
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: False)
 
 
 @pytest.fixture
@@ -72,6 +74,15 @@ def test_no_further_from_float64_than_eager(backend, dtype, name):
     for divergence in DIVERGENCES:
         case = make_case(dtype=dtype, **{"divergence": divergence, "beta": 0.3, **CASES[name]})
         assert_no_further_than_eager(case, backend)
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CASES)
+def test_products_in_half_precision(backend, dtype, name, monkeypatch):
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: True)
+    case = make_case(dtype=dtype, **{"divergence": "jsd", "beta": 0.3, **CASES[name]})
+    assert_no_further_than_eager(case, backend)
 
 
 @backends

@@ -34,7 +34,7 @@ def mixed(request, monkeypatch):
 
     monkeypatch.setattr(torch, "mm", mm)
     monkeypatch.setattr(torch, "addmm", addmm)
-    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: True)
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: True)
     takes_out_dtype.cache_clear()
     yield request.param
     takes_out_dtype.cache_clear()
@@ -138,7 +138,7 @@ def test_a_float32_head_is_converted_once_where_its_copy_may_be_whole(copies):
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.0])
 def test_of_one_tile_a_bfloat16_head_has_its_gradient_written_in_bfloat16(scale, monkeypatch):
     """As exact as eager's, without a float32 gradient beside it."""
-    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: True)
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: True)
     case = make_case(m=16, h=512, v=2000, dtype=torch.bfloat16, ignored=False)
     for name in ("text_hidden", "vision_hidden"):
         case[name].requires_grad_(False)

@@ -66,7 +66,7 @@ def cases(draw):
 def test_no_further_from_float64_than_eager(monkeypatch, backend, half_products, case, tile_mib):
     """`half_products`: as on a device that multiplies in half precision; else in float32, as most CPUs do."""
     round_bfloat16_to_nearest(monkeypatch)
-    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: half_products)
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: half_products)
     is_half = half_products and case["lm_head_weight"].dtype != torch.float32
     assume(not is_half or len(case["lm_head_weight"]) > 2)  # one rounding decides which of two sums is closer
     assert_no_further_than_eager(case, backend, half_products=is_half, tile_mib=tile_mib)
@@ -77,7 +77,7 @@ def test_no_further_from_float64_than_eager(monkeypatch, backend, half_products,
 def test_half_products_are_as_exact_as_eager(monkeypatch, backend, dtype):
     """Where there are enough entries to average over, there is nothing to spare but two percent."""
     round_bfloat16_to_nearest(monkeypatch)
-    monkeypatch.setattr(tiles, "_has_matrix_units", lambda dtype: True)
+    monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: True)
     case = make_case(m=40, h=48, v=300, dtype=dtype, bias=True, ignored=False)
     _, truth = run(in_float64(case), "reference")
     _, eager = run(case, "reference")

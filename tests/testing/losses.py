@@ -6,6 +6,7 @@ import torch
 
 from trl_modality.kernels import paired_linear_loss
 from trl_modality.kernels.paired_loss import PairedLossOutput
+from trl_modality.kernels.tiles import product_dtype
 
 
 # The Triton kernels run under the interpreter on a CPU, and compiled where a GPU is made visible to the tests
@@ -76,15 +77,19 @@ def in_float64(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_no_further_than_eager(
-    case: dict[str, Any], backend: str, *, half_products: bool = False, **options
+    case: dict[str, Any], backend: str, *, half_products: bool | None = None, **options
 ) -> None:
     """The loss and every gradient of `backend` are no further from float64 than the reference in the case's dtype.
 
     Plus 1e-6 (relative above 1). With products in half precision both round the logits and their gradients to half
     alike, so that either may be the closer one: of tensors as small as these, the root mean square is compared, and
-    may be twice as large (`test_half_products_are_as_exact_as_eager` takes larger ones). What is reported per token is
+    may be twice as large (`test_half_products_are_as_exact_as_eager` takes larger ones). `half_products` is whether
+    there are such; by default what the device does. What is reported per token is
     a small difference of large sums: its last digits are spared.
     """
+    if half_products is None:
+        hidden = [case[name] for name in INPUTS[:2] if case.get(name) is not None]
+        half_products = product_dtype(hidden).itemsize == 2
     truth, truth_gradients = run(in_float64(case), "reference")
     eager, eager_gradients = run(case, "reference")
     output, gradients = run(case, backend, **options)
