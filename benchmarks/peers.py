@@ -37,6 +37,8 @@ class Shape:
     vocab_size: int
     dtype: torch.dtype = torch.float32
     trains_head: bool = True
+    autocast: torch.dtype | None = None
+    """Autocast's dtype, in which products then are; the tensors are in `dtype`."""
 
     def with_tokens(self, n_tokens: int) -> "Shape":
         return replace(self, n_tokens=n_tokens)
@@ -44,6 +46,8 @@ class Shape:
     def __str__(self) -> str:
         head = "trained" if self.trains_head else "frozen"
         dtype = str(self.dtype).removeprefix("torch.")
+        if self.autocast is not None:
+            dtype += f" under {str(self.autocast).removeprefix('torch.')} autocast"
         return f"M={self.n_tokens:,} H={self.hidden_size:,} V={self.vocab_size:,} {dtype}, head {head}"
 
 
@@ -57,6 +61,11 @@ class Inputs:
     """`[V, H]`."""
     labels: torch.Tensor
     """`[M]`."""
+    autocast: torch.dtype | None = None
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        return self.autocast or self.head.dtype
 
     @property
     def leaves(self) -> dict[str, torch.Tensor]:
@@ -83,11 +92,12 @@ def make_inputs(shape: Shape, device: torch.device | str) -> Inputs:
     text = normal(shape.n_tokens, shape.hidden_size)
     vision = text + 0.5 * normal(shape.n_tokens, shape.hidden_size)
     labels = torch.randint(shape.vocab_size, (shape.n_tokens,), generator=generator, device=device)
-    return Inputs(text.requires_grad_(), vision.requires_grad_(), head, labels)
+    return Inputs(text.requires_grad_(), vision.requires_grad_(), head, labels, shape.autocast)
 
 
-def _ours(inputs: Inputs) -> dict[str, Run]:
-    return {"backend auto": lambda: paired_linear_loss(inputs.text, inputs.vision, inputs.head, inputs.labels).loss}
+def _ours(inputs: Inputs, **options: float) -> dict[str, Run]:
+    tensors = inputs.text, inputs.vision, inputs.head, inputs.labels
+    return {"backend auto": lambda: paired_linear_loss(*tensors, **options).loss}
 
 
 def _losses_of_logits(text_MV: torch.Tensor, vision_MV: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -194,6 +204,25 @@ def _liger(inputs: Inputs) -> dict[str, Run]:
     return settings
 
 
+def _cut_cross_entropy(inputs: Inputs) -> dict[str, Run]:
+    """The cross-entropies of both views by Apple's cut-cross-entropy, which has no divergence.
+
+    Besides its default, which leaves small gradients out, its variant that leaves out none, and the one that sums in
+    half precision with Kahan's compensation.
+    """
+    try:
+        from cut_cross_entropy import linear_cross_entropy
+    except ImportError as error:
+        raise LeftOut(f"cannot be imported ({error})") from error
+
+    def loss(impl: str) -> torch.Tensor:
+        return linear_cross_entropy(
+            torch.cat([inputs.text, inputs.vision]), inputs.head, inputs.labels.repeat(2), impl=impl
+        )
+
+    return {impl: partial(loss, impl) for impl in ("cce", "cce_exact", "cce_kahan_full_c")}
+
+
 class _Products:
     """The matrix products alone, both views together, with factors converted beforehand: a lower bound for all.
 
@@ -243,7 +272,7 @@ class _Products:
 
 
 def _floor(inputs: Inputs, allocates: bool = True) -> dict[str, Run]:
-    n_rows, vocab_size, dtype = 2 * len(inputs.labels), len(inputs.head), inputs.head.dtype
+    n_rows, vocab_size, dtype = 2 * len(inputs.labels), len(inputs.head), inputs.product_dtype
     is_cpu = inputs.head.device.type == "cpu"
     settings = {}
     # Half precision is no gain on a CPU without units for it
@@ -272,3 +301,24 @@ PEERS: dict[str, Callable[[Inputs], dict[str, Run]]] = {
     FLOOR: _floor,
     FLOOR_IN_PLACE: partial(_floor, allocates=False),
 }
+# Only for GPUs: ours with other tiles, and the cross-entropies alone
+TILES = {f"{OURS}, tile {mib} MiB": partial(_ours, tile_mib=mib) for mib in (512, 1024, 2048, 4096)}
+OURS_CE, CUT_CE = f"{OURS}, cross-entropy alone", "cut-cross-entropy, cross-entropy alone"
+CROSS_ENTROPIES = {OURS_CE: partial(_ours, kl_weight=0.0), CUT_CE: _cut_cross_entropy}
+
+
+def runs_of(name: str, inputs: Inputs) -> dict[str, Run]:
+    """An implementation by its settings, under autocast where the inputs are to be multiplied in another dtype.
+
+    Raises:
+        LeftOut: it cannot run here.
+    """
+    runs = (PEERS | TILES | CROSS_ENTROPIES)[name](inputs)
+    if inputs.autocast is None:
+        return runs
+    return {setting: partial(_under_autocast, run, inputs) for setting, run in runs.items()}
+
+
+def _under_autocast(run: Run, inputs: Inputs) -> torch.Tensor | tuple:
+    with torch.autocast(inputs.head.device.type, inputs.autocast):
+        return run()

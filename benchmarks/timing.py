@@ -7,7 +7,7 @@ from random import Random
 from statistics import median
 
 import torch
-from peers import OURS, PEERS, PLAIN, Inputs, LeftOut, Run
+from peers import OURS, PLAIN, Inputs, LeftOut, Run, runs_of
 
 
 # ‖own − ours‖ / ‖ours‖ of the loss and of each gradient
@@ -29,12 +29,12 @@ class Expected:
     tolerance: float
 
     @classmethod
-    def of(cls, inputs: Inputs) -> "Expected":
-        (run,) = PEERS[OURS](inputs).values()
+    def of(cls, inputs: Inputs, name: str = OURS) -> "Expected":
+        (run,) = runs_of(name, inputs).values()
         inputs.clear_gradients()
         loss = run()
         loss.backward()
-        return cls(loss.detach(), inputs.clone_gradients(), TOLERANCES[inputs.head.dtype])
+        return cls(loss.detach(), inputs.clone_gradients(), TOLERANCES[inputs.product_dtype])
 
     def check(self, run: Run, inputs: Inputs) -> None:
         """Run once, which also warms up, and compare with ours; the matrix products alone have nothing to compare.
@@ -96,7 +96,7 @@ def fastest(name: str, inputs: Inputs, expected: Expected, only: str | None = No
         Mismatch: if plain autograd does not agree with ours: one of the two is wrong then, and times are meaningless.
     """
     found, reasons = [], {}
-    for setting, run in PEERS[name](inputs).items():
+    for setting, run in runs_of(name, inputs).items():
         if only not in (None, setting):
             continue
         try:
