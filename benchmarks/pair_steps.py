@@ -174,7 +174,7 @@ def stock(model: Any, processor: Any, pairs: list[dict], losses: Callable[..., t
     return run
 
 
-def _trl_losses(hidden, head, labels, chunk: int) -> torch.Tensor:
+def trl_losses(hidden, head, labels, chunk: int) -> torch.Tensor:
     """TRL's fused ops for the cross-entropies of both views, with what `SFTTrainer` logs, and for the divergence."""
     from trl.kernels import chunked_divergence
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
@@ -205,8 +205,8 @@ WAYS: dict[str, Callable[..., Run]] = {
     OURS: partial(ours, share_prefix=True),
     ROWS: ours,
     PLAIN: partial(stock, losses=_plain_losses),
-    STOCK: partial(stock, losses=partial(_trl_losses, chunk=32_768)),  # as `SFTTrainer` has it
-    TUNED: partial(stock, losses=partial(_trl_losses, chunk=2_048)),  # the fastest of those tried on a CPU
+    STOCK: partial(stock, losses=partial(trl_losses, chunk=32_768)),  # as `SFTTrainer` has it
+    TUNED: partial(stock, losses=partial(trl_losses, chunk=2_048)),  # the fastest of those tried on a CPU
 }
 
 
