@@ -179,6 +179,23 @@ def test_the_compiler_is_asked_for_any_length(monkeypatch):
     assert _compat.compile_for_any_length(max) == (True, 64)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "head_size", "forward_stages", "backward_tile"),
+    [
+        (torch.float32, 64, None, None),
+        (torch.float32, 96, 1, None),
+        (torch.float32, 512, 1, None),
+        (torch.bfloat16, 256, None, None),
+        (torch.bfloat16, 320, 1, 32),
+    ],
+)
+def test_large_heads_get_small_tiles(dtype, head_size, forward_stages, backward_tile):
+    options = flex._kernel_options(layer(dtype=dtype, head_size=head_size))
+    assert options.get("fwd_num_stages") == forward_stages
+    assert {options.get(f"bwd_BLOCK_{name}") for name in ("M1", "N1", "M2", "N2")} == {backward_tile}
+    assert options.get("bwd_num_stages") == (backward_tile and 1)
+
+
 SHAPE = (torch.device("cpu"), torch.float32, 4, 2, 16, 24, 0.25)
 
 
