@@ -10,6 +10,7 @@ from trl_modality.kernels.tiles import (
     LARGEST_TILE_MIB,
     MIB,
     MIN_HEAD_ROWS,
+    TileBuffers,
     TilePlan,
     count_multiprocessors,
     default_tile_mib,
@@ -35,7 +36,7 @@ def plan(head: torch.Tensor, n_tokens: int = 8192, dtype: torch.dtype = torch.bf
 def bytes_of(plan: TilePlan, head: torch.Tensor, dtype: torch.dtype, n_views: int, n_scratch: int, **options) -> int:
     """What the buffers of a plan take, counted one by one."""
     (vocab_size, hidden_size), sum_itemsize = head.shape, accumulation_dtype(dtype).itemsize
-    stride = padded_columns(vocab_size, dtype, head.device)
+    stride = padded_columns(vocab_size, head.device)
     n_rows = n_views * plan.tokens
     total = n_rows * (stride * dtype.itemsize + hidden_size * (dtype.itemsize + sum_itemsize))
     total += n_scratch * plan.block_rows * vocab_size * sum_itemsize
@@ -139,3 +140,15 @@ def test_no_multiprocessors_are_counted_without_a_gpu():
     assert count_multiprocessors(torch.device("cpu")) is None
     if not torch.cuda.is_available():
         assert count_multiprocessors(torch.device("cuda:0")) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("device", "vocab_size", "stride"),
+    [("cpu", 70_001, 70_016), ("cpu", 70_016, 70_016), ("cpu", 600, 640), ("cpu", 100, 100), ("meta", 100, 128)],
+)
+def test_rows_of_a_tile_are_aligned(device, vocab_size, stride, dtype):
+    buffers = TileBuffers(TilePlan(3, 1, 64), 2, head_of((vocab_size, 8), dtype, device), dtype)
+    _, logits, _ = buffers.of(6)
+    assert logits.shape == (6, vocab_size)
+    assert logits.stride() == (stride, 1)
