@@ -10,7 +10,7 @@ CPU in a Triton kernel or in attention over runs of variable length. Recorded, w
 wait for the GPU. What it cannot tell: memory, time, the order of streams, and the rounding of the GPU's own kernels.
 """
 
-from .known import KNOWN_BLOCKING
+from .known import KNOWN_BLOCKING, ONCE_A_RUN
 from .machine import FakeGpu, fake_cuda
 from .places import BlockingPoint
 from .tensors import DEVICE, FakeCudaError, FakeCudaTensor
@@ -19,6 +19,7 @@ from .tensors import DEVICE, FakeCudaError, FakeCudaTensor
 __all__ = [
     "DEVICE",
     "KNOWN_BLOCKING",
+    "ONCE_A_RUN",
     "BlockingPoint",
     "FakeCudaError",
     "FakeCudaTensor",

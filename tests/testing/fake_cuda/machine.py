@@ -10,6 +10,8 @@ from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map
+from transformers.utils import import_utils
 
 from trl_modality.kernels import head, tiles
 from trl_modality.modeling import flex
@@ -201,6 +203,8 @@ def _told(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     yield cuda.amp.common, "amp_definitely_not_available", lambda: False
     yield torch.Tensor, "pin_memory", lambda tensor, *args: gpu.pin(tensor)
     yield torch.Tensor, "is_pinned", lambda tensor, *args: gpu.is_pinned(tensor)
+    for name in ("tensor", "as_tensor"):
+        yield torch, name, _reading(getattr(torch, name))
     yield flex, "_flex", lambda: flex_attention_of(gpu)
     try:
         from triton.runtime.interpreter import InterpretedFunction
@@ -209,15 +213,24 @@ def _told(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     yield InterpretedFunction, "run", _launch(gpu, InterpretedFunction.run)
 
 
+def _reading(make: Any) -> Any:
+    """`torch.tensor` or `as_tensor`, which read the tensors of a list one by one before they make one of them."""
+
+    def made(data, *args, **kwargs):
+        if isinstance(data, list | tuple):
+            data = tree_map(lambda x: x.item() if isinstance(x, FakeCudaTensor) else x, data)
+        return make(data, *args, **kwargs)
+
+    return made
+
+
 def _launch(gpu: FakeGpu, interpret: Any) -> Any:
     """The interpreter's launch of a kernel, which refuses what the compiled one could not read."""
 
     def launch(kernel, *args, **kwargs):
         for name, x in {**dict(zip(kernel.arg_names, args, strict=False)), **kwargs}.items():
             if isinstance(x, torch.Tensor) and not isinstance(x, FakeCudaTensor):
-                gpu.refuse(
-                    f"Pointer argument `{name}` of {kernel.__name__} cannot be accessed from Triton (cpu tensor?)"
-                )
+                gpu.refuse(f"Pointer argument `{name}` of {kernel.__name__} is a cpu tensor: Triton cannot access it")
         gpu.kernels[kernel.__name__] += 1
         with _disable_current_modes():
             own = {name: values_of(x) for name, x in kwargs.items()}
@@ -236,9 +249,11 @@ def _restored(set_it: Any, value: Any, before: Any) -> Iterator[None]:
 
 
 def _forget_devices() -> None:
-    """What is remembered of `cuda:0` is of this GPU."""
-    for remembering in (head.takes_out_dtype, tiles.count_multiprocessors, flex._runs):
-        remembering.cache_clear()
+    """What is remembered of `cuda:0`, or of there being one, is of this GPU."""
+    ours = (head.takes_out_dtype, tiles.count_multiprocessors, flex._runs)
+    for remembering in (*ours, *vars(import_utils).values()):
+        if hasattr(remembering, "cache_clear"):
+            remembering.cache_clear()
 
 
 @contextmanager

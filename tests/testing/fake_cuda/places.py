@@ -3,9 +3,11 @@
 import sys
 from typing import NamedTuple
 
+import torch
+
 
 # Frames of these files are neither ours nor the hosts': what they were called by is of interest
-_SKIPPED = ("/torch/", "/tests/testing/fake_cuda/", "/contextlib.py", "<")
+_SKIPPED = ("/torch/", "/fake_cuda/machine.py", "/fake_cuda/tensors.py", "/fake_cuda/autocast.py", "/contextlib.py")
 _PACKAGE = "trl_modality/"
 
 
@@ -14,7 +16,7 @@ class BlockingPoint(NamedTuple):
 
     kind: str
     by: str
-    """The innermost line outside of torch, as `file:line function`; `backward` inside of the backward."""
+    """The innermost line outside of torch, as `file:line function`; inside of the backward, the node of its graph."""
     ours: str
     """The innermost line of `trl_modality`, the same way; empty if there is none."""
 
@@ -30,14 +32,19 @@ def blocking_point(kind: str) -> BlockingPoint:
     while frame is not None:
         path, name = frame.f_code.co_filename, frame.f_code.co_name
         if not by and name == "_engine_run_backward" and "/torch/autograd/" in path:
-            return BlockingPoint(kind, "backward", "")
-        if not path.startswith("<") and not any(part in path for part in _SKIPPED[:-1]):
+            return BlockingPoint(kind, _backward_node(), "")
+        if not path.startswith("<") and not any(part in path for part in _SKIPPED):
             line = f"{_short(path)}:{frame.f_lineno} {name}"
             by = by or line
             if line.startswith(_PACKAGE):
                 return BlockingPoint(kind, by, line)
         frame = frame.f_back
-    return BlockingPoint(kind, by or "backward", "")
+    return BlockingPoint(kind, by or _backward_node(), "")
+
+
+def _backward_node() -> str:
+    node = torch._C._current_autograd_node()
+    return "backward" if node is None else f"backward {node.name()}"
 
 
 def _short(path: str) -> str:

@@ -27,7 +27,10 @@ from .machine import FakeGpu, fake_cuda
 
 
 WAYS = {"rows": {}, "shared": {"share_prefix": True}, "padding_free": {"padding_free": True}}
-TEXT = {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "noise"}], "images": []}
+TEXT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "noise"}],
+    "images": [],
+}
 Gradients = dict[str, torch.Tensor]
 
 

@@ -19,6 +19,7 @@ INDEX_TO_GPU = "an index on the CPU, which is copied to the GPU"
 BLOCKING = {
     aten._local_scalar_dense.default: READ,
     aten.equal.default: READ,
+    aten.allclose.default: READ,
     aten.is_nonzero.default: READ,
     aten.nonzero.default: MASKED,
     aten.masked_select.default: MASKED,
