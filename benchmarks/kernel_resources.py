@@ -4,8 +4,9 @@
 
 The table has one line for each (target, dtype, variant). The whole table takes minutes; a run without options writes
 it to `results/kernel_resources.csv`. A variant is: which views a token has, the divergence, whose gradients are
-computed (none in evaluation), whether the divergence is part of them, whether logits are soft-capped, and whether the
-vocabulary is a multiple of 16, which Triton is told; otherwise a mask may end anywhere. The other columns:
+computed (none in evaluation), whether the divergence is part of them, whether the temperature is other than 1 (then it
+has exponentials of its own), whether logits are soft-capped, and whether the vocabulary is a multiple of 16, which
+Triton is told; otherwise the mask of the last block may end anywhere. The other columns:
 
 - `registers` of a thread (AMD: VGPRs), and `occupancy`, the share of a multiprocessor's warps that can be resident
   with so many registers.
@@ -14,13 +15,15 @@ vocabulary is a multiple of 16, which Triton is told; otherwise a mask may end a
 - `shared_bytes` of a program, which has `num_warps` warps.
 - `instructions` that a thread issues for each logit it processes, and the `special` ones among them (exponentials,
   logarithms, reciprocals), which a multiprocessor issues at a quarter of the rate or less.
+- `once`: instructions outside of loops, for each logit of a row of 151,936; at 32,000 they are five times as many:
+  the last block of each pass, sums over the block, and what is made of these.
 - `width`: bytes of the narrowest access of a thread to the logits; `widest`: the widest access that is possible.
 - `loads`, `stores`: how often a logit is read from memory and written to it, the mean over the views; `bytes`: their
   bytes; `minimum_bytes`: the bytes that the scheme needs, see `Variant.passes`.
 
-The columns from `instructions` on are counted in the machine code (SASS, amdgcn): instructions inside loops, divided
-by the logits of one iteration. Accesses outside loops (a first block that the compiler has peeled) are few in a long
-row.
+The columns from `instructions` on are counted in the machine code (SASS, amdgcn): but for `once` instructions inside
+loops, divided by the logits of one iteration. Accesses outside loops (the last block, which alone has a mask) are few
+in a long row.
 """
 
 import os
@@ -48,8 +51,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.cache import get_cache_manager
 
-from trl_modality.kernels.spec import DIVERGENCES
-from trl_modality.kernels.triton_kernels import rows_kernel
+from trl_modality.kernels.spec import DIVERGENCES, LossSpec
+from trl_modality.kernels.triton_kernels import PER_TOKEN, rows_kernel
 from trl_modality.kernels.triton_rows import launch_options
 
 
@@ -62,14 +65,15 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 ITEMSIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
-POINTERS = {"text_ptr": None, "vision_ptr": None, "labels_ptr": "*i64", "weights_ptr": "*fp32", "stats_ptr": "*fp32"}
-INTEGERS = ("n_tokens", "stride", "n_columns")
+ROWS = ("text_ptr", "vision_ptr")
+INTEGERS = ("stride", "n_columns")
 FLOATS = ("scale", "softcap", "inv_tau", "beta")
 CHOICES = {
     "views": ("text", "vision", "both"),
     "divergence": ("none", *DIVERGENCES),
     "gradient": ("both", "text", "vision", "none"),
     "kl": ("yes", "no"),
+    "tempered": ("no", "yes"),
     "columns": ("16n", "any"),
 }
 
@@ -90,6 +94,8 @@ class Variant:
     """Views whose gradients are computed: `text`, `vision`, `both` or `none`."""
     kl: str
     """Whether the divergence has a part in the gradient, `yes` or `no`."""
+    tempered: str
+    """Whether the temperature is other than 1: `yes`, or `no`, as for one view."""
     softcap: bool
     columns: str
     """`16n` or `any`."""
@@ -109,6 +115,13 @@ class Variant:
         loads = self.n_views * (2 if self.divergence == "jsd" else 1) + stored + text_is_compared
         return loads, stored
 
+    def launch_options(self, target: str, dtype: str) -> dict[str, int]:
+        """Columns of a block and of a lane, warps, and more, as `TritonRows` launches the kernel."""
+        divergence = DIVERGENCES[0] if self.divergence == "none" else self.divergence
+        spec = LossSpec(divergence, logit_softcap=30.0 if self.softcap else None)
+        platform = "nvidia" if target.startswith("sm_") else "amd"
+        return launch_options(spec, ITEMSIZES[dtype], VOCAB_SIZE + (self.columns == "any"), platform)
+
     def constants(self) -> dict[str, bool | int]:
         return {
             "HAS_TEXT": self.views != "vision",
@@ -117,6 +130,7 @@ class Variant:
             "TEXT_GRADIENT": self.gradient in ("text", "both"),
             "VISION_GRADIENT": self.gradient in ("vision", "both"),
             "KL_GRADIENT": self.kl == "yes",
+            "IS_TEMPERED": self.tempered == "yes",
             "HAS_SOFTCAP": self.softcap,
         }
 
@@ -134,6 +148,7 @@ class Resources:
     block: int
     instructions: float
     special: float
+    once: float
     width: int
     widest: int
     loads: float
@@ -160,8 +175,9 @@ def variants() -> Iterator[Variant]:
         for divergence, gradient, kl in product(DIVERGENCES, CHOICES["gradient"], CHOICES["kl"])
         if kl == "no" or gradient in ("both", "vision")
     ]
-    for case, softcap, columns in product(cases, (False, True), CHOICES["columns"]):
-        yield Variant(*case, softcap, columns)
+    for case, tempered, softcap, columns in product(cases, CHOICES["tempered"], (False, True), CHOICES["columns"]):
+        if case[0] == "both" or tempered == "no":
+            yield Variant(*case, tempered, softcap, columns)
 
 
 def compile_variant(
@@ -171,7 +187,7 @@ def compile_variant(
 
     `block` and `num_warps`: others than are launched; `options`: more of Triton's. Raises CompileError.
     """
-    launch = launch_options(VOCAB_SIZE, is_nvidia=target.startswith("sm_"))
+    launch = variant.launch_options(target, dtype)
     usual_block = launch.pop("BLOCK")
     launch |= {"num_warps": num_warps or launch["num_warps"], **options}
     block, num_warps = block or usual_block, launch["num_warps"]
@@ -192,16 +208,17 @@ def compile_variant(
         shared_bytes=compiled.metadata.shared,
         num_warps=num_warps,
         block=block,
+        once=round(machine_code.count_outside_loops(code) * n_threads / (variant.n_views * VOCAB_SIZE), 1),
         widest=min(16, itemsize * block // n_threads),
         minimum_bytes=itemsize * sum(variant.passes()) / variant.n_views,
         **machine_code.traffic(code, block, variant.n_views * block / n_threads, itemsize),
     )
 
 
-def compiled_kernel(target: str, dtype: str, variant: Variant, block: int, **options: int) -> Any:
+def compiled_kernel(target: str, dtype: str, variant: Variant, block: int, GROUP: int, **options: int) -> Any:
     """The compiled kernel of a variant, with every stage in `.asm`."""
-    constants = variant.constants() | {"BLOCK": block}
-    signature = {name: kind or f"*{dtype}" for name, kind in POINTERS.items()}
+    constants = variant.constants() | {"BLOCK": block, "GROUP": GROUP}
+    signature = dict.fromkeys(ROWS, f"*{dtype}") | {name: _type_per_token(name) for name in PER_TOKEN}
     signature |= dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(FLOATS, "fp32") | dict.fromkeys(constants, "constexpr")
     if list(signature) != rows_kernel.arg_names:
         raise TypeError(f"The kernel takes {rows_kernel.arg_names}, known here are {list(signature)}.")
@@ -212,12 +229,16 @@ def compiled_kernel(target: str, dtype: str, variant: Variant, block: int, **opt
         raise CompileError(f"{variant} in {dtype} for {target}: {error}") from error
 
 
+def _type_per_token(name: str) -> str:
+    return "*i64" if name == "labels_ptr" else "*i1" if "is_top1" in name else "*fp32"
+
+
 def _attributes(target: GPUTarget, variant: Variant) -> dict[tuple[int], list[list]]:
     """Attributes that Triton infers from the arguments of a launch: tensors of a tile, and its rows, are aligned."""
-    names = [*POINTERS, "stride", *(["n_columns"] if variant.columns == "16n" else [])]
+    names = [*ROWS, "stride", *(["n_columns"] if variant.columns == "16n" else [])]
     attributes = {name: [["tt.divisibility", 16]] for name in names}
     if target.backend == "hip":
-        for name in POINTERS:
+        for name in ROWS:
             attributes[name] += [["tt.pointer_range", 32]]  # a tile of the default budget has less than 2 GiB
     return {(rows_kernel.arg_names.index(name),): values for name, values in attributes.items()}
 

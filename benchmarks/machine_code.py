@@ -108,6 +108,11 @@ def loops(code: list[Instruction]) -> list[list[Instruction]]:
     return [[code[place] for place in part] for part in networkx.strongly_connected_components(graph) if len(part) > 1]
 
 
+def count_outside_loops(code: list[Instruction]) -> int:
+    """Instructions that a thread issues at most once."""
+    return len(code) - sum(map(len, loops(code)))
+
+
 def blocks_per_turn(loop: Iterable[Instruction], block: int) -> int:
     """Blocks that one iteration of the loop advances by: more than one where it has been unrolled.
 

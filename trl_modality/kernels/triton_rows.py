@@ -10,10 +10,13 @@ from .spec import DIVERGENCES, LossSpec, TileRows, TokenStats
 from .triton_kernels import rows_kernel
 
 
-MAX_BLOCK = 2048
-# Elements of an NVIDIA thread; warps of AMD are twice as wide, so their threads have half as many
-ELEMENTS_PER_THREAD = 4
-# Registers of a thread, such that two programs of 16 warps fill a multiprocessor
+# Threads of a program: two fill the registers of a multiprocessor. With fewer, more rows are under way at a time, and
+# those of smaller vocabularies no longer stay in the L2 cache
+THREADS = 512
+# Bytes of a row that a thread loads at once, a lane of the kernel: the most that GPUs can, or half of that
+WIDE_LANE, NARROW_LANE = 16, 8
+NVIDIA_WARP, AMD_WARP = 32, 64
+# Registers of a thread, such that two programs of 16 warps fit
 MAX_REGISTERS = 64
 
 
@@ -24,7 +27,8 @@ class TritonRows:
         self, spec: LossSpec, dtype: torch.dtype, vocab_size: int, block_rows: int, n_views: int, device: torch.device
     ):
         self.spec = spec
-        self.launch = launch_options(vocab_size, is_nvidia=device.type == "cuda" and torch.version.hip is None)
+        platform = "amd" if torch.version.hip else "nvidia" if device.type == "cuda" else "other"
+        self.launch = launch_options(spec, dtype.itemsize, vocab_size, platform)
 
     @staticmethod
     def scratch_rows(spec: LossSpec, dtype: torch.dtype, n_views: int) -> int:
@@ -32,48 +36,55 @@ class TritonRows:
         return 0
 
     def __call__(self, tile: TileRows, stats: TokenStats) -> None:
-        """Turn the tile's logits into gradients, and fill `stats`, the `[N]` tensors of the tile's tokens."""
+        """Turn the tile's logits into gradients, and fill `stats`, the contiguous `[N]` tensors of its tokens."""
         rows: Any = tile.vision if tile.text is None else tile.text
         n_tokens, vocab_size = rows.shape
-        zeros = torch.zeros(n_tokens, dtype=torch.float32, device=rows.device)
-        weights = torch.stack([zeros if weight is None else weight for weight in tile[3:]])
-        found = torch.empty(len(stats), n_tokens, dtype=torch.float32, device=rows.device)
         is_paired = tile.text is not None and tile.vision is not None
+        spec = self.spec
+        # What is absent is neither read nor written, but every pointer has to point somewhere
+        weights = [rows if weight is None else weight.contiguous() for weight in tile[3:]]
         with _on_device_of(rows):
             kernel: Any = rows_kernel
             kernel[(n_tokens,)](
                 rows if tile.text is None else tile.text,
                 rows if tile.vision is None else tile.vision,
                 tile.labels.contiguous(),
-                weights,
-                found,
-                n_tokens,
+                *weights,
+                *(rows if own is None else own for own in stats),
                 rows.stride(0),
                 vocab_size,
-                self.spec.logit_scale,
-                self.spec.logit_softcap or 1.0,
-                1.0 / self.spec.temperature,
-                self.spec.beta,
+                spec.logit_scale,
+                spec.logit_softcap or 1.0,
+                1.0 / spec.temperature,
+                spec.beta,
                 HAS_TEXT=tile.text is not None,
                 HAS_VISION=tile.vision is not None,
-                DIVERGENCE=1 + DIVERGENCES.index(self.spec.divergence) if is_paired else 0,
+                DIVERGENCE=1 + DIVERGENCES.index(spec.divergence) if is_paired else 0,
                 TEXT_GRADIENT=tile.text_weight is not None,
                 VISION_GRADIENT=tile.vision_weight is not None,
                 KL_GRADIENT=tile.kl_weight is not None,
-                HAS_SOFTCAP=self.spec.logit_softcap is not None,
+                IS_TEMPERED=is_paired and spec.temperature != 1.0,
+                HAS_SOFTCAP=spec.logit_softcap is not None,
                 **self.launch,
             )
-        for own, values in zip(stats, found, strict=True):
-            if own is not None:
-                own.copy_(values)
 
 
-def launch_options(vocab_size: int, is_nvidia: bool) -> dict[str, int]:
-    """Block size and warps, so small that no variant spills registers (at 8 elements a thread sm_100 does)."""
-    block = min(MAX_BLOCK, triton.next_power_of_2(vocab_size))
-    options = {"BLOCK": block, "num_warps": max(1, block // (32 * ELEMENTS_PER_THREAD))}
-    # Left to itself, NVIDIA's assembler spills a few variants in order to fit a third program beside two
-    return options | {"maxnreg": MAX_REGISTERS} if is_nvidia else options
+def launch_options(spec: LossSpec, itemsize: int, vocab_size: int, platform: str) -> dict[str, int]:
+    """Columns of a block and of a lane, and warps: one lane a thread, so wide that no variant spills registers.
+
+    Args:
+        spec: options of the loss.
+        itemsize: bytes of a logit.
+        vocab_size: V.
+        platform: `nvidia`, `amd` or `other`.
+    """
+    # Eight logits a lane are too many where they are soft-capped, or where the last block has a mask for each of them
+    is_wide = itemsize == 4 or (spec.logit_softcap is None and vocab_size % 16 == 0)
+    group, warp = (WIDE_LANE if is_wide else NARROW_LANE) // itemsize, AMD_WARP if platform == "amd" else NVIDIA_WARP
+    block = max(warp * group, min(THREADS * group, triton.next_power_of_2(vocab_size)))
+    options = {"BLOCK": block, "GROUP": group, "num_warps": block // (warp * group)}
+    # Left to itself, NVIDIA's assembler spills in a few variants in order to fit a third program beside two
+    return options | {"maxnreg": MAX_REGISTERS} if platform == "nvidia" else options
 
 
 def _on_device_of(tensor: torch.Tensor):

@@ -1,0 +1,294 @@
+"""The Triton kernel where its lanes differ: many blocks of few columns, impossible tokens, great offsets, ties.
+
+Other tests of the kernels have few columns or one block. Here a block is four lanes of columns, so that
+every lane's maximum moves often, and some lanes see nothing that is possible.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from tests.testing.losses import DEVICE, round_bfloat16_to_nearest
+from trl_modality.kernels import triton_rows
+from trl_modality.kernels.reference import losses_of_logits
+from trl_modality.kernels.spec import LossSpec, TileRows, TokenGroup, TokenStats
+
+
+LANES = 4
+LOWEST = torch.finfo(torch.float32).min
+SPECS = [
+    LossSpec(divergence, beta=0.3, temperature=temperature, logit_softcap=softcap)
+    for divergence in ("forward_kl", "reverse_kl", "jsd")
+    for temperature, softcap in ((1.0, None), (0.5, None), (3.0, None), (3.0, 30.0))
+]
+specs = pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.divergence}-{s.temperature}-{s.logit_softcap}")
+uncapped = pytest.mark.parametrize(
+    "spec",
+    [spec for spec in SPECS if spec.logit_softcap is None],
+    ids=lambda s: f"{s.divergence}-{s.temperature}",
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Blocks of a few lanes under the interpreter; on a GPU, where threads are warps, as they are launched."""
+    if DEVICE == "cpu":
+        round_bfloat16_to_nearest(monkeypatch)
+        whole = triton_rows.launch_options
+
+        def small(*args):
+            options = whole(*args)
+            return options | {"BLOCK": LANES * options["GROUP"]}
+
+        monkeypatch.setattr(triton_rows, "launch_options", small)
+
+
+def logits(n: int, v: int, size: float = 3.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of both views, alike but not the same, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    text = size * torch.randn(n, v, generator=generator)
+    vision = text + torch.randn(n, v, generator=generator)
+    return text, vision, torch.randint(0, v, (n,), generator=generator)
+
+
+def run(text, vision, labels, spec: LossSpec, weights=(1.0, 0.5, 2.0)):
+    """Gradients (the logits themselves without weights) and statistics of the kernel; a view may be `None`."""
+    n = len(labels)
+    views = [None if x is None else x.detach().to(DEVICE).clone() for x in (text, vision)]
+    rows = next(view for view in views if view is not None)
+    # What nobody fills must not look like a result
+    of_view = [None if view is None else torch.full((n,), math.nan, device=DEVICE) for view in views]
+    kl = None if None in of_view else torch.full((n,), math.nan, device=DEVICE)
+    is_top1 = [None if view is None else torch.zeros(n, dtype=torch.bool, device=DEVICE) for view in views]
+    again = [None if x is None else x.clone() for x in of_view]
+    stats = TokenStats(*of_view, kl, *again, *is_top1)
+    columns = (None if w is None else torch.as_tensor(w, dtype=torch.float32).expand(n).to(DEVICE) for w in weights)
+    kernel = triton_rows.TritonRows(spec, rows.dtype, rows.shape[1], 1, 2, rows.device)
+    kernel(TileRows(*views, labels.to(DEVICE), *columns), stats)
+    return (
+        [None if x is None else x.cpu() for x in views],
+        TokenStats(*(None if x is None else x.cpu() for x in stats)),
+    )
+
+
+def truth_of(text, vision, labels, spec: LossSpec, weights=(1.0, 0.5, 2.0), dtype=torch.float64):
+    """What the specification makes of them, from raw products as the kernel has them."""
+    leaves = [None if x is None else x.detach().to(dtype).requires_grad_() for x in (text, vision)]
+    capped = []
+    for x in leaves:
+        z = None if x is None else x * spec.logit_scale
+        capped.append(
+            z if z is None or spec.logit_softcap is None else spec.logit_softcap * (z / spec.logit_softcap).tanh()
+        )
+    group = TokenGroup(None, None, labels, *(0.0 if w is None else w for w in weights))
+    loss, stats = losses_of_logits(*capped, group, spec)
+    wanted = [x for x, w in zip(leaves, weights, strict=False) if x is not None and w is not None]
+    gradients = iter(torch.autograd.grad(loss, wanted) if wanted else ())
+    return [
+        next(gradients) if x is not None and w is not None else x for x, w in zip(leaves, weights, strict=False)
+    ], stats
+
+
+def assert_as_specified(text, vision, labels, spec: LossSpec, weights=(1.0, 0.5, 2.0), spare: float = 2e-6):
+    """Within eager float32's distance from float64, or `spare` (relative above 1), in everything."""
+    gradients, stats = run(text, vision, labels, spec, weights)
+    true_gradients, true_stats = truth_of(text, vision, labels, spec, weights)
+    eager_gradients, eager_stats = truth_of(text, vision, labels, spec, weights, torch.float32)
+    named = zip(("text", "vision"), gradients, eager_gradients, true_gradients, strict=True)
+    named = [*named, *zip(stats._fields, stats, eager_stats, true_stats, strict=True)]
+    for name, value, eager, truth in named:
+        if truth is None:
+            assert value is None, name
+        elif truth.dtype == torch.bool:
+            assert torch.equal(value, truth), name
+        else:
+            value, eager, truth = (x.detach().double() for x in (value, eager, truth))
+            finite = truth.isfinite()
+            assert torch.equal(value[~finite], truth[~finite]), name
+            if finite.any():
+                allowed = 1.1 * (eager - truth)[finite].abs().max().nan_to_num(0.0)
+                allowed += spare * truth[finite].abs().max().clamp(min=1.0)
+                assert (value - truth)[finite].abs().max() <= allowed, name
+
+
+@specs
+@pytest.mark.parametrize("v", [1, 16, 17, 101])
+def test_rows_of_many_blocks_and_of_less_than_one(spec, v):
+    assert_as_specified(*logits(5, v), spec)
+
+
+@uncapped
+@pytest.mark.parametrize("offsets", [(1000.0, 1000.0), (1000.0, -3000.0), (-3000.0, 0.0)])
+def test_offsets_cost_no_digits(spec, offsets):
+    """Steps of 1/4,096 are exact in float32 at these offsets, so that only the kernel can lose digits."""
+    text, vision, labels = logits(4, 101)
+    text, vision = ((x * 4096).round() / 4096 + offset for x, offset in zip((text, vision), offsets, strict=True))
+    plain = run(*((x - offset) for x, offset in zip((text, vision), offsets, strict=True)), labels, spec)
+    moved = run(text, vision, labels, spec)
+    for name, ours, without in zip(TokenStats._fields, moved[1], plain[1], strict=True):
+        torch.testing.assert_close(ours, without, rtol=2e-6, atol=2e-6, msg=name)
+    for ours, without in zip(moved[0], plain[0], strict=True):
+        torch.testing.assert_close(ours, without, rtol=0, atol=5e-7)
+
+
+@uncapped
+@pytest.mark.parametrize("order", ["rising", "falling", "shuffled"])
+def test_logits_of_ten_thousand_in_any_order(spec, order):
+    """Maxima that move in every block, or never after the first."""
+    v = 101
+    ramp = torch.linspace(-1e4, 1e4, v).expand(3, v)
+    if order == "falling":
+        ramp = ramp.flip(1)
+    if order == "shuffled":
+        ramp = ramp[:, torch.randperm(v, generator=torch.Generator().manual_seed(0))]
+    _, noise, labels = logits(3, v, size=1.0)
+    assert_as_specified(ramp + noise.flip(0), ramp + noise, labels, spec)
+
+
+@specs
+@pytest.mark.parametrize("lowest", [-math.inf, LOWEST])
+def test_masked_in_both_views(spec, lowest):
+    """Single columns, a whole lane, a whole block, the end of a row, and all but one column."""
+    text, vision, labels = logits(6, 90)
+    for row, columns in enumerate((slice(40, 41), slice(48, 56), slice(32, 64), slice(70, 90), slice(1, 90))):
+        labels[row] = 0
+        text[row, columns] = vision[row, columns] = lowest
+    assert_as_specified(text, vision, labels, spec)
+
+
+@uncapped
+@pytest.mark.parametrize("columns", [slice(40, 41), slice(48, 56), slice(0, 48), slice(70, 90)])
+@pytest.mark.parametrize("view", ["text", "vision"])
+def test_impossible_in_one_view(spec, view, columns):
+    """In the first row; the second has no such thing."""
+    text, vision, labels = logits(2, 90)
+    labels[0] = 66
+    (text if view == "text" else vision)[0, columns] = -math.inf
+    is_infinite = (spec.divergence, view) in (("forward_kl", "vision"), ("reverse_kl", "text"))
+    weights = (
+        (1.0, 0.5, torch.tensor([0.0, 2.0])) if spec.divergence == "reverse_kl" and is_infinite else (1.0, 0.5, 2.0)
+    )
+    assert_as_specified(text, vision, labels, spec, weights)
+    _, stats = run(text, vision, labels, spec)
+    assert stats.kl is not None
+    assert stats.kl.isinf().tolist() == [is_infinite, False]
+
+
+@uncapped
+def test_a_probability_of_zero_hides_what_is_impossible_elsewhere(spec):
+    """p = 0 by underflow in one view where the other has −inf counts as 0."""
+    text, vision, labels = logits(2, 90)
+    labels[:] = 3
+    likely, other = (text, vision) if spec.divergence != "reverse_kl" else (vision, text)
+    likely[0, 3] = 2000.0
+    other[0, 50:60] = -math.inf
+    assert_as_specified(text, vision, labels, spec)
+    _, stats = run(text, vision, labels, spec)
+    assert stats.kl is not None
+    assert torch.isfinite(stats.kl).all()
+
+
+def test_an_impossible_label():
+    text, vision, labels = logits(2, 90)
+    text[0, labels[0]] = -math.inf
+    _, stats = run(text, vision, labels, LossSpec())
+    assert stats.text_nll is not None
+    assert stats.text_nll.isinf().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_is_not_hidden(bad):
+    """As in the specification, such a logit shows in the losses of its row, and of no other."""
+    for column in (5, 89):
+        text, vision, labels = logits(2, 90)
+        vision[0, column] = bad
+        _, stats = run(text, vision, labels, LossSpec())
+        for values in (stats.vision_nll, stats.kl):
+            assert values is not None
+            assert values.isnan().tolist() == [True, False]
+
+
+@specs
+@pytest.mark.parametrize("missing", ["text", "vision"])
+def test_one_view_alone_ignores_the_divergence(spec, missing):
+    text, vision, labels = logits(3, 90)
+    views = (None, vision) if missing == "text" else (text, None)
+    weights = (None, 0.5, None) if missing == "text" else (1.0, None, None)
+    assert_as_specified(*views, labels, spec, weights)
+
+
+@specs
+@pytest.mark.parametrize(
+    "weights",
+    [
+        (None, None, None),
+        (1.0, None, None),
+        (None, 1.0, None),
+        (None, 0.5, 2.0),
+        (1.0, 0.5, None),
+        (torch.tensor([0.0, 1, 0]), torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0])),
+    ],
+    ids=["none", "text", "vision", "vision and kl", "both", "zeros among them"],
+)
+def test_only_wanted_gradients_are_written(spec, weights):
+    """A view without a weight keeps its logits, to the bit."""
+    text, vision, labels = logits(3, 90)
+    assert_as_specified(text, vision, labels, spec, weights)
+    after, _ = run(text, vision, labels, spec, weights)
+    for view, before, weight in zip(after, (text, vision), weights, strict=False):
+        assert torch.equal(view, before) == (weight is None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_gradient_at_the_label_is_rounded_once(dtype):
+    """p − 1 of a likely label, which p rounded to half precision would lose."""
+    text, vision, labels = (x.to(dtype) if x.is_floating_point() else x for x in logits(6, 90))
+    text.scatter_(1, labels[:, None], 14.0)
+    vision.scatter_(1, labels[:, None], 15.0)
+    gradients, _ = run(text, vision, labels, LossSpec())
+    expected, _ = truth_of(text, vision, labels, LossSpec())
+    for ours, exact in zip(gradients, expected, strict=True):
+        at_label = ours.gather(1, labels[:, None]).double()
+        exact_at_label = exact.gather(1, labels[:, None])
+        assert (exact_at_label.abs() < 1e-3).all()
+        torch.testing.assert_close(at_label, exact_at_label, rtol=torch.finfo(dtype).eps, atol=3e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_of_equals_wherever_they_lie(dtype):
+    """In the label's own lane, in other lanes, in other blocks, in the last one."""
+    places = (0, 1, 7, 8, 31, 32, 89)
+    for first, second in itertools.combinations(places, 2):
+        z = torch.zeros(4, 90, dtype=dtype)
+        z[:, [first, second]] = 2.0
+        z[3, second] = 3.0
+        labels = torch.tensor([first, second, (second + 1) % 90, second])
+        _, stats = run(z, z, labels, LossSpec(), (None, None, None))
+        assert stats.text_is_top1 is not None
+        assert stats.text_is_top1.tolist() == [True, False, False, True], (first, second)
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.25])
+def test_any_scale_of_logits(scale):
+    spec = LossSpec("reverse_kl", logit_scale=scale)
+    assert_as_specified(*logits(3, 90), spec)
+
+
+@pytest.mark.parametrize("gap", ["columns", "rows"])
+def test_nothing_but_the_rows_is_written(gap):
+    """Beyond the last column of a row lies what is not the kernel's."""
+    text, vision, labels = logits(3, 90)
+    apart = torch.full((2, 6 if gap == "rows" else 3, 96), 7.0, device=DEVICE)
+    views = [each[::2, :90] if gap == "rows" else each[:, :90] for each in apart]
+    for view, values in zip(views, (text, vision), strict=True):
+        view.copy_(values)
+    stats = TokenStats(*(torch.zeros(3, device=DEVICE) for _ in range(7)))
+    ones = torch.ones(3, device=DEVICE)
+    kernel = triton_rows.TritonRows(LossSpec(), torch.float32, 90, 1, 2, apart.device)
+    kernel(TileRows(*views, labels.to(DEVICE), ones, ones, ones), stats)
+    assert not torch.equal(views[0].cpu(), text)
+    for view in views:
+        view.fill_(7.0)
+    assert (apart == 7.0).all()
