@@ -51,8 +51,9 @@ class ModalityBalancedSFTConfig(SFTConfig):
             `"triton"` (GPUs), `"torch"` (any device), both in one pass without keeping logits, or `"reference"`, plain
             autograd on full logits. `"auto"` is Triton where there is a GPU and it is installed, else torch.
         loss_tile_mib (`float`, *optional*, defaults to `None`):
-            Memory in MiB that the loss may take for its tile of logits and all beside it. None is 256 on a CPU and 512
-            elsewhere.
+            Memory in MiB that the loss may take for its tile of logits and all beside it. None is 256 on a CPU;
+            elsewhere as much as the gradient of the head takes in float32 (half of that with a frozen head), and 512
+            to 4,096 in any case.
         gradient_filter (`float`, *optional*, defaults to `0.0`):
             How much of every token's logit gradient may be left out of the products with the head: this times the
             largest weight of a token, in the sum of absolute values. 0 leaves out nothing. With the hidden states of a
@@ -173,7 +174,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
         default=None,
         metadata={
             "help": "Memory in MiB that the loss may take for its tile of logits and all beside it. None is 256 on a "
-            "CPU and 512 elsewhere."
+            "CPU; elsewhere as much as the gradient of the head takes in float32 (half of that with a frozen head), "
+            "and 512 to 4,096 in any case."
         },
     )
     gradient_filter: float = field(
