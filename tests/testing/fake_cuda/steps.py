@@ -27,10 +27,8 @@ from .machine import FakeGpu, fake_cuda
 
 
 WAYS = {"rows": {}, "shared": {"share_prefix": True}, "padding_free": {"padding_free": True}}
-TEXT: dict[str, Any] = {
-    "messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "noise"}],
-    "images": [],
-}
+_TURNS = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "noise"}]
+TEXT: dict[str, Any] = {"messages": _TURNS, "images": []}
 Gradients = dict[str, torch.Tensor]
 
 

@@ -1,0 +1,235 @@
+"""Training micro-batches of every family on a fake GPU: no mix of devices or dtypes, and nobody waits but the hosts.
+
+That they compute what the CPU computes is looked at loosely here, so that a step that only does not fail is found out.
+"""
+
+import copy
+import functools
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from tests.testing.fake_cuda import KNOWN_BLOCKING, ONCE_A_RUN, fake_cuda
+from tests.testing.fake_cuda.steps import (
+    TEXT,
+    WAYS,
+    collated,
+    prepared,
+    rows_of,
+    run_step,
+    step_on_cpu,
+    step_on_gpu,
+)
+from tests.testing.tiny import shown
+from tests.testing.tiny_families import pairs_of
+from trl_modality.modeling import attention, families
+from trl_modality.modeling.families import encodes_once
+from trl_modality.modeling.forward import LossSettings, add_paired_loss
+from trl_modality.modeling.token_layout import TokenLayouts
+from trl_modality.views import View
+
+
+SHARED = [name for name, family in families.FAMILIES.items() if family.why_not_shared is None]
+MODES = {"bf16": (torch.bfloat16, False), "autocast": (torch.float32, True)}
+OURS_TOO = {**KNOWN_BLOCKING, **ONCE_A_RUN}
+
+
+def settings_of(name: str, way: str) -> LossSettings:
+    """The loss by its Triton kernel for one family and way: its interpreter takes longer than all the rest."""
+    options = WAYS["shared" if way == "checkpointing" else way]
+    return LossSettings(**options, backend="auto" if (name, way) == ("llava", "shared") else "torch")
+
+
+def batch_of(name: str, model, processor, settings: LossSettings, rows=None):
+    batch = collated(model, processor, settings, rows_of(name) if rows is None else rows)
+    if "pixel_values" in batch:
+        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)  # which Chameleon leaves to the caller
+    return batch
+
+
+@functools.cache
+def on_the_cpu(name: str):
+    """Loss and gradients of rows of their own in float32."""
+    model, processor = prepared(name, torch.float32)
+    settings = LossSettings(backend="torch")
+    return step_on_cpu(model, batch_of(name, model, processor, settings), settings)
+
+
+def assert_close(found, expected, tolerance: float) -> None:
+    torch.testing.assert_close(found.loss.float(), expected.loss.float(), rtol=tolerance, atol=0.0)
+    assert found.gradients.keys() == expected.gradients.keys()
+    names = expected.gradients.keys()
+    own, truth = (torch.cat([step.gradients[name].float().flatten() for name in names]) for step in (found, expected))
+    assert (own - truth).norm() <= 4 * tolerance * truth.norm()
+
+
+@pytest.mark.parametrize("way", [*WAYS, "checkpointing"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", SHARED)
+def test_a_training_micro_batch(name, mode, way):
+    dtype, autocast = MODES[mode]
+    settings = settings_of(name, way)
+    model, processor = prepared(name, dtype, checkpointing=way == "checkpointing")
+    batch = batch_of(name, model, processor, settings)
+    with fake_cuda() as gpu:
+        step = step_on_gpu(gpu, model, batch, settings, autocast)
+    assert not gpu.refusals
+    gpu.check_blocking(OURS_TOO)
+    assert bool(gpu.kernels) == (settings.backend == "auto")
+    assert {gradient.dtype for gradient in step.gradients.values()} == {dtype}
+    # Chameleon looks its images up in a table: a rounded one may become another token
+    assert_close(step, on_the_cpu(name), tolerance=0.08 if name == "chameleon" else 0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "way"),
+    [
+        ("chameleon", torch.bfloat16, "shared"),
+        ("mistral3", torch.float32, "shared"),
+        ("mistral3", torch.float32, "rows"),
+    ],
+)
+def test_what_waits_once_does_not_wait_again(name, dtype, way):
+    """At the first micro-batch the tokens that a head leaves out are copied, and FlexAttention is tried."""
+    settings = settings_of(name, way)
+    model, processor = prepared(name, dtype)
+    batch = batch_of(name, model, processor, settings)
+    with fake_cuda() as gpu:
+        step_on_gpu(gpu, model, batch, settings, autocast=False)
+        waited_once = any(point.is_ours for point in gpu.blocking)
+        assert waited_once == (way == "shared")
+        gpu.check_blocking(OURS_TOO)
+        gpu.blocking.clear()
+        step_on_gpu(gpu, model, batch, settings, autocast=False)
+        assert not any(point.is_ours for point in gpu.blocking), gpu.table()
+        gpu.check_blocking()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "expected"),
+    [(torch.bfloat16, 16, "_in_one_call"), (torch.float32, 16, "flex_attend"), (torch.bfloat16, 12, "_by_segment")],
+)
+@pytest.mark.parametrize("way", ["shared", "padding_free"])
+def test_each_kind_of_attention(dtype, size, expected, way, monkeypatch):
+    """The varlen call, FlexAttention where that cannot go, and SDPA where neither can: one of them at every layer."""
+    called = []
+    for name in ("_in_one_call", "flex_attend", "_by_segment"):
+        original = getattr(attention, name)
+        monkeypatch.setattr(
+            attention, name, lambda *args, name=name, original=original: called.append(name) or original(*args)
+        )
+    settings = settings_of("mistral3", way)
+    model, processor = prepared("mistral3", dtype)
+    if size != 16:  # of a head: narrower than any kernel takes
+        for layer in model.get_decoder().layers:
+            own = layer.self_attn
+            own.head_dim, own.scaling = size, 16**-0.5
+            for projection in (own.q_proj, own.k_proj, own.v_proj):
+                heads = projection.weight.detach().unflatten(0, (-1, 16))[:, :size]
+                projection.weight = torch.nn.Parameter(heads.flatten(0, 1).contiguous())
+            own.o_proj.weight = torch.nn.Parameter(
+                own.o_proj.weight.detach().unflatten(1, (-1, 16))[..., :size].flatten(1).contiguous()
+            )
+        model.get_decoder().rotary_emb.inv_freq = model.get_decoder().rotary_emb.inv_freq[: size // 2].clone()
+    reference = copy.deepcopy(model).float()
+    add_paired_loss(reference)
+    batch = batch_of("mistral3", model, processor, settings)
+    plain = settings_of("mistral3", "rows")
+    truth = step_on_cpu(reference, batch_of("mistral3", reference, processor, plain), plain)
+    with fake_cuda() as gpu:
+        step = step_on_gpu(gpu, model, batch, settings, autocast=False)
+    gpu.check_blocking(OURS_TOO)
+    assert called == [expected] * 2
+    assert_close(step, truth, tolerance=1e-4 if dtype == torch.float32 else 0.03)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "checkpointing"])
+@pytest.mark.parametrize("mode", MODES)
+def test_adapters(mode, way):
+    """Those of LoRA, in float32 as TRL leaves them, on a model in either dtype."""
+    dtype, _ = MODES[mode]
+    settings = settings_of("qwen2_5_vl", way)
+    model, processor = prepared("qwen2_5_vl", dtype, checkpointing=way == "checkpointing")
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "gate_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    adapted = get_peft_model(model, config)
+    if way == "checkpointing":
+        adapted.enable_input_require_grads()
+    batch = batch_of("qwen2_5_vl", model, processor, settings)
+    layouts = TokenLayouts(model)
+    with fake_cuda() as gpu:
+        gpu.move(adapted)
+        run_step(adapted, gpu.move(batch, pinned=True), settings, layouts, autocast=True)
+        gradients = [parameter.grad for parameter in adapted.parameters() if parameter.requires_grad]
+        assert gradients
+        assert all(bool(gpu.values(gradient).any()) for gradient in gradients)
+    assert not gpu.refusals
+    gpu.check_blocking()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_an_evaluation_step(name, mode, way):
+    dtype, autocast = MODES[mode]
+    settings = settings_of(name, way)
+    model, processor = prepared(name, dtype)
+    batch = batch_of(name, model, processor, settings)
+    with fake_cuda() as gpu, torch.no_grad():
+        step = step_on_gpu(gpu, model.eval(), batch, settings, autocast)
+    assert not gpu.refusals
+    gpu.check_blocking()
+    assert not step.gradients
+    torch.testing.assert_close(step.loss.float(), on_the_cpu(name).loss, rtol=0.02, atol=0.0)
+
+
+BATCHES = {
+    "text alone": lambda name: [TEXT, shown(TEXT, View.REPLAY)],
+    "pairs alone": pairs_of,
+    "a pair in one view": lambda name: [shown(pairs_of(name)[0], View.VISION_CENTRIC)],
+    "a filler beside text": lambda name: [TEXT, shown(TEXT)],
+}
+
+
+@pytest.mark.parametrize("rows", BATCHES)
+@pytest.mark.parametrize("way", WAYS)
+def test_other_batches(way, rows):
+    name = "qwen2_5_vl"
+    settings = LossSettings(**WAYS[way], backend="torch")
+    model, processor = prepared(name, torch.bfloat16)
+    batch = batch_of(name, model, processor, settings, BATCHES[rows](name))
+    reference, _ = prepared(name, torch.float32)
+    plain = LossSettings(backend="torch")
+    truth = step_on_cpu(reference, batch_of(name, reference, processor, plain, BATCHES[rows](name)), plain)
+    with fake_cuda() as gpu:
+        step = step_on_gpu(gpu, model, batch, settings, autocast=False)
+    assert not gpu.refusals
+    gpu.check_blocking()
+    assert_close(step, truth, tolerance=0.03)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_family_that_does_not_share(mode):
+    dtype, autocast = MODES[mode]
+    settings = LossSettings(backend="torch")
+    model, processor = prepared("gemma3", dtype)
+    assert encodes_once(model)
+    batch = batch_of("gemma3", model, processor, settings)
+    with fake_cuda() as gpu:
+        step = step_on_gpu(gpu, model, batch, settings, autocast)
+    assert not gpu.refusals
+    gpu.check_blocking()
+    assert_close(step, on_the_cpu("gemma3"), tolerance=0.03)
+
+
+def test_a_layout_that_is_made_on_the_gpu_would_be_found():
+    """A batch of another loader than ours has none: its tokens are read back."""
+    settings = settings_of("qwen2_5_vl", "shared")
+    model, processor = prepared("qwen2_5_vl", torch.bfloat16)
+    batch = batch_of("qwen2_5_vl", model, processor, settings)
+    del batch["token_layout"]
+    with fake_cuda() as gpu:
+        step_on_gpu(gpu, model, batch, settings, autocast=False)
+        with pytest.raises(AssertionError, match="trl_modality/modeling/token_layout.py"):
+            gpu.check_blocking()
