@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft base-model test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data recipes check-data check-intervals fuzz-grading images bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft base-model test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,11 +88,37 @@ check-intervals: $(READY)  ## coverage of the intervals of evaluations, beside w
 images: $(READY)  ## the contact sheets of docs/data.md
 	$(BIN)/python docs/make_images.py
 
-bench-gpu: $(READY)  ## the same at the sizes of a GPU, in bfloat16
+# On a machine with a GPU, whose python3 has torch and Triton; everything else comes from a folder of wheels
+GPU_WHEELS ?= wheels
+GPU_VENV := .venv-gpu
+GPU_READY := $(GPU_VENV)/.ready
+GPU_RUN := $(GPU_VENV)/bin/python
+
+gpu-wheels:  ## where there is a network: the wheels that `make gpu` needs, into $(GPU_WHEELS)
+	$(PYTHON) benchmarks/gpu_wheels.py $(GPU_WHEELS)
+
+$(GPU_READY): $(wildcard $(GPU_WHEELS)/*.whl)
+	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	$(GPU_RUN) -m pip install --quiet --no-index --no-deps $(wildcard $(GPU_WHEELS)/*.whl)
+	@touch $@
+
+gpu:  ## on a GPU, without a network: all three below (half an hour; docs/gpu.md)
+	@failed=0; for each in gpu-check gpu-loss gpu-step; do $(MAKE) $$each || failed=1; done; exit $$failed
+
+gpu-check: $(GPU_READY)  ## on a GPU: what it is and what is chosen there, and the tests that need one (nine minutes)
+	timeout 570 $(GPU_RUN) benchmarks/gpu_check.py
+
+gpu-loss: $(GPU_READY)  ## on a GPU: the loss, its peers and its products, time and memory (nine minutes)
+	timeout 570 $(GPU_RUN) benchmarks/gpu_loss.py
+
+gpu-step: $(GPU_READY)  ## on a GPU: the step on pairs of a 3B model, time, memory, MFU and idle GPU (nine minutes)
+	timeout 570 $(GPU_RUN) benchmarks/gpu_step.py
+
+bench-gpu: $(READY)  ## on a GPU, with a network: what bench-loss does, at the sizes of a GPU
 	$(BIN)/python benchmarks/bench_loss.py --preset gpu
 
 kernel-resources: $(READY)  ## registers, spills and bytes per logit of the Triton kernels, compiled without a GPU
 	$(BIN)/python benchmarks/kernel_resources.py
 
 clean:  ## remove the environments and the outputs
-	rm -rf $(VENV) .venv-floor outputs build dist
+	rm -rf $(VENV) .venv-floor $(GPU_VENV) outputs build dist

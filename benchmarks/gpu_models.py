@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL of random weights for `gpu_step.py`, its pairs, the ways to a step on them, and their multiplications."""
+"""A Qwen2.5-VL of random weights for `gpu_step.py`, its pairs, the ways to a step, and their multiplications."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -28,6 +28,7 @@ from trl_modality.modeling.token_layout import CollatorWithTokenLayout, TokenLay
 
 IMAGE = "<|image_pad|>"
 SPECIAL = ("<|vision_start|>", "<|vision_end|>", IMAGE, "<|video_pad|>")
+LORA_RANK = 16
 OURS, ROWS = "ours", "ours, rows of their own"
 TRL, TRL_TUNED = "padded rows, TRL", "padded rows, TRL, chunk tuned"
 
@@ -115,16 +116,16 @@ def build(size: VLSize, machine: Machine, trains: str) -> Any:
     torch.manual_seed(0)
     with nullcontext() if machine.is_dry else torch.device(machine.device):
         model = AutoModelForImageTextToText.from_config(size.config(), dtype=torch.bfloat16)
-    model.to(machine.device)
     add_paired_loss(model)
     use_shared_prefix(model.get_decoder())  # without a layout it is what it was
     model.gradient_checkpointing_enable({"use_reentrant": False})
     if trains == "lora":
         from peft import LoraConfig, get_peft_model
 
-        model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", exclude_modules=["lm_head"]))
-        model.to(machine.device)
-    return model.train()
+        model = get_peft_model(
+            model, LoraConfig(r=LORA_RANK, target_modules="all-linear", exclude_modules=["lm_head"])
+        )
+    return machine.moved(model).train()
 
 
 def processor_of(size: VLSize, layout: Layout) -> Qwen2_5_VLProcessor:

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # The package, its tests and the tiny models of the examples, where nothing is installed: import this module first
 sys.path[:0] = [str(path) for path in (ROOT, ROOT / "examples") if str(path) not in sys.path]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the machine has no network, and nothing here needs one
+if any(word.startswith("--dry-run") for word in sys.argv[1:]):
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton: a fake GPU runs no compiled kernel
 
 LIMIT_S = 540.0
 VERSIONS = {
@@ -61,6 +63,12 @@ class Machine:
     """`cuda`, or `cpu`."""
     name: str
     is_dry: bool = False
+    fake: Any = None
+    """The fake GPU of a dry run."""
+
+    def moved(self, value: Any) -> Any:
+        """A model, in place, or a tensor on the device: a fake GPU does not take models by `to`."""
+        return value.to(self.device) if self.fake is None else self.fake.move(value)
 
     def synchronize(self) -> None:
         if not self.is_dry:
@@ -107,7 +115,13 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     """The options that the scripts have in common."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help=f"seconds to stop within ({LIMIT_S:.0f})")
-    parser.add_argument("--dry-run", action="store_true", help="every case at a tiny size, on a fake GPU")
+    parser.add_argument(
+        "--dry-run",
+        choices=("fake", "cpu"),
+        nargs="?",
+        const="fake",
+        help="every case at a tiny size, on a fake GPU or the CPU",
+    )
     parser.add_argument("--results", type=Path, help="folder of the CSV; of a dry run, a temporary one by default")
     return parser
 
@@ -127,24 +141,24 @@ def results_folder(options: argparse.Namespace) -> Path:
 
 
 @contextmanager
-def machine_of(dry_run: bool) -> Iterator[Machine]:
-    """The GPU, or in a dry run the fake one of the tests.
+def machine_of(dry_run: str | None) -> Iterator[Machine]:
+    """The GPU, or in a dry run the `fake` one of the tests, or the `cpu`.
 
     Raises:
         SystemExit: there is no GPU, and the run is not dry.
     """
-    if not dry_run:
+    if dry_run is None:
         if not torch.cuda.is_available():
             sys.exit("torch finds no CUDA device. Try --dry-run, or see docs/gpu.md for what a machine needs.")
         yield Machine("cuda", torch.cuda.get_device_name())
         return
-    try:
-        from tests.testing.fake_cuda import fake_cuda
-    except ImportError:
+    if dry_run == "cpu":
         yield Machine("cpu", "CPU", is_dry=True)
         return
-    with fake_cuda():
-        yield Machine("cuda", "fake GPU", is_dry=True)
+    from tests.testing.fake_cuda import fake_cuda
+
+    with fake_cuda() as fake:
+        yield Machine("cuda", "fake GPU", is_dry=True, fake=fake)
 
 
 def reason_of(error: BaseException) -> str:

@@ -247,7 +247,7 @@ def main() -> None:
         journal = Journal("gpu_step", machine, folder)
         print(journal.facts)
         size = TINY if machine.is_dry else VLSize()
-        steps = Steps(machine, budget, journal, size, rounds=2 if machine.is_dry else options.rounds)
+        steps = Steps(machine, budget, journal, size, rounds=1 if machine.is_dry else options.rounds)
         for case in cases(machine.is_dry):
             steps.run(case)
     print(f"\nrows in {folder / 'gpu_step.csv'}, {budget.left_s:.0f} s left")
