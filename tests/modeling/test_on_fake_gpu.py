@@ -5,12 +5,14 @@ That they compute what the CPU computes is looked at loosely here, so that a ste
 
 import copy
 import functools
+from collections import Counter
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 
-from tests.testing.fake_cuda import KNOWN_BLOCKING, ONCE_A_RUN, fake_cuda
+from tests.testing.fake_cuda import DEVICE, KNOWN_BLOCKING, ONCE_A_RUN, BlockingPoint, fake_cuda
 from tests.testing.fake_cuda.steps import (
     TEXT,
     WAYS,
@@ -21,8 +23,9 @@ from tests.testing.fake_cuda.steps import (
     step_on_cpu,
     step_on_gpu,
 )
-from tests.testing.tiny import shown
+from tests.testing.tiny import pair_dataset, shown, tiny_llava
 from tests.testing.tiny_families import pairs_of
+from trl_modality import ModalityBalancedSFTTrainer
 from trl_modality.modeling import attention, families
 from trl_modality.modeling.families import encodes_once
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
@@ -233,3 +236,70 @@ def test_a_layout_that_is_made_on_the_gpu_would_be_found():
         step_on_gpu(gpu, model, batch, settings, autocast=False)
         with pytest.raises(AssertionError, match="trl_modality/modeling/token_layout.py"):
             gpu.check_blocking()
+
+
+class Watched(ModalityBalancedSFTTrainer):
+    """A trainer that sets aside what is recorded in its micro-batches."""
+
+    def watch(self, gpu) -> None:
+        self.gpu, self.in_micro_batches, self.n_micro_batches = gpu, Counter[BlockingPoint](), 0
+
+    def training_step(self, *args, **kwargs):
+        before = self.gpu.blocking.copy()
+        loss = super().training_step(*args, **kwargs)
+        self.in_micro_batches += self.gpu.blocking - before
+        self.n_micro_batches += 1
+        return loss
+
+
+# Functions of ours that wait: those of a report, and of the last batch of an evaluation, whose layout is made anew
+# when labels of repeated rows are taken out
+ONCE_A_REPORT = {"sums", "report"}
+ONCE_AN_EVALUATION = {"without_examples_from", "on_host", "<dictcomp>", "_changed", "changed", "<lambda>"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"share_prefix": False}, marks=pytest.mark.slow),
+        pytest.param({"gradient_checkpointing": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_whole_training(config, options):
+    """With its data loader, which pins, two micro-batches a step, logs, and an evaluation."""
+
+    def trained(trainer_class, gpu=None, **given):
+        model, processor = tiny_llava()
+        trainer = trainer_class(
+            model if gpu is None else gpu.move(model),
+            config(per_device_train_batch_size=2, gradient_accumulation_steps=2, optim="sgd", **options, **given),
+            train_dataset=pair_dataset(8),
+            eval_dataset=pair_dataset(2, first=20),
+            processing_class=processor,
+        )
+        if gpu is not None:
+            trainer.watch(gpu)
+        loss = trainer.train().training_loss
+        recorded = None if gpu is None else gpu.blocking.copy()
+        return trainer, recorded, loss, trainer.evaluate()["eval_loss"]
+
+    _, _, *expected = trained(ModalityBalancedSFTTrainer)
+    try:
+        with fake_cuda() as gpu:
+            trainer, in_training, *found = trained(Watched, gpu, use_cpu=False, bf16=True, loss_backend="torch")
+            assert trainer.args.device == DEVICE
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert not gpu.refusals
+    assert trainer.n_micro_batches == 4
+
+    def waiting(points) -> set[str]:
+        return {point.by.rpartition(" ")[2] for point in points if point.is_ours}
+
+    assert waiting(in_training) == ONCE_A_REPORT
+    assert waiting(gpu.blocking - in_training) <= ONCE_A_REPORT | ONCE_AN_EVALUATION
+    gpu.blocking = trainer.in_micro_batches
+    gpu.check_blocking()
+    assert found == pytest.approx(expected, rel=0.01)

@@ -200,6 +200,10 @@ def _told(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
         yield cuda, name, lambda *args, result=result, **kwargs: result
     yield cuda, "synchronize", lambda *args: gpu.block("torch.cuda.synchronize")
     yield cuda, "Event", _Event
+    # By these a data loader decides whether it pins
+    yield torch.accelerator, "is_available", lambda: True
+    yield torch.accelerator, "current_accelerator", lambda *args: torch.device("cuda")
+    yield torch.accelerator, "set_device_index", lambda *args: None
     yield cuda.amp.common, "amp_definitely_not_available", lambda: False
     yield torch.Tensor, "pin_memory", lambda tensor, *args: gpu.pin(tensor)
     yield torch.Tensor, "is_pinned", lambda tensor, *args: gpu.is_pinned(tensor)

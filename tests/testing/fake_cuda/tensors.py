@@ -40,7 +40,6 @@ INDEXING = {
 TAKES_NUMBERS = {aten.fill_.Tensor, aten.fill.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
 # Where the first factor stands
 PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.mv: 0, aten.dot: 0, aten.addmm: 1, aten.baddbmm: 1, aten.addmv: 1}
-ATTENTION = "scaled_dot_product"
 
 
 class FakeCudaError(RuntimeError):
@@ -189,14 +188,12 @@ def _check_devices(gpu: "FakeGpu", function: Any, args: tuple, tensors: list[tor
 
 
 def _check_dtypes(gpu: "FakeGpu", function: Any, args: tuple) -> None:
-    """Refuse products of two dtypes; a sum is of the dtype of the product."""
+    """Refuse products of two dtypes; a sum is of the dtype of the product. (Of attention torch does so itself.)"""
     factors: tuple = ()
     if function.overloadpacket in PRODUCTS:
         first = PRODUCTS[function.overloadpacket]
         is_wide = "out_dtype" in {argument.name for argument in function._schema.arguments}
         factors = args[first if is_wide else 0 : first + 2]
-    elif ATTENTION in function._schema.name:
-        factors = args[:3]
     elif function is aten.convolution.default:
         factors = tuple(x for x in args[:3] if x is not None)
     dtypes = {x.dtype for x in factors if isinstance(x, torch.Tensor)}
