@@ -89,7 +89,7 @@ def test_wheels_leave_out_what_belongs_to_torch():
 
 @pytest.mark.parametrize("trained", ["full", "lora"])
 def test_products_are_those_that_torch_counts(trained, monkeypatch):
-    """Of padded rows, but for LoRA's own factors and the embedding of patches, which are large in a model this small."""
+    """Of padded rows, but for LoRA's own factors and the embedding of patches, large in a model as small as this."""
     from torch.utils.flop_counter import FlopCounterMode
 
     gpu_models, gpu_run = script("gpu_models"), script("gpu_run")
