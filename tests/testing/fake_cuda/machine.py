@@ -211,9 +211,11 @@ def _told(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
         yield torch, name, _reading(getattr(torch, name))
     yield flex, "_flex", lambda: flex_attention_of(gpu)
     try:
+        from triton import JITFunction
         from triton.runtime.interpreter import InterpretedFunction
     except ImportError:
         return
+    yield JITFunction, "run", _compiled
     yield InterpretedFunction, "run", _launch(gpu, InterpretedFunction.run)
 
 
@@ -226,6 +228,10 @@ def _reading(make: Any) -> Any:
         return make(data, *args, **kwargs)
 
     return made
+
+
+def _compiled(kernel, *args, **kwargs):
+    raise RuntimeError(f"{kernel.fn.__name__} is compiled: set TRITON_INTERPRET=1 before it is imported.")
 
 
 def _launch(gpu: FakeGpu, interpret: Any) -> Any:

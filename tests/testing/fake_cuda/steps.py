@@ -1,12 +1,11 @@
 """Training micro-batches of tiny models on the fake GPU, as the trainer runs them.
 
-    python -m tests.testing.fake_cuda.steps llava qwen2_5_vl
+    TRITON_INTERPRET=1 PYTHONPATH=examples python -m tests.testing.fake_cuda.steps llava qwen2_5_vl
 
 prints where the host waits for the GPU in one of each family, per way of laying out its rows.
 """
 
 import copy
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -108,6 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
-    os.environ.setdefault("TRITON_INTERPRET", "1")
     main()
