@@ -152,6 +152,7 @@ def machine_of(dry_run: str | None) -> Iterator[Machine]:
             sys.exit("torch finds no CUDA device. Try --dry-run, or see docs/gpu.md for what a machine needs.")
         yield Machine("cuda", torch.cuda.get_device_name())
         return
+    torch.set_num_threads(1)  # of tensors as small as these
     if dry_run == "cpu":
         yield Machine("cpu", "CPU", is_dry=True)
         return

@@ -15,6 +15,8 @@ with its backward, on a batch that is on the GPU. Ways take turns, in another or
 """
 
 import gc
+import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
@@ -101,6 +103,7 @@ class Steps:
         self.machine, self.budget, self.journal = machine, budget, journal
         self.size, self.rounds = size, rounds
         self._models: dict[str, Any] = {}
+        self.has_failed = False
 
     def run(self, case: Case) -> None:
         print(f"\n{case.trained}: {case.layout} ({self.budget.left_s:.0f} s left)", flush=True)
@@ -110,7 +113,9 @@ class Steps:
             return
         try:
             self._measure(case)
-        except (torch.OutOfMemoryError, RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # the cases after it go on
+            self.has_failed = True
+            traceback.print_exc()
             self._leave_out(case, dict.fromkeys(names, reason_of(error)))
         gc.collect()
         self.machine.free_memory()
@@ -134,7 +139,8 @@ class Steps:
                 run = make()
                 self._timed(model, run)  # gradients are there, and whatever is set up once
                 losses[name], peaks[name] = self._loss_and_peak(model, run)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except Exception as error:  # a way may fail in any way, for want of memory most likely
+                self.has_failed = self.has_failed or not isinstance(error, torch.OutOfMemoryError)
                 left_out[name] = reason_of(error)
                 continue
             off = abs(losses[name] / losses.get(OURS, losses[name]) - 1)
@@ -251,6 +257,7 @@ def main() -> None:
         for case in cases(machine.is_dry):
             steps.run(case)
     print(f"\nrows in {folder / 'gpu_step.csv'}, {budget.left_s:.0f} s left")
+    sys.exit(1 if steps.has_failed else 0)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from trl_modality.kernels.tiles import plan_tiles
 
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-VOCABS = (1008, 1009) if IS_DRY else (151_936, 50_257)
-M, H = (5, 16) if IS_DRY else (37, 256)
+VOCABS = (336, 337) if IS_DRY else (151_936, 50_257)
+M, H = (4, 16) if IS_DRY else (37, 256)
 INPUTS = ("text_hidden", "vision_hidden", "lm_head_weight")
 
 
