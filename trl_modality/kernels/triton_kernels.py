@@ -2,7 +2,7 @@
 
 One program per token walks the rows of both views twice (three times for the JSD): first for the statistics, then for
 the gradients, which it leaves where the logits were. So of every logit there are two loads and one store, the least
-for any scheme that keeps no row on the chip. Rows of up to some 45,000 logits are still in the L2 cache when they are
+for any scheme that keeps no row on the chip. Rows of up to some 30,000 logits are still in the L2 cache when they are
 loaded again. `torch_rows` has the formulas of the gradients, and is the twin to compare with.
 
 What would bound such a kernel is instructions, so threads share nothing before a row has ended. A block of columns is
