@@ -10,14 +10,14 @@ from .spec import DIVERGENCES, LossSpec, TileRows, TokenStats
 from .triton_kernels import rows_kernel
 
 
-# Threads of a program: two fill the registers of a multiprocessor. With fewer, more rows are under way at a time, and
-# those of smaller vocabularies no longer stay in the L2 cache
-THREADS = 512
+# Threads of a program and registers of a thread on NVIDIA, such that two programs fill a multiprocessor. With smaller
+# ones more rows are under way at a time, and those of smaller vocabularies no longer stay in the L2 cache
+THREADS, REGISTERS = 512, 64
+# Likewise, where logits are soft-capped: three, for instructions bound these, and with 64 registers some spill
+CAPPED_THREADS, CAPPED_REGISTERS = 256, 80
 # Bytes of a row that a thread loads at once, a lane of the kernel: the most that GPUs can, or half of that
 WIDE_LANE, NARROW_LANE = 16, 8
 NVIDIA_WARP, AMD_WARP = 32, 64
-# Registers of a thread, such that two programs of 16 warps fit
-MAX_REGISTERS = 64
 
 
 class TritonRows:
@@ -78,13 +78,15 @@ def launch_options(spec: LossSpec, itemsize: int, vocab_size: int, platform: str
         vocab_size: V.
         platform: `nvidia`, `amd` or `other`.
     """
+    is_nvidia, is_capped = platform == "nvidia", spec.logit_softcap is not None
     # Eight logits a lane are too many where they are soft-capped, or where the last block has a mask for each of them
-    is_wide = itemsize == 4 or (spec.logit_softcap is None and vocab_size % 16 == 0)
+    is_wide = itemsize == 4 or (vocab_size % 16 == 0 and not is_capped)
     group, warp = (WIDE_LANE if is_wide else NARROW_LANE) // itemsize, AMD_WARP if platform == "amd" else NVIDIA_WARP
-    block = max(warp * group, min(THREADS * group, triton.next_power_of_2(vocab_size)))
+    threads, registers = (CAPPED_THREADS, CAPPED_REGISTERS) if is_nvidia and is_capped else (THREADS, REGISTERS)
+    block = max(warp * group, min(threads * group, triton.next_power_of_2(vocab_size)))
     options = {"BLOCK": block, "GROUP": group, "num_warps": block // (warp * group)}
-    # Left to itself, NVIDIA's assembler spills in a few variants in order to fit a third program beside two
-    return options | {"maxnreg": MAX_REGISTERS} if platform == "nvidia" else options
+    # Left to itself, NVIDIA's assembler spills in a few variants in order to fit another program
+    return options | {"maxnreg": registers} if is_nvidia else options
 
 
 def _on_device_of(tensor: torch.Tensor):
