@@ -2,11 +2,13 @@
 
 import csv
 import importlib
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +79,13 @@ def test_without_time_a_case_is_left_out_and_says_so(tmp_path):
     rows = rows_in(tmp_path / "gpu_loss.csv")
     assert [row["implementation"] for row in rows] == list(gpu_loss.FIRST)
     assert {(row["note"], row["device"]) for row in rows} == {("no time was left", "some GPU")}
+
+
+def test_beside_a_real_gpu_the_fake_one_of_the_kernels_tests_is_skipped(monkeypatch):
+    """`gpu_check.py` runs the tests of that folder on the GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(pytest.skip.Exception):
+        runpy.run_path(str(ROOT / "tests" / "kernels" / "test_on_fake_gpu.py"))
 
 
 def test_wheels_leave_out_what_belongs_to_torch():
