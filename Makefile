@@ -99,6 +99,8 @@ gpu-wheels:  ## where there is a network: the wheels that `make gpu` needs, into
 
 $(GPU_READY): $(wildcard $(GPU_WHEELS)/*.whl)
 	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+# If that python3 is one of an environment, its packages are none of the system's
+	$(PYTHON) -c 'import site; print(*site.getsitepackages(), sep="\n")' > $$($(GPU_RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth
 	$(GPU_RUN) -m pip install --quiet --no-index --no-deps $(wildcard $(GPU_WHEELS)/*.whl)
 	@touch $@
 

@@ -96,6 +96,21 @@ def test_wheels_leave_out_what_belongs_to_torch():
     assert "torchvision==1.0" in pins_of(report, keeps={"torchvision"})
 
 
+def test_the_environment_for_a_gpu_sees_the_torch_of_its_python(tmp_path):
+    """Also where that Python belongs to an environment itself, as the one of the tests does."""
+    done = subprocess.run(
+        ["make", "-n", f"PYTHON={sys.executable}", f"GPU_VENV={tmp_path}/venv", f"{tmp_path}/venv/.ready"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    make_it, add_packages = (line for line in done.stdout.splitlines() if line.startswith(sys.executable))
+    for command in (make_it + " --without-pip", add_packages):
+        subprocess.run(command, shell=True, cwd=ROOT, check=True)
+    subprocess.run([f"{tmp_path}/venv/bin/python", "-c", "import torch"], cwd=tmp_path, check=True)
+
+
 @pytest.mark.parametrize("trained", ["full", "lora"])
 def test_products_are_those_that_torch_counts(trained, monkeypatch):
     """Of padded rows, but for LoRA's own factors and the embedding of patches, large in a model as small as this."""
