@@ -98,6 +98,7 @@ gpu-wheels:  ## where there is a network: the wheels that `make gpu` needs, into
 	$(PYTHON) benchmarks/gpu_wheels.py $(GPU_WHEELS)
 
 $(GPU_READY): $(wildcard $(GPU_WHEELS)/*.whl)
+	@test -n "$(wildcard $(GPU_WHEELS)/*.whl)" || { echo "No wheels in '$(GPU_WHEELS)': run 'make gpu-wheels' where there is a network, copy the folder here, and say where it is with GPU_WHEELS=folder."; exit 1; }
 	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
 # If that python3 is one of an environment, its packages are none of the system's
 	$(PYTHON) -c 'import site; print(*site.getsitepackages(), sep="\n")' > $$($(GPU_RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth

@@ -93,7 +93,7 @@ def idle_share(spans: Iterable[tuple[float, float]], seconds: float) -> float | 
 
 def peak_tflop_s(name: str) -> float | None:
     """The dense half-precision rate of a GPU's data sheet; `None` for one that `roofline.py` does not know."""
-    return next((device.half_tflop_s for device in DEVICES.values() if device.name in name), None)
+    return next((device.half_tflop_s for device in DEVICES.values() if device.is_called(name)), None)
 
 
 class Steps:

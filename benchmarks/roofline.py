@@ -28,6 +28,7 @@ if __name__ == "__main__":
 
 import argparse
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,11 @@ class Device:
     """Threads that a multiprocessor issues an instruction for in a clock."""
     special_lanes: int = 16
     """The same of exponentials, logarithms and reciprocals."""
+
+    def is_called(self, name: str) -> bool:
+        """Whether torch's name of a GPU is that of this one: "NVIDIA L40S" is no L4, an H100 in a PCIe slot slower."""
+        is_slower = re.search(r"\b(PCIe|NVL|D)\b", name, re.IGNORECASE)
+        return re.search(rf"\b{re.escape(self.name)}\b", name) is not None and not is_slower
 
     def product_rate(self, dtype: torch.dtype) -> float:
         """Operations a second (two for each multiplication) where every multiprocessor works."""
@@ -229,7 +235,7 @@ def compiled_counts(device: Device, dtype: torch.dtype) -> Kernel:
         divergence="forward_kl",
         gradient="both",
         kl="yes",
-        tempered=False,
+        tempered="no",
         softcap=False,
         columns="16n",
     )
@@ -255,7 +261,7 @@ def measured_ratios(device: Device, case: Case, folder: Path = RESULTS) -> list[
         rows = [
             row
             for row in csv.DictReader(file)
-            if device.name in row["device"] and all(row[key] == value for key, value in wanted.items())
+            if device.is_called(row["device"]) and all(row[key] == value for key, value in wanted.items())
         ]
     return [
         f"{row['implementation']}: {float(row['p50_ms']):.1f} ms, {row['ratio_to_floor'] or '?'} × the products "

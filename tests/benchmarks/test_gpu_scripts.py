@@ -45,7 +45,8 @@ def test_the_rate_of_a_device_is_found_by_its_name():
     rate = script("gpu_step").peak_tflop_s
     assert rate("NVIDIA H100 80GB HBM3") == 989
     assert rate("NVIDIA GeForce RTX 4090") == 165
-    assert rate("fake GPU") is None
+    for name in ("fake GPU", "NVIDIA L40S", "NVIDIA H100 PCIe", "NVIDIA A100-PCIE-40GB", "NVIDIA GeForce RTX 4090 D"):
+        assert rate(name) is None
 
 
 def test_a_budget_runs_down(monkeypatch):
