@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from tests.testing.tiny import pair_dataset, pair_row, shown, tiny_llava
 from tests.testing.tiny_families import build, exact, pairs_of
@@ -79,6 +80,19 @@ def test_it_goes_to_workers_without_weights(family):
     here, there = layouts(batch), pickle.loads(pickled)(batch)
     assert here.inputs.keys() == there.inputs.keys()
     assert all(torch.equal(here.inputs[key], there.inputs[key]) for key in here.inputs)
+
+
+@pytest.mark.parametrize("adapter", [PromptTuningConfig, PrefixTuningConfig])
+def test_virtual_tokens_may_take_inputs_away(adapter):
+    """PEFT puts `None` in place of the `token_type_ids` of Gemma3, and the layout is made anew in the forward."""
+    model, processor = build("gemma3")
+    add_paired_loss(model)
+    adapted = get_peft_model(model, adapter(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    collate = CollatorWithTokenLayout(PairedCollator(processor), TokenLayouts(model))
+    batch = exact(collate(pairs_of("gemma3")))
+    assert "token_type_ids" in batch
+    adapted(**batch, paired_loss=LossSettings()).loss.backward()
+    assert any(p.grad is not None and p.grad.any() for p in adapted.parameters())
 
 
 def test_all_its_tensors_move():

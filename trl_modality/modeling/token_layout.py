@@ -251,7 +251,8 @@ def has_own_tokens(batch: Mapping[str, Any]) -> bool:
 def on_host(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch with what layouts are made of on the CPU: tokens and sizes, not pixels. It waits for their device."""
     wanted = {*TOKEN_FILL, "image_grid_thw"}
-    return {key: value.cpu() if key in wanted else value for key, value in batch.items()}
+    # PEFT's virtual tokens leave `token_type_ids` as `None`
+    return {key: value.cpu() if key in wanted and value is not None else value for key, value in batch.items()}
 
 
 def _groups(labels: torch.Tensor, places: torch.Tensor, layout: ViewLayout) -> dict[str, Tensors]:
