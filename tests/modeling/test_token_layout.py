@@ -11,7 +11,7 @@ from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tests.testing.tiny import pair_dataset, pair_row, shown, tiny_llava
 from tests.testing.tiny_families import build, exact, pairs_of
 from trl_modality import PairedCollator
-from trl_modality.collation.layout import without_examples_from
+from trl_modality.collation.layout import TOKEN_FILL, without_examples_from
 from trl_modality.modeling.attention import shared_prefix_attention
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 from trl_modality.modeling.token_layout import (
@@ -67,6 +67,19 @@ def test_a_layout_for_other_settings_is_not_used(family):
     assert batch["token_layout"].packs
     found, _ = loss_of(model, batch, rows)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_layout_of_rows_of_another_length_is_not_used(family, way):
+    """Rows that were padded further, after their layout was made, have their tokens at other places."""
+    name, model, processor = family
+    settings = LossSettings(**WAYS[way])
+    batch = exact(CollatorWithTokenLayout(PairedCollator(processor), TokenLayouts(model).of(settings))(pairs_of(name)))
+    expected, _ = loss_of(model, batch, settings)
+    for key in TOKEN_FILL.keys() & batch.keys():
+        batch[key] = torch.nn.functional.pad(batch[key], (0, 3), value=TOKEN_FILL[key] or 0)
+    found, _ = loss_of(model, batch, settings)
+    torch.testing.assert_close(found, expected)
 
 
 def test_it_goes_to_workers_without_weights(family):
