@@ -16,6 +16,7 @@ from trl_modality.modeling.attention import shared_prefix_attention
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 from trl_modality.modeling.token_layout import (
     CollatorWithTokenLayout,
+    TokenLayout,
     TokenLayouts,
     counted_labels,
 )
@@ -108,12 +109,17 @@ def test_virtual_tokens_may_take_inputs_away(adapter):
     assert any(p.grad is not None and p.grad.any() for p in adapted.parameters())
 
 
-def test_all_its_tensors_move():
+@pytest.mark.parametrize(
+    "change", [lambda layout: layout.to("meta"), TokenLayout.pin_memory], ids=["to", "pin_memory"]
+)
+def test_all_its_tensors_move(change, monkeypatch):
+    """What is not pinned is waited for when it is copied."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.to("meta"))  # there is no GPU to pin for
     model, processor = tiny_llava()
     collate = CollatorWithTokenLayout(
         PairedCollator(processor), TokenLayouts(model).of(LossSettings(share_prefix=True))
     )
-    layout = collate([pair_row(0), TEXT])["token_layout"].to("meta")
+    layout = change(collate([pair_row(0), TEXT])["token_layout"])
     tensors = [*layout.inputs.values(), *layout.segment_tensors.values()]
     tensors += [tensor for group in layout.groups.values() for tensor in group.values()]
     assert len(tensors) > 6
