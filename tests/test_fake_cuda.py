@@ -189,13 +189,12 @@ def test_the_line_of_the_package_is_found_and_whose_it_is(gpu, monkeypatch):
     from trl_modality.modeling import packing
 
     rows, sources = gpu.move(torch.ones(2, 3)), torch.tensor([0, 1])
-    packed = packing.Packing(None, sources, None, None).packed
-    packed(rows)
+    packing.in_sequence(rows, sources)
     (point,) = gpu.blocking
     assert point.is_ours
     assert point.by == point.ours
     assert point.by.startswith("trl_modality/modeling/packing.py:")
-    assert point.by.endswith("packed")
+    assert point.by.endswith("in_sequence")
 
 
 def test_waiting_in_the_backward_has_its_node(gpu):
@@ -238,6 +237,9 @@ def test_shared_parameters_stay_shared_and_batches_keep_their_form(gpu):
     assert model[1].weight is model[0].weight
     assert isinstance(model[0].weight, torch.nn.Parameter)
     assert model[1].own.is_cuda
+    assert model[0].weight.to(DEVICE, model[0].weight.dtype) is model[0].weight
+    assert model[0].weight.to(DEVICE, torch.float64) is not model[0].weight
+    assert model[0].weight.to(DEVICE, copy=True) is not model[0].weight
     batch = gpu.move({"a": [torch.ones(2)], "b": (torch.ones(1), "text"), "c": None}, pinned=True)
     assert batch["a"][0].is_cuda
     assert batch["b"][0].is_cuda

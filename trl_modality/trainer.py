@@ -15,7 +15,7 @@ from .data.rows import PairRows
 from .evaluation.gap import ModalityGapEvaluator
 from .modeling.attention import follows_segments, shared_prefix_attention
 from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward, output_with_logits
-from .modeling.token_layout import CollatorWithTokenLayout, counted_labels
+from .modeling.token_layout import CollatorWithTokenLayout, counted_labels, without_stale_layout
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
 from .training.datasets import named_datasets, without_repeated_rows
 from .training.gap import EvaluationGap
@@ -183,6 +183,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             settings = settings.with_rows_apart()  # called by the user, outside of `train` and `evaluate`
         if not training:
             inputs = without_repeated_rows(inputs, self.args, self.accelerator)
+        inputs = without_stale_layout(inputs)
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
         output: PairedModelOutput = model(**inputs, paired_loss=settings, num_items_in_batch=num_items_in_batch)

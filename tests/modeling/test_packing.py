@@ -14,7 +14,7 @@ from trl_modality.collation.layout import shared_prefix
 from trl_modality.modeling import families
 from trl_modality.modeling.attention import give_back, use_shared_prefix
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
-from trl_modality.modeling.packing import PackedRow, pack
+from trl_modality.modeling.packing import PackedRow, in_sequence, pack
 
 
 @st.composite
@@ -46,7 +46,7 @@ def batches(draw):
 def test_every_token_is_found_again(batch):
     ids, rows = batch
     packing = pack(rows, ids.shape[1], range(len(rows)))
-    sequence = packing.packed(ids)
+    sequence = in_sequence(ids, packing.sources)
     is_token = ids != -1
     assert sequence.shape == (1, int(is_token.sum()) - sum(row.prefix for row in rows))
     assert (sequence >= 0).all()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from tests.testing.tiny import pair_dataset, pair_row, shown, tiny_llava
@@ -16,6 +17,7 @@ from trl_modality.modeling.attention import shared_prefix_attention
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 from trl_modality.modeling.token_layout import (
     CollatorWithTokenLayout,
+    PairedBatch,
     TokenLayout,
     TokenLayouts,
     counted_labels,
@@ -199,4 +201,66 @@ def test_the_batches_of_a_trainer_have_theirs(make_trainer, config, workers):
         for batch in loader:
             assert batch["token_layout"].packs  # this model shares prefixes
             assert trainer._token_layouts.of(trainer._loss_settings).fits(batch["token_layout"], batch)
+            assert batch["token_layout"].is_of(batch)
     assert type(trainer.data_collator) is PairedCollator
+
+
+CHANGES = {
+    "other labels": lambda batch: {**batch, "labels": torch.full_like(batch["labels"], -100)},
+    "labels written to": lambda batch: batch["labels"].fill_(-100) is None or batch,
+    "no cross-entropy": lambda batch: {
+        **batch,
+        "view_layout": replace(
+            batch["view_layout"],
+            has_cross_entropy={view: (False,) * n for view, n in batch["view_layout"].rows.items()},
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("place", ["training_step", "compute_loss", "prediction_step"])
+def test_what_a_trainer_of_the_users_changes_counts(make_trainer, config, place, change, workers):
+    """As if the collator had made the batch so: its layout is of another one then."""
+    trainer = make_trainer(
+        args=config(dataloader_num_workers=workers, kl_weight=0.0, max_steps=1), eval_dataset=pair_dataset(2)
+    )
+    method = getattr(trainer, place)
+    setattr(trainer, place, lambda model, inputs, *args, **kw: method(model, CHANGES[change](inputs), *args, **kw))
+    losses = {"training_step": trainer.train().training_loss, "prediction_step": trainer.evaluate()["eval_loss"]}
+    changed = {place} if place in losses else losses.keys()
+    if change == "no cross-entropy":  # an evaluation reports the mean over all labels
+        changed = changed - {"prediction_step"}
+    assert {name for name, loss in losses.items() if loss == 0.0} == changed
+
+
+def test_a_pinned_batch_is_not_vouched_for_before_it_is_moved(monkeypatch):
+    """Data loaders copy a batch to pin it, without its class's own making."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    model, processor = tiny_llava()
+    batch = CollatorWithTokenLayout(PairedCollator(processor), TokenLayouts(model))([pair_row(0)])
+    assert type(batch) is PairedBatch
+    assert batch["token_layout"].is_of(batch)
+    pinned = copy.copy(batch)
+    pinned.update({key: value.pin_memory() for key, value in batch.items() if hasattr(value, "pin_memory")})
+    assert not pinned["token_layout"].is_of(pinned)
+    made_anew = PairedBatch(pinned)
+    assert not made_anew["token_layout"].is_of(made_anew)
+    moved = send_to_device(pinned, "cpu")
+    assert moved["token_layout"].is_of(moved)
+    moved["labels"][0, -1] = -100
+    assert not PairedBatch(moved)["token_layout"].is_of(moved)
+
+
+def test_a_batch_of_another_data_loader_is_counted_as_it_is():
+    """It is given its layout when its labels are counted, again if they change; by the ways of the settings."""
+    model, processor = tiny_llava()
+    batch = dict(PairedCollator(processor)([pair_row(0)]))
+    device, settings = torch.device("cpu"), LossSettings(padding_free=True)
+    counted_labels([batch], TokenLayouts(model), settings, device)
+    assert batch["token_layout"].packs
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    (counted,) = counted_labels([batch], TokenLayouts(model), settings, device)
+    assert counted["labels"].numel() == 0
+    assert batch["token_layout"].is_of(batch)

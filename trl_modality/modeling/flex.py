@@ -192,6 +192,8 @@ def _runs(
             )
             output = flex_attend(query, key, value, mask, scale)
             torch.autograd.grad(output.sum(), (query, key, value))
+    except torch.OutOfMemoryError:  # which says nothing of the kernels
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         warnings.warn(

@@ -36,10 +36,11 @@ class Packing:
     positions: torch.Tensor
     """For each token of the sequence, the number of tokens before it in its own row, `[T]`."""
 
-    def packed(self, rows: torch.Tensor) -> torch.Tensor:
-        """Values of the rows `[..., R, L]` in the order of the sequence, `[..., 1, T]`."""
-        flat = rows.flatten(-2)
-        return flat.index_select(-1, self.sources.to(flat.device)).unsqueeze(-2)
+
+def in_sequence(rows: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+    """Values of the rows `[..., R, L]` in the order of a sequence, `[..., 1, T]`; `sources` as in `Packing`."""
+    flat = rows.flatten(-2)
+    return flat.index_select(-1, sources.to(flat.device)).unsqueeze(-2)
 
 
 def pack(rows: Sequence[PackedRow], length: int, order: Sequence[int]) -> Packing:

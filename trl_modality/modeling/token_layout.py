@@ -19,13 +19,28 @@ from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
 from ..views import View
 from .attention import SegmentLayout
 from .families import encodes_once
-from .packing import pack_views
+from .packing import in_sequence, pack_views
 
 
 IGNORED = -100
 PAIRS = "pairs"
 """The name of the group of the pairs that are in the batch in both views."""
 Tensors = dict[str, torch.Tensor]
+_MADE_OF = (*TOKEN_FILL, "image_grid_thw")
+"""The tensors of a batch that a layout is made of: tokens and sizes, not pixels."""
+
+
+class PairedBatch(dict[str, Any]):
+    """A batch whose token layout knows the tensors that it came with, so that later changes to them are found out.
+
+    Whatever moves a batch (data loaders, accelerate) makes it anew by its class, with the moved tensors.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        tokens = self.get("token_layout")
+        if tokens is not None and tokens.made_of is None:
+            self["token_layout"] = tokens.known_as_of(self)
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,19 @@ class TokenLayout:
     """Of the sequence."""
     segment_tensors: Tensors = field(default_factory=dict)
     """`segments.host_tensors()`."""
+    made_of: dict[str, tuple[Any, int]] | None = None
+    """What it describes of the batch that it is in, each with its version; `None` before it is in one."""
+
+    def known_as_of(self, batch: Mapping[str, Any]) -> "TokenLayout":
+        """The same, which tells from now on whether it is still that of a batch."""
+        return replace(self, made_of=_versions(batch))
+
+    def is_of(self, batch: Mapping[str, Any]) -> bool:
+        """Whether nothing that it was made of is another tensor, or has been written to; values are not read."""
+        now, then = _versions(batch), self.made_of or {}
+        return now.keys() == then.keys() and all(
+            now[key][0] is then[key][0] and now[key][1] == then[key][1] for key in now
+        )
 
     def n_counted(self, layout: ViewLayout, views: Iterable[View]) -> int:
         """Number of tokens that count towards the normalizer N.
@@ -87,8 +115,7 @@ class TokenLayout:
 
     def packed(self, rows: torch.Tensor) -> torch.Tensor:
         """Values of the rows `[..., R, L]` in the order of the sequence, `[..., 1, T]`."""
-        flat = rows.flatten(-2)
-        return flat.index_select(-1, self.inputs["sources"].to(flat.device)).unsqueeze(-2)
+        return in_sequence(rows, self.inputs["sources"])
 
     def placed_segments(self) -> SegmentLayout:
         """The segments of the sequence, whose tensors are where those of this layout are."""
@@ -98,13 +125,14 @@ class TokenLayout:
 
     def to(self, device: Any, non_blocking: bool = False) -> "TokenLayout":
         """The same with its tensors on a device; accelerate moves batches so."""
-        return self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking), made_of=None)
 
     def pin_memory(self) -> "TokenLayout":
         """The same with its tensors in pinned memory; data loaders pin batches so."""
-        return self._changed(torch.Tensor.pin_memory)
+        # They do not make the batch by its class, so that it stays unknown what the layout is of until it is moved
+        return self._changed(torch.Tensor.pin_memory, made_of={})
 
-    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "TokenLayout":
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor], made_of: dict | None) -> "TokenLayout":
         def changed(tensors: Tensors) -> Tensors:
             return {name: change(tensor) for name, tensor in tensors.items()}
 
@@ -113,6 +141,7 @@ class TokenLayout:
             groups={name: changed(tensors) for name, tensors in self.groups.items()},
             inputs=changed(self.inputs),
             segment_tensors=changed(self.segment_tensors),
+            made_of=made_of,
         )
 
 
@@ -137,7 +166,7 @@ class TokenLayouts:
         return layouts
 
     def fits(self, tokens: TokenLayout, batch: Mapping[str, Any]) -> bool:
-        """Whether a layout is the one that would be made of a batch; its labels must not have been changed."""
+        """Whether a layout is the one that would be made of a batch, if it is still of it (`TokenLayout.is_of`)."""
         return (tokens.packs, tokens.shares_prefix, tokens.shape) == (
             *self._ways(batch["view_layout"]),
             tuple(batch["labels"].shape),
@@ -155,13 +184,13 @@ class TokenLayouts:
         inputs = {}
         positions = self._positions(batch, layout) if is_own else None
         if packing is not None:
-            inputs["sources"] = packing.sources
-            positions = packing.positions.unsqueeze(0) if positions is None else packing.packed(positions)
+            inputs["sources"] = order = packing.sources
+            positions = packing.positions.unsqueeze(0) if positions is None else in_sequence(positions, order)
         if positions is not None:
             inputs["position_ids"] = positions
         if encodes_once:
             sources = self._image_sources(batch, layout)
-            sources = (sources if packing is None else packing.packed(sources)).flatten()
+            sources = (sources if packing is None else in_sequence(sources, packing.sources)).flatten()
             sources = sources[sources >= 0]
             if not torch.equal(sources, torch.arange(len(sources))):
                 inputs["image_sources"] = sources
@@ -214,12 +243,12 @@ def counted_labels(
 ) -> list[dict[str, torch.Tensor]]:
     """For each batch as many labels as count towards N by a `LossSettings`, for `Trainer` to count.
 
-    A batch of another data loader than ours is given its token layout.
+    A batch of another data loader than ours, or whose labels have been changed, is given its token layout.
     """
     counted = []
     for batch in batches:
-        if "token_layout" not in batch:
-            batch["token_layout"] = layouts.of(settings)(on_host(batch)).to(device)
+        if "token_layout" not in without_stale_layout(batch):
+            batch["token_layout"] = layouts.of(settings)(on_host(batch)).to(device).known_as_of(batch)
         count = batch["token_layout"].n_counted(batch["view_layout"], settings.supervised_views)
         labels = torch.zeros((), dtype=torch.long, device=device).expand(count)
         # Both names: what the host counts of plain `labels` depends on the model's own loss
@@ -239,8 +268,7 @@ class CollatorWithTokenLayout:
 
     def __call__(self, rows: Any) -> dict[str, Any]:
         batch = self.collate(rows)
-        batch["token_layout"] = self.layouts(batch)
-        return batch
+        return PairedBatch({**batch, "token_layout": self.layouts(batch)})
 
 
 def has_own_tokens(batch: Mapping[str, Any]) -> bool:
@@ -250,9 +278,25 @@ def has_own_tokens(batch: Mapping[str, Any]) -> bool:
 
 def on_host(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch with what layouts are made of on the CPU: tokens and sizes, not pixels. It waits for their device."""
-    wanted = {*TOKEN_FILL, "image_grid_thw"}
     # PEFT's virtual tokens leave `token_type_ids` as `None`
-    return {key: value.cpu() if key in wanted and value is not None else value for key, value in batch.items()}
+    return {key: value.cpu() if key in _MADE_OF and value is not None else value for key, value in batch.items()}
+
+
+def without_stale_layout(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch, without its token layout where that was made of other tensors than are in it now.
+
+    A `training_step` or a `compute_loss` of the user's may have changed labels.
+    """
+    tokens = batch.get("token_layout")
+    if tokens is None or tokens.is_of(batch):
+        return batch
+    return {key: value for key, value in batch.items() if key != "token_layout"}
+
+
+def _versions(batch: Mapping[str, Any]) -> dict[str, tuple[Any, int]]:
+    """What a layout is made of in a batch, each with a number that grows when its values are written to."""
+    found = {key: (batch[key], batch[key]._version) for key in _MADE_OF if batch.get(key) is not None}
+    return {**found, "view_layout": (batch["view_layout"], 0)}
 
 
 def _groups(labels: torch.Tensor, places: torch.Tensor, layout: ViewLayout) -> dict[str, Tensors]:

@@ -73,7 +73,7 @@ class FakeGpu:
             with self.unwatched():
                 return self._move_module(value)
         if isinstance(value, dict):
-            return {key: self.move(each, pinned) for key, each in value.items()}
+            return type(value)({key: self.move(each, pinned) for key, each in value.items()})
         if isinstance(value, list | tuple):
             moved = [self.move(each, pinned) for each in value]
             return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)

@@ -77,6 +77,14 @@ class FakeCudaTensor(torch.Tensor):
     def get_device(self) -> int:
         return 0
 
+    def to(self, *args, **kwargs) -> Any:
+        """The tensor itself where there is nothing to do, as torch has it: C++ sees one that is on another device."""
+        if kwargs.get("copy"):
+            return super().to(*args, **kwargs)
+        device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        stays = (device is None or is_gpu(device)) and dtype in (None, self.dtype) and memory_format is None
+        return self if stays else super().to(*args, **kwargs)
+
     def tolist(self) -> Any:
         self.gpu.block(READ)
         return self.elem.tolist()
