@@ -1,0 +1,137 @@
+"""A row of the fault matrix, and the place that it is provoked in."""
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.testing.tiny import pair_dataset, tiny_llava
+from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
+
+
+class Scene:
+    """A folder, and makers of small runs in it: one process, float32, AdamW."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def output(self) -> Path:
+        """The output folder of its runs."""
+        return self.folder / "run"
+
+    def config(self, **options: Any) -> ModalityBalancedSFTConfig:
+        """A config of four steps of two pairs."""
+        usual = {
+            "output_dir": str(self.output),
+            "per_device_train_batch_size": 2,
+            "max_steps": 4,
+            "logging_steps": 1,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+        }
+        return ModalityBalancedSFTConfig(**{**usual, **options})
+
+    def trainer(self, train_dataset: Any = None, args: Any = None, **given: Any) -> ModalityBalancedSFTTrainer:
+        """A trainer of a tiny LLaVA, on eight pairs where no rows are given; options of the config go in `given`."""
+        names = {"model", "processing_class", "eval_dataset", "replay_dataset", "callbacks", "peft_config"}
+        names |= {"data_collator", "schedule", "gap_evaluator", "trainer_class", "optimizers"}
+        options = {name: given.pop(name) for name in given.keys() - names}
+        model, processor = tiny_llava()
+        trainer_class = given.pop("trainer_class", ModalityBalancedSFTTrainer)
+        given = {"model": model, "processing_class": processor} | given
+        train_dataset = pair_dataset(8) if train_dataset is None else train_dataset
+        return trainer_class(args=args or self.config(**options), train_dataset=train_dataset, **given)
+
+    def checkpoints(self) -> list[str]:
+        """The names of the checkpoints that are left, by step."""
+        found = self.output.glob("checkpoint-*")
+        return sorted((path.name for path in found), key=lambda name: int(name.rpartition("-")[2]))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault, where it strikes, and what must be seen of it.
+
+    Args:
+        name: The fault in a user's words, the first column of `docs/faults.md`.
+        strikes: When it is noticed: "before the first step", "in training", "while saving", "on resuming", "in an
+            evaluation", …
+        seen: A regular expression that the message must match.
+        provoke: What makes it happen; it must raise, or warn where `warns`.
+        left: What is left on disk, or done, in a user's words; `check` proves it.
+        check: Called with the scene after it was met; asserts what `left` says.
+        error: The class of what is raised.
+        warns: Whether the message is a warning or a logged line instead of an error.
+        marks: Of pytest, `pytest.mark.distributed` for more than one process, say.
+    """
+
+    name: str
+    strikes: str
+    seen: str
+    provoke: Callable[[Scene], Any]
+    left: str = ""
+    check: Callable[[Scene], Any] | None = None
+    error: type[BaseException] = Exception
+    warns: bool = False
+    marks: tuple[Any, ...] = field(default=())
+
+    def met(self, scene: Scene) -> str:
+        """Provoke it; the message that was seen.
+
+        Raises:
+            AssertionError: nothing was seen, something else was, or something else is left.
+        """
+        with _listening() as lines:
+            if self.warns:
+                self.provoke(scene)
+            else:
+                with pytest.raises(self.error) as raised:
+                    self.provoke(scene)
+                error: BaseException | None = raised.value
+                while error is not None:  # what a message is a cause of is read with it
+                    lines.append(str(error))
+                    error = error.__cause__
+        found = [line for line in lines if re.search(self.seen, line, re.DOTALL)]
+        assert found, f"{self.name}: nothing matches {self.seen!r} in {lines}"
+        if self.check is not None:
+            self.check(scene)
+        return found[-1]
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """A context with the warnings of the package and of transformers, whether they propagate or not."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler = Keep(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("trl_modality", "transformers")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.addHandler(handler)
+        each.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield lines
+    finally:
+        lines.extend(str(each.message) for each in caught)
+        for each, level in zip(loggers, levels, strict=True):
+            each.removeHandler(handler)
+            each.setLevel(level)

@@ -1,0 +1,62 @@
+"""All rows of the fault matrix, and the table of `docs/faults.md` that is made of them.
+
+python -m tests.faults.matrix        # write docs/faults.md anew
+"""
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import tests.faults
+from tests.faults.fault import Fault
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
+BEGIN, END = "<!-- made by `tests.faults.matrix`: begin -->", "<!-- end -->"
+
+
+def all_faults() -> dict[str, list[Fault]]:
+    """The rows by the module of `tests/faults` that lists them as `FAULTS`; its docstring is their heading."""
+    found = {}
+    names = sorted(
+        each.name for each in pkgutil.iter_modules(tests.faults.__path__) if not each.name.startswith("test_")
+    )
+    for name in names:
+        module = importlib.import_module(f"tests.faults.{name}")
+        if rows := getattr(module, "FAULTS", None):
+            found[(module.__doc__ or name).strip().splitlines()[0].rstrip(".")] = rows
+    return found
+
+
+def table() -> str:
+    """The rows as Markdown, a table for each heading."""
+    lines = []
+    for heading, faults in all_faults().items():
+        lines += [
+            "",
+            f"## {heading}",
+            "",
+            "| fault | noticed | what is seen | what is left |",
+            "| --- | --- | --- | --- |",
+        ]
+        for fault in faults:
+            how = "warning: " if fault.warns else ""
+            lines.append(f"| {fault.name} | {fault.strikes} | {how}{_words(fault.seen)} | {fault.left} |")
+    return "\n".join(lines) + "\n"
+
+
+def _words(pattern: str) -> str:
+    """A regular expression as a reader takes it: what varies is '…'."""
+    for varying in (r"\d+", r"\w+", ".*", ".+", r"\S+"):
+        pattern = pattern.replace(varying, "…")
+    return pattern.replace("\\", "").replace("|", "or").strip("^$")
+
+
+def document() -> str:
+    """The document with the table anew."""
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), encoding="utf-8")
