@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft base-model test test-fast test-floor lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,13 @@ test-floor:  ## the fast tests on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet --editable '.[dev]' $(FLOOR)
 	.venv-floor/bin/python $(PYTEST) -m "not slow"
+
+test-sharded:  ## FSDP2 and DeepSpeed ZeRO on two processes, in an environment of their own (five minutes with set-up)
+	$(PYTHON) -m venv .venv-sharded
+	.venv-sharded/bin/python -m pip install --quiet --upgrade pip setuptools wheel
+	.venv-sharded/bin/python -m pip install --quiet --editable '.[dev]'
+	DS_BUILD_OPS=0 .venv-sharded/bin/python -m pip install --quiet --no-build-isolation 'deepspeed>=0.18.6'
+	.venv-sharded/bin/python $(PYTEST) tests/training/test_sharded.py tests/training/test_distributed.py
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
