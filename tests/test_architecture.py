@@ -40,6 +40,7 @@ ROOMS = (
     "problems",
     "kernels",
     "views",
+    "images",
     "_compat",
     "_extras",
     "_lazy",

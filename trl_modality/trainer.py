@@ -138,7 +138,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     def _remove_unused_columns(self, dataset, description=None) -> Any:
         dataset = super()._remove_unused_columns(dataset, description)
-        return PairRows(dataset) if self._uses_views else dataset
+        return PairRows(dataset, "eval_dataset") if self._uses_views else dataset
 
     def get_train_dataloader(self) -> Any:
         if self._run_plan is None or self.train_dataset is None:

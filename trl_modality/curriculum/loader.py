@@ -71,7 +71,8 @@ def plan_run(
     mix_at = run_schedule.mix_by_step(schedule, max(max_steps, 1))
     plan = Plan(mix_at, batch=cut.batch, replay_ratio=replay_ratio, size=size)
     seed = args.seed if args.data_seed is None else args.data_seed
-    stored, stored_replay = (PairRows(data) if isinstance(data, Dataset) else None for data in (train, replay))
+    named = ((train, "train_dataset"), (replay, "replay_dataset"))
+    stored, stored_replay = (PairRows(data, name) if isinstance(data, Dataset) else None for data, name in named)
     rows, replayed = _in_order(args, (train, stored), (replay, stored_replay), seed, plan, lengths)
     sampler = PlanSampler(
         plan,

@@ -1,13 +1,13 @@
 """Checks before the first step: what can be known to fail later fails here, with the row, the field and the remedy."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
 from transformers.utils import logging
@@ -16,8 +16,9 @@ from ..collation.collator import PairedCollator
 from ..collation.layout import ViewLayout
 from ..curriculum.options import RunSchedule
 from ..curriculum.rows import at_level
+from ..curriculum.stream import unread_stream
 from ..data.rows import PairRows
-from ..views import IMAGE_COLUMNS, View, is_pair, load_images
+from ..views import DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, View, is_pair, load_images
 from .datasets import STREAM_HEAD, AnyDataset, columns_of, has_pairs, named_datasets
 
 
@@ -26,7 +27,10 @@ logger = logging.get_logger(__name__)
 
 def check_first_image(dataset: AnyDataset) -> None:
     """Decode the images of the first row: `SFTTrainer` reads that row itself, and would fail without naming it."""
-    row = PairRows(dataset)[0] if isinstance(dataset, Dataset) else next(iter(dataset), None)
+    if isinstance(dataset, Dataset):
+        row = PairRows(dataset, "train_dataset")[0]
+    else:
+        row = next(_numbered(dataset, "train_dataset", range(1)), None)
     if row is None:
         raise ValueError(
             "`train_dataset` is empty: its stream ends before the first row. Check its split and filters."
@@ -63,14 +67,14 @@ def check_rows(
         ValueError: all rows are to be dropped (`overlong`).
     """
     if isinstance(dataset, Dataset):
-        rows = PairRows(dataset)
+        rows = PairRows(dataset, name)
         total = len(rows) if count == -1 else min(count, len(rows))
         indices = [position * len(rows) // total for position in range(total)][rank::world_size]
         picked = (rows[index] for index in indices)
     else:
         total = STREAM_HEAD if count == -1 else min(count, STREAM_HEAD)
         indices = list(range(rank, total, world_size))
-        picked = islice(dataset, rank, total, world_size)
+        picked = _numbered(dataset, name, indices)
     progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
     reasons, n_rows, n_dropped = [], 0, 0
     for row in progress:
@@ -92,6 +96,19 @@ def check_rows(
             raise ValueError(f"{message} Set `max_length` higher, or to None.")
         logger.warning(message)
     return reasons
+
+
+def _numbered(stream: IterableDataset, name: str, places: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The rows of a stream at some places, in order, with their place and the name of the dataset."""
+    place = -1
+    try:
+        for place, row in enumerate(islice(stream, places[-1] + 1 if places else 0)):
+            if place in places:
+                yield {**row, INDEX_COLUMN: place, DATASET_COLUMN: name}
+    except PairError:
+        raise
+    except Exception as error:
+        raise unread_stream(name, place + 1, error) from error
 
 
 def _why_no_shared_image(batch: Mapping[str, Any], collate: PairedCollator) -> str:
