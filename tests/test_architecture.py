@@ -28,6 +28,7 @@ ROOMS = (
     "evaluation.models",
     "evaluation.grading",
     "config",
+    "config_checks",
     "modeling",
     "collation",
     "curriculum",

@@ -18,6 +18,11 @@ import torch
 from packaging.version import Version
 from safetensors import safe_open
 from transformers import PreTrainedModel
+
+# Not documented: a scheduler that steps by a metric, and what deletes checkpoints beyond `save_total_limit`. Expiry:
+# when `Trainer` writes a checkpoint before it evaluates, and deletes others last.
+from transformers.optimization import GreedyLR
+from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, is_flash_attn_2_available
 
 # Documented by TRL (its own docstrings import it from here), but not among its top-level names. Expiry: when
@@ -31,11 +36,13 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx as gathered_head
 
 __all__ = [
     "DataCollatorForVisionLanguageModeling",
+    "GreedyLR",
     "VarlenKernel",
     "gathered_head",
     "head_logit_scale",
     "keep_4bit_trainable",
     "load_renamed_checkpoint",
+    "rotate_checkpoints",
     "varlen_kernel",
 ]
 

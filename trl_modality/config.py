@@ -8,8 +8,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 from trl import SFTConfig
 
-from .curriculum.adaptive import Adaptive
-from .curriculum.options import RunSchedule
+from .config_checks import NONFINITE_POLICIES, check_curriculum, check_gap_eval, check_health
 from .curriculum.schedule import FACTORS, SCHEDULES
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
@@ -124,6 +123,16 @@ class ModalityBalancedSFTConfig(SFTConfig):
             Tokens that an answer may have.
         gap_eval_tolerance (`float`, *optional*, defaults to `0.0`):
             Relative error that a number in an answer may have; 0.01 is the protocol of arXiv 2510.22836.
+
+        > Parameters that control what is done about faults
+
+        on_nonfinite (`str`, *optional*, defaults to `"stop"`):
+            What is done where a loss or the norm of the gradients is NaN or infinite, on datasets without pairs too.
+            `"stop"`: the run ends before the optimizer's step, and names the rows. `"skip"`: the step changes no
+            weight and no state of the optimizer, is counted (`skipped_steps` in the logs) and warned of. Weights that
+            are not finite are never saved, and a metric that is not finite ends the run.
+        nonfinite_limit (`int`, *optional*, defaults to `10`):
+            Number of steps that `on_nonfinite="skip"` skips in a run; at the next one it stops.
 
         `greater_is_better` of [`~transformers.TrainingArguments`] is False by default where `metric_for_best_model` is
         a gap, a divergence or a loss of a view.
@@ -296,6 +305,22 @@ class ModalityBalancedSFTConfig(SFTConfig):
         },
     )
 
+    # Parameters that control what is done about faults
+    on_nonfinite: str = field(
+        default="stop",
+        metadata={
+            "help": "What is done where a loss or the norm of the gradients is NaN or infinite, on datasets without "
+            "pairs too. `'stop'`: the run ends before the optimizer's step, and names the rows. `'skip'`: the step "
+            "changes no weight and no state of the optimizer, is counted (`skipped_steps` in the logs) and warned of. "
+            "Weights that are not finite are never saved, and a metric that is not finite ends the run.",
+            "choices": list(NONFINITE_POLICIES),
+        },
+    )
+    nonfinite_limit: int = field(
+        default=10,
+        metadata={"help": "Number of steps that `on_nonfinite='skip'` skips in a run; at the next one it stops."},
+    )
+
     def __post_init__(self):
         for name in ("text_rich_weight", "vision_centric_weight", "kl_weight"):
             weight = getattr(self, name)
@@ -326,49 +351,15 @@ class ModalityBalancedSFTConfig(SFTConfig):
             self.share_prefix = bool(self.share_prefix)
         if self.overlong not in OVERLONG_POLICIES:
             raise ValueError(f"`overlong` must be one of {', '.join(OVERLONG_POLICIES)}, got {self.overlong!r}.")
-        self._check_curriculum()
+        check_curriculum(self)
         if self.check_rows < -1:
             raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
-        self._check_gap_eval()
+        check_gap_eval(self)
+        check_health(self)
         # The host takes names without their "eval_" too
         if self.greater_is_better is None and f"_{self.metric_for_best_model or ''}".endswith(LESS_IS_BETTER):
             self.greater_is_better = False
         super().__post_init__()
-
-    def _check_gap_eval(self) -> None:
-        if self.gap_eval_rows < -1:
-            raise ValueError(f"`gap_eval_rows` must be ≥ -1, got {self.gap_eval_rows}; -1 asks every pair, 0 none.")
-        if self.gap_eval_max_new_tokens < 1:
-            raise ValueError(f"`gap_eval_max_new_tokens` must be at least 1, got {self.gap_eval_max_new_tokens}.")
-        if not 0.0 <= self.gap_eval_tolerance < 1.0:
-            raise ValueError(
-                f"`gap_eval_tolerance` must be in [0, 1), got {self.gap_eval_tolerance}; it is a relative error, and "
-                "0 accepts only the number itself."
-            )
-
-    def _check_curriculum(self) -> None:
-        if self.curriculum not in (*SCHEDULES, "adaptive"):
-            raise ValueError(f"`curriculum` must be one of {', '.join(SCHEDULES)}, adaptive, got {self.curriculum!r}.")
-        for name in ("kl_schedule", "replay_schedule"):
-            if getattr(self, name) not in FACTORS:
-                raise ValueError(f"`{name}` must be one of {', '.join(FACTORS)}, got {getattr(self, name)!r}.")
-        if not 0.0 < self.curriculum_switch < 1.0:
-            raise ValueError(
-                f"`curriculum_switch` must be inside (0, 1), got {self.curriculum_switch}; it is a share of "
-                "the steps. Use `curriculum='none'` for a run without stages."
-            )
-        if not 0.0 < self.curriculum_period <= 1.0:
-            raise ValueError(f"`curriculum_period` must be in (0, 1], got {self.curriculum_period}.")
-        for name in ("kl_schedule_at", "replay_schedule_at"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}; it is a share of the steps.")
-        if not 0.0 <= self.replay_ratio < 1.0:
-            raise ValueError(
-                f"`replay_ratio` must be in [0, 1), got {self.replay_ratio}; it is a share of all rows. At 1 no pair "
-                "would be trained."
-            )
-        Adaptive(self.curriculum_target_gap, self.curriculum_window)  # raises for either
-        RunSchedule(self)  # raises where it would train nothing
 
 
 def paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:

@@ -7,7 +7,6 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTTrainer
 
-from ._compat import last_complete_checkpoint, load_renamed_checkpoint
 from .collation.collator import PairedCollator
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import Schedule
@@ -19,6 +18,7 @@ from .modeling.token_layout import CollatorWithTokenLayout, counted_labels, with
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
 from .training.datasets import named_datasets, without_repeated_rows
 from .training.gap import EvaluationGap
+from .training.guarded import GuardedSFTTrainer
 from .training.metrics import RunMetrics
 from .training.prepare import check_run, collating_with, prepare_model, prepare_run
 from .training.run_plan import PLAN_STATE, RunPlan
@@ -26,7 +26,7 @@ from .training.run_record import RunRecord
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
 
 
-class ModalityBalancedSFTTrainer(SFTTrainer):
+class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
     """Supervised fine-tuning on pairs: a cross-entropy in both views of a question, and a KL from one to the other.
 
     A drop-in replacement for [`~trl.SFTTrainer`], with its arguments. A dataset without pairs takes the path of
@@ -162,8 +162,6 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
     # Training and its loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
         with self._attention():
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self._uses_views:
@@ -199,6 +197,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         self._run_metrics.add(output, settings, layout, training=training)
         if training and self._run_plan is not None:
             self._run_plan.add(output, settings, layout)
+            self._health.show(output, inputs)
         return (loss, output_with_logits(model, inputs)) if return_outputs else loss
 
     # Evaluation
@@ -223,23 +222,19 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
         if self._uses_views:
             metrics.update(self._run_metrics.evaluation_metrics(metric_key_prefix))
         metrics.update(self._gap.measure(metric_key_prefix))
+        self._check_metrics(metrics)
         return output
 
     # Checkpoints and logs
 
-    def _save_checkpoint(self, model, trial):
+    def _write_checkpoint(self, *args, **kwargs):
         if self._run_plan is not None:
             states: Any = self.state.stateful_callbacks
             states[PLAN_STATE] = self._run_plan.state_dict(self.state.global_step)
-        super()._save_checkpoint(model, trial)
+        super()._write_checkpoint(*args, **kwargs)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if not load_renamed_checkpoint(self, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self):
-        if not load_renamed_checkpoint(self, self.state.best_model_checkpoint):
-            super()._load_best_model()
+    def _sums_of_training(self):
+        return [] if self._run_plan is None else [self._run_metrics.training_sums, self._run_plan.window_sums]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # The host's own reports of training, which every rank makes; a log of the user's, perhaps on one rank alone,

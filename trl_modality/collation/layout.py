@@ -37,6 +37,8 @@ class ViewLayout:
     """For each tensor of the batch, its number of entries (rows, images or patches) of each view."""
     examples: dict[View, tuple[int, ...]] = field(default_factory=dict)
     """For each row of a view, the position of its example among those that were collated."""
+    names: tuple[str, ...] = ()
+    """For each example that was collated, its name in messages."""
     pairs: int = 0
     """Number of pairs that are in the batch in both views."""
     has_cross_entropy: dict[View, tuple[bool, ...]] = field(default_factory=dict)

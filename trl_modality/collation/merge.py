@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..views import SLOT_COLUMN, View
+from ..views import SLOT_COLUMN, View, describe_row
 from .groups import Rows, has_cross_entropy
 from .layout import TOKEN_FILL, Part, ViewLayout, shared_prefix
 from .overlong import Fitted
@@ -48,6 +48,7 @@ def merge(fitted: Fitted, rows: Rows, *, pad_id: int, multiple: int, image_ids: 
         tokens=tokens,
         entries=entries,
         examples=examples,
+        names=tuple(map(describe_row, rows)),
         pairs=sum(len(group.names) for group in groups if len(group.parts) > 1),
         has_cross_entropy={
             view: tuple(has_cross_entropy(rows[i], view) for i in positions) for view, positions in examples.items()

@@ -49,9 +49,19 @@ class Adaptive:
         return Mix(text_rich=1.0 - share, vision_centric=share)
 
     def observe(self, gap_nats: float | None) -> None:
-        """End a window with its measured gap in nats per token; `None` where one of the views had no token."""
+        """End a window with its measured gap in nats per token; `None` where one of the views had no token.
+
+        Raises:
+            ValueError: a gap that is not finite: a share cannot follow it.
+        """
         share = self.shares[-1]
-        if gap_nats is not None and math.isfinite(gap_nats):
+        if gap_nats is not None:
+            if not math.isfinite(gap_nats):
+                raise ValueError(
+                    f"The gap of steps {(len(self.shares) - 2) * self.window} to "
+                    f"{(len(self.shares) - 1) * self.window} is {gap_nats} nats, which `curriculum='adaptive'` cannot "
+                    "follow: losses of one of the views are not finite. Look at its rows, or lower `learning_rate`."
+                )
             change = GAIN * (gap_nats - self.target_gap)
             share += min(max(change, -LARGEST_CHANGE), LARGEST_CHANGE)
         self.shares.append(min(max(share, LOWEST), HIGHEST))

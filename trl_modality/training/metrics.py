@@ -89,6 +89,15 @@ class LossMetrics:
         sums = torch.stack([values.get(name, zero).to(zero) for name in SUMS])
         self._sums = sums if self._sums is None else self._sums.to(sums) + sums
 
+    def kept(self) -> tuple[torch.Tensor | None, Counter[str]]:
+        """What `go_back_to` goes back to; nothing is copied from a device."""
+        return self._sums, self._counts.copy()
+
+    def go_back_to(self, kept: tuple[torch.Tensor | None, Counter[str]]) -> None:
+        """Take out the micro-batches since `kept`, of a step that is skipped."""
+        self._sums, counts = kept
+        self._counts = counts.copy()
+
     def sums(self, device: torch.device) -> torch.Tensor:
         """The sums since the last report on this rank, `[len(SUMS)]`; another run goes on from them with `load`."""
         counts = torch.tensor([self._counts[name] for name in SUMS], dtype=sum_dtype(device), device=device)
@@ -184,6 +193,11 @@ class RunMetrics(TrainerCallback):
         self._tokens_seen["num_tokens_saved"] += report.pop("saved_tokens")
         report.pop("loss", None)  # that of the host has every part
         return dict(self._tokens_seen) if at_the_end else {**self._tokens_seen, **report}
+
+    @property
+    def training_sums(self) -> LossMetrics:
+        """Those of training since the last report."""
+        return self._training
 
     def begin_evaluation(self) -> None:
         """Forget what is left of an evaluation that failed half-way."""

@@ -149,6 +149,11 @@ class RunPlan(TrainerCallback):
         schedule = None if self._active is None else self._active.schedule
         return schedule if isinstance(schedule, Adaptive) else None
 
+    @property
+    def window_sums(self) -> LossMetrics:
+        """Of an adaptive schedule: what its window has measured so far."""
+        return self._window
+
     def add(self, output: Any, settings: Any, layout: ViewLayout) -> None:
         """Show the plan a micro-batch that was trained on; an adaptive schedule measures its losses."""
         self._last_step = self._last_step if layout.step is None else layout.step

@@ -1,0 +1,234 @@
+"""`GuardedSFTTrainer`: an `SFTTrainer` that stops at numbers that are not finite, and does not lose steps."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+from trl import SFTTrainer
+
+from .._compat import GreedyLR, last_complete_checkpoint, load_renamed_checkpoint, rotate_checkpoints
+from .health import HEALTH_STATE, HealthGate
+from .metrics import LossMetrics
+
+
+class GuardedSFTTrainer(SFTTrainer):
+    """An [`~trl.SFTTrainer`] that stops at losses, gradients, weights and metrics that are not finite.
+
+    With no fault, a run is what it is with `SFTTrainer`, and on disk is what `SFTTrainer` leaves there. Where a
+    checkpoint and an evaluation are due at the same step, the checkpoint is written first; its state, which names the
+    best checkpoint, is brought up to date after the evaluation.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._health = HealthGate(self)
+        # The step whose checkpoint is on disk, but for what the evaluation of that step adds to it
+        self._saved_before_evaluation: int | None = None
+        self._writes_state_only = False
+        self._given_args: dict[str, Any] = {}
+        self._kept: Any = None
+
+    # To override
+
+    def _after_checkpoint(self, folder: str) -> None:
+        """Called by every rank when the files of a checkpoint are complete, or have been rewritten."""
+
+    def _checkpoint_to_resume(self, resume_from_checkpoint: str | bool | None) -> str | bool | None:
+        """The checkpoint that a training goes on from, of what `train` was given."""
+        if resume_from_checkpoint is True:
+            return last_complete_checkpoint(self.args.output_dir) or True
+        return resume_from_checkpoint
+
+    def _sums_of_training(self) -> list[LossMetrics]:
+        """Sums over micro-batches that a skipped step is taken out of again."""
+        return []
+
+    # Training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
+        return super().train(self._checkpoint_to_resume(resume_from_checkpoint), *args, **kwargs)
+
+    def _run_epoch(self, *args, **kwargs):
+        # The host would read each loss twice to leave those that are not finite out of its log; the gate reads once
+        with self._args_set(logging_nan_inf_filter=False):
+            if kwargs["epoch"] == kwargs["epochs_trained"]:
+                self._health.begin()
+            super()._run_epoch(*args, **kwargs)
+
+    def training_step(self, *args, **kwargs):
+        if self._health.is_at_the_beginning and self._health.policy == "skip":
+            self._keep_for_skipping()
+        loss = super().training_step(*args, **kwargs)
+        self._health.add(loss)
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        # The last thing that the host does before the optimizer's step
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self._health.passes(norm):
+            return norm
+        for parameter in model.parameters():
+            parameter.grad = None  # of no gradient an optimizer changes neither weights nor its own state
+        self._forget_step()
+        return None
+
+    def _keep_for_skipping(self) -> None:
+        """Keep what the micro-batches of a step will be added to."""
+        host = self._metrics["train"]
+        self._kept = (
+            self._tr_loss.clone(),
+            [(sums, sums.kept()) for sums in self._sums_of_training()],
+            {name: len(values) for name, values in host.items()},
+        )
+
+    def _forget_step(self) -> None:
+        """Take a skipped step out of the means that are logged."""
+        loss, sums, lengths = self._kept
+        self._tr_loss.copy_(loss)
+        for each, kept in sums:
+            each.go_back_to(kept)
+        host = self._metrics["train"]
+        for name in list(host):
+            host[name] = host[name][: lengths.get(name, 0)]
+            if not host[name]:
+                del host[name]
+
+    def _finalize_training(self, trial, num_train_samples, start_time):
+        taken = self.state.global_step - self._initial_global_step
+        if skipped := min(self._health.skipped_here, taken - 1):
+            # The host divides by all steps
+            factor = taken / (taken - skipped)
+            self._total_loss_scalar *= factor
+            self._tr_loss *= factor
+        return super()._finalize_training(trial, num_train_samples, start_time)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.model.training:
+            self._health.correct(logs)
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def _check_metrics(self, metrics: Any) -> None:
+        """Stop at what an evaluation has measured where it is not finite."""
+        self._health.check_metrics(metrics, self.args.metric_for_best_model)
+
+    def evaluation_loop(self, *args, **kwargs):
+        output = super().evaluation_loop(*args, **kwargs)
+        self._check_metrics(output.metrics)
+        return output
+
+    def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler=False):
+        # `skip_scheduler`: the evaluation before the first step
+        if self.control.should_save and self.args.save_strategy != SaveStrategy.BEST and not skip_scheduler:
+            self._save_before_evaluation(trial)
+        try:
+            return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        except Exception as error:
+            if self._saved_before_evaluation is not None:
+                folder = self._checkpoint_folder(trial)
+                error.add_note(
+                    f"The evaluation at step {self.state.global_step} failed; the step is saved. Once what it failed "
+                    f"of is mended, go on with `resume_from_checkpoint={folder!r}`."
+                )
+            raise
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs):
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        if self._saved_before_evaluation is not None:  # a callback decided against saving, by what was evaluated
+            if self.args.should_save:
+                shutil.rmtree(self._checkpoint_folder(trial), ignore_errors=True)
+            self._saved_before_evaluation = None
+
+    # Checkpoints
+
+    def _checkpoint_folder(self, trial: Any) -> str:
+        return os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
+    def _save_before_evaluation(self, trial: Any) -> None:
+        """Write the checkpoint of a step that is to be evaluated, and delete none yet."""
+        if self._saved_before_evaluation == self.state.global_step:
+            return  # resumed from it
+        with self._args_set(push_to_hub=False):
+            self._write_checkpoint(trial, state_only=False)
+        self._saved_before_evaluation = self.state.global_step
+
+    def _save_checkpoint(self, model, trial):
+        is_written = self._saved_before_evaluation == self.state.global_step
+        self._saved_before_evaluation = None
+        self._write_checkpoint(trial, state_only=is_written and not self._evaluation_changes_optimizer())
+        if self.args.should_save:
+            # After everything else: what is deleted is not needed any more
+            rotate_checkpoints(
+                self._get_output_dir(trial),
+                self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _write_checkpoint(self, trial: Any, *, state_only: bool) -> None:
+        """Write the checkpoint of the current step; or only what an evaluation changes, where the rest is written."""
+        if not state_only:
+            self._health.check_weights(agree=True)
+        if self._health.skipped:
+            states: Any = self.state.stateful_callbacks
+            states[HEALTH_STATE] = {"skipped_steps": self._health.skipped}
+        model: Any = self.model_wrapped
+        self._writes_state_only = state_only
+        try:
+            with self._args_set(save_total_limit=None):
+                super()._save_checkpoint(model, trial)
+        finally:
+            self._writes_state_only = False
+        self._after_checkpoint(self._checkpoint_folder(trial))
+
+    def _evaluation_changes_optimizer(self) -> bool:
+        """Whether an evaluation changes learning rates, or in which of their two modes an optimizer's weights are."""
+        by_metric = isinstance(self.lr_scheduler, (ReduceLROnPlateau, GreedyLR))
+        return by_metric or callable(getattr(self.optimizer, "eval", None))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self._writes_state_only:
+            return
+        if not _internal_call:
+            self._health.check_weights(agree=False)  # a user may call it on one rank alone
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, *args, **kwargs):
+        with self._args_set(**self._given_args):  # they are saved with the weights
+            super()._save(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if not self._writes_state_only:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_scaler(self, output_dir):
+        if not self._writes_state_only:
+            super()._save_scaler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if not load_renamed_checkpoint(self, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self):
+        if not load_renamed_checkpoint(self, self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    @contextmanager
+    def _args_set(self, **values: Any) -> Iterator[None]:
+        """A context in which some options are others, but in the options that are saved with weights."""
+        before = {name: getattr(self.args, name) for name in values}
+        given = self._given_args
+        self._given_args = {**before, **given}
+        for name, value in values.items():
+            setattr(self.args, name, value)
+        try:
+            yield
+        finally:
+            self._given_args = given
+            for name, value in before.items():
+                setattr(self.args, name, value)
