@@ -44,6 +44,8 @@ PAIR_COLUMNS = (
 INDEX_COLUMN = "__index__"
 # Name of the dataset of a row, for messages too
 DATASET_COLUMN = "__dataset__"
+# Why a row is left out (a `PairError`), where bad rows are (`bad_rows='skip'`)
+BAD_COLUMN = "__bad__"
 # The slot of the plan that a row is in (`curriculum.Slot`): added by `curriculum.rows.PlannedRows` for the collator
 SLOT_COLUMN = "__slot__"
 # Columns of rows without a pair, as TRL's vision collator reads them
@@ -86,10 +88,10 @@ class PairError(ValueError):
 
     def __init__(self, row: str, problem: str, remedy: str):
         super().__init__(f"{row}: {problem} {remedy}")
-        self._parts = (row, problem, remedy)
+        self.row, self.problem, self.remedy = row, problem, remedy
 
     def __reduce__(self) -> tuple:
-        return type(self), self._parts  # it comes back whole from another process
+        return type(self), (self.row, self.problem, self.remedy)  # it comes back whole from another process
 
 
 def is_pair(row: Mapping[str, Any]) -> bool:

@@ -72,7 +72,10 @@ def plan_run(
     plan = Plan(mix_at, batch=cut.batch, replay_ratio=replay_ratio, size=size)
     seed = args.seed if args.data_seed is None else args.data_seed
     named = ((train, "train_dataset"), (replay, "replay_dataset"))
-    stored, stored_replay = (PairRows(data, name) if isinstance(data, Dataset) else None for data, name in named)
+    keeps_errors = args.bad_rows == "skip"
+    stored, stored_replay = (
+        PairRows(data, name, keeps_errors=keeps_errors) if isinstance(data, Dataset) else None for data, name in named
+    )
     rows, replayed = _in_order(args, (train, stored), (replay, stored_replay), seed, plan, lengths)
     sampler = PlanSampler(
         plan,
@@ -94,7 +97,8 @@ def plan_run(
         curriculum=curriculum_signature(run_schedule, schedule, max_steps),
     )
     n_slots = None if size is None else size.slots
-    return PlannedRun(schedule, plan, PlannedRows(stored, stored_replay, n_slots), sampler, signature)
+    planned = PlannedRows(stored, stored_replay, n_slots, keeps_errors=keeps_errors)
+    return PlannedRun(schedule, plan, planned, sampler, signature)
 
 
 def _in_order(

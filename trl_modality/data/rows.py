@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ..images import retried
-from ..views import DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, describe_row
+from ..views import BAD_COLUMN, DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, describe_row
 
 
 if TYPE_CHECKING:
@@ -19,12 +19,15 @@ class PairRows:
     Args:
         rows: The dataset. One with a transform of its own (`with_transform`) is read through that transform.
         name: Of the dataset in messages; rows carry it (`DATASET_COLUMN`).
+        keeps_errors: A row that cannot be read is given with its error in `BAD_COLUMN`, for a collator that leaves it
+            out.
 
     Raises:
         PairError: reading a row fails; errors of file systems that may pass are tried again first.
     """
 
-    def __init__(self, rows: "Dataset", name: str | None = None):
+    def __init__(self, rows: "Dataset", name: str | None = None, *, keeps_errors: bool = False):
+        self.keeps_errors = keeps_errors
         self._known = {} if name is None else {DATASET_COLUMN: name}
         self._has_transform = rows.format["type"] == "custom"
         self._rows = rows if rows.format["type"] == "custom" else rows.with_format("arrow")
@@ -43,7 +46,10 @@ class PairRows:
         except Exception as error:
             if not -len(self) <= index < len(self):
                 raise  # the end of an iteration
-            raise self._unread(known, error) from error
+            unread = self._unread(known, error)
+            if self.keeps_errors:
+                return {**known, BAD_COLUMN: unread}
+            raise unread from error
         if not isinstance(row, dict):
             row = row.to_pylist()[0]
             for column, mode in self._modes.items():

@@ -1,7 +1,7 @@
 """Checks before the first step: what can be known to fail later fails here, with the row, the field and the remedy."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,7 +18,8 @@ from ..curriculum.options import RunSchedule
 from ..curriculum.rows import at_level
 from ..curriculum.stream import unread_stream
 from ..data.rows import PairRows
-from ..views import DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, View, is_pair, load_images
+from ..views import BAD_COLUMN, DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, View, is_pair, load_images
+from .bad_rows import report_bad_rows
 from .datasets import STREAM_HEAD, AnyDataset, columns_of, has_pairs, named_datasets
 
 
@@ -48,6 +49,7 @@ def check_rows(
     rank: int = 0,
     world_size: int = 1,
     levels: bool = False,
+    bad_rows_limit: float = 0.0,
 ) -> list[str]:
     """Put rows through the collator one by one, so that a bad one is named before the first step.
 
@@ -58,16 +60,19 @@ def check_rows(
         name: The name of the dataset in messages.
         rank, world_size: Each rank checks its share.
         levels: Whether the first and the last of the `level_prompts` of a pair are checked too.
+        bad_rows_limit: How many rows may be bad where the collator has a quarantine, to which they go.
 
     Returns:
         For each pair, why its views have no image in common in their prefix; '' where they have.
 
     Raises:
-        PairError: a bad row.
-        ValueError: all rows are to be dropped (`overlong`).
+        PairError: a bad row, where the collator has no quarantine.
+        ValueError: all rows are to be dropped (`overlong`), or too many are bad.
     """
+    quarantine, bad = collate.quarantine, []
+    put_through = collate if quarantine is None else collate.collate_or_raise
     if isinstance(dataset, Dataset):
-        rows = PairRows(dataset, name)
+        rows = PairRows(dataset, name, keeps_errors=quarantine is not None)
         total = len(rows) if count == -1 else min(count, len(rows))
         indices = [position * len(rows) // total for position in range(total)][rank::world_size]
         picked = (rows[index] for index in indices)
@@ -78,15 +83,20 @@ def check_rows(
     progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
     reasons, n_rows, n_dropped = [], 0, 0
     for row in progress:
-        if levels and is_pair(row):
-            collate([at_level(row, 0.0)])
-            collate([at_level(row, 1.0)])
-        batch = collate([row])
+        try:
+            batch = _checked_batch(row, put_through, levels)
+        except PairError as error:
+            if quarantine is None:
+                raise
+            quarantine.add(row, error)
+            bad.append(error)
+            continue
         n_rows += 1
         is_dropped = bool(batch["view_layout"].overlong.get("dropped"))
         n_dropped += is_dropped
         if is_pair(row) and not is_dropped:
             reasons.append(_why_no_shared_image(batch, collate))
+    report_bad_rows(bad, n_rows + len(bad), name, bad_rows_limit)
     if n_dropped:
         message = (
             f"`overlong='drop'` leaves out {n_dropped} of the {n_rows} rows of `{name}` that were checked: they have "
@@ -96,6 +106,16 @@ def check_rows(
             raise ValueError(f"{message} Set `max_length` higher, or to None.")
         logger.warning(message)
     return reasons
+
+
+def _checked_batch(row: Mapping[str, Any], collate: Callable[[Any], dict], levels: bool) -> dict[str, Any]:
+    """A row through the collator, with `levels` also with the first and the last of its prompts."""
+    if row.get(BAD_COLUMN) is not None:
+        raise row[BAD_COLUMN]
+    if levels and is_pair(row):
+        collate([at_level(row, 0.0)])
+        collate([at_level(row, 1.0)])
+    return collate([row])
 
 
 def _numbered(stream: IterableDataset, name: str, places: Sequence[int]) -> Iterator[dict[str, Any]]:
