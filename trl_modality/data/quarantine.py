@@ -62,8 +62,10 @@ class Quarantine:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b", buffering=0) as file, _locked(file):
                 file.seek(0)
-                if _key(record) not in map(_key, _records(file.read())):
-                    file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+                content = file.read()
+                if _key(record) not in map(_key, _records(content)):
+                    start = b"\n" if content and not content.endswith(b"\n") else b""  # a line cut off
+                    file.write(start + json.dumps(record, ensure_ascii=False).encode() + b"\n")
         except OSError as problem:  # the training is worth more than the list
             logger.warning(f"{str(self.path)!r} cannot be written ({problem}). {error} The row is left out.")
 

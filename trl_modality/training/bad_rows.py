@@ -60,6 +60,6 @@ def report_bad_rows(found: Sequence[PairError], n_checked: int, name: str, limit
     if not found:
         return
     message = f"{len(found)} of the {n_checked} rows of `{name}` that were checked are bad. The first: {found[0]}"
-    if len(found) == n_checked or len(found) > allowed_bad_rows(limit, n_checked):
+    if len(found) == n_checked > 1 or len(found) > allowed_bad_rows(limit, n_checked):
         raise TooManyBadRows(f"{message} They are more than `bad_rows_limit`={limit:g} allows.")
     logger.warning(f"{message} They are left out (`bad_rows='skip'`).")
