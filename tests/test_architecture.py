@@ -41,6 +41,7 @@ ROOMS = (
     "problems",
     "kernels",
     "views",
+    "images",
     "_compat",
     "_extras",
     "_lazy",

@@ -1,6 +1,5 @@
 """`ModalityBalancedSFTConfig`: TRL's `SFTConfig` and what a paired run adds to it."""
 
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -8,11 +7,11 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 from trl import SFTConfig
 
-from .config_checks import NONFINITE_POLICIES, check_curriculum, check_gap_eval, check_health
+from .config_checks import NONFINITE_POLICIES, check_config
 from .curriculum.schedule import FACTORS, SCHEDULES
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
-from .views import OVERLONG_POLICIES
+from .views import BAD_ROW_POLICIES, OVERLONG_POLICIES
 
 
 logger = logging.get_logger(__name__)
@@ -126,6 +125,16 @@ class ModalityBalancedSFTConfig(SFTConfig):
 
         > Parameters that control what is done about faults
 
+        bad_rows (`str`, *optional*, defaults to `"error"`):
+            What is done with a row that cannot be read, decoded or collated. `"error"`: the run stops and names it.
+            `"skip"`: it is left out of its batch, counted (`bad_rows` in the logs) and listed with its reason in
+            `bad_rows.jsonl` of the output folder; what is left of the batch is trained on.
+        bad_rows_limit (`float`, *optional*, defaults to `0.01`):
+            How many rows `bad_rows="skip"` may leave out before the run stops: below 1 a share of the rows that a
+            process has read, and 10 in any case; from 1 on a number of rows of a process.
+        data_timeout (`float`, *optional*, defaults to `1800.0`):
+            Seconds that a process waits for a batch of its data loader workers before it stops, and says which rows
+            they were reading. 0 waits for ever. Without workers there is no limit.
         on_nonfinite (`str`, *optional*, defaults to `"stop"`):
             What is done where a loss or the norm of the gradients is NaN or infinite, on datasets without pairs too.
             `"stop"`: the run ends before the optimizer's step, and names the rows. `"skip"`: the step changes no
@@ -306,6 +315,29 @@ class ModalityBalancedSFTConfig(SFTConfig):
     )
 
     # Parameters that control what is done about faults
+    bad_rows: str = field(
+        default="error",
+        metadata={
+            "help": "What is done with a row that cannot be read, decoded or collated. `'error'`: the run stops and "
+            "names it. `'skip'`: it is left out of its batch, counted (`bad_rows` in the logs) and listed with its "
+            "reason in `bad_rows.jsonl` of the output folder; what is left of the batch is trained on.",
+            "choices": list(BAD_ROW_POLICIES),
+        },
+    )
+    bad_rows_limit: float = field(
+        default=0.01,
+        metadata={
+            "help": "How many rows `bad_rows='skip'` may leave out before the run stops: below 1 a share of the rows "
+            "that a process has read, and 10 in any case; from 1 on a number of rows of a process."
+        },
+    )
+    data_timeout: float = field(
+        default=1800.0,
+        metadata={
+            "help": "Seconds that a process waits for a batch of its data loader workers before it stops, and says "
+            "which rows they were reading. 0 waits for ever. Without workers there is no limit."
+        },
+    )
     on_nonfinite: str = field(
         default="stop",
         metadata={
@@ -322,40 +354,9 @@ class ModalityBalancedSFTConfig(SFTConfig):
     )
 
     def __post_init__(self):
-        for name in ("text_rich_weight", "vision_centric_weight", "kl_weight"):
-            weight = getattr(self, name)
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"`{name}` must be a finite number ≥ 0, got {weight}; use 0 to leave that loss out.")
-        if not (self.text_rich_weight or self.vision_centric_weight or self.kl_weight):
-            raise ValueError(
-                "`text_rich_weight`, `vision_centric_weight` and `kl_weight` are all 0: pairs would train nothing; "
-                "set one of them above 0."
-            )
-        if self.divergence not in DIVERGENCES:
-            raise ValueError(f"`divergence` must be one of {', '.join(DIVERGENCES)}, got {self.divergence!r}.")
-        if not 0.0 <= self.beta <= 1.0:
-            raise ValueError(f"`beta` must be in [0, 1], got {self.beta}; 0 is the forward KL, 1 the reverse KL.")
-        if not (math.isfinite(self.kl_temperature) and self.kl_temperature > 0):
-            raise ValueError(
-                f"`kl_temperature` must be finite and above 0, got {self.kl_temperature}; 1 leaves it out."
-            )
-        if self.loss_backend not in ("auto", *BACKENDS):
-            raise ValueError(f"`loss_backend` must be one of auto, {', '.join(BACKENDS)}, got {self.loss_backend!r}.")
-        if self.loss_tile_mib is not None and not self.loss_tile_mib > 0:
-            raise ValueError(f"`loss_tile_mib` must be above 0 or None, got {self.loss_tile_mib}.")
-        if not 0.0 <= self.gradient_filter < 1.0:
-            raise ValueError(f"`gradient_filter` must be in [0, 1), got {self.gradient_filter}; 0 leaves nothing out.")
-        if self.share_prefix not in ("auto", True, False):
-            raise ValueError(f"`share_prefix` must be 'auto', True or False, got {self.share_prefix!r}.")
+        check_config(self)
         if self.share_prefix != "auto":
             self.share_prefix = bool(self.share_prefix)
-        if self.overlong not in OVERLONG_POLICIES:
-            raise ValueError(f"`overlong` must be one of {', '.join(OVERLONG_POLICIES)}, got {self.overlong!r}.")
-        check_curriculum(self)
-        if self.check_rows < -1:
-            raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
-        check_gap_eval(self)
-        check_health(self)
         # The host takes names without their "eval_" too
         if self.greater_is_better is None and f"_{self.metric_for_best_model or ''}".endswith(LESS_IS_BETTER):
             self.greater_is_better = False

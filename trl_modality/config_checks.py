@@ -1,13 +1,56 @@
 """Checks of groups of fields of `ModalityBalancedSFTConfig`, which it makes of itself; each raises `ValueError`."""
 
+import math
 from typing import Any
 
 from .curriculum.adaptive import Adaptive
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import FACTORS, SCHEDULES
+from .kernels.backends import BACKENDS
+from .kernels.spec import DIVERGENCES
+from .views import BAD_ROW_POLICIES, OVERLONG_POLICIES
 
 
 NONFINITE_POLICIES = ("stop", "skip")
+
+
+def check_config(args: Any) -> None:
+    """Check every field of a `ModalityBalancedSFTConfig`: the message names the field, its value and the remedy."""
+    for check in (check_loss, check_rows, check_curriculum, check_gap_eval, check_health, check_reading):
+        check(args)
+
+
+def check_loss(args: Any) -> None:
+    for name in ("text_rich_weight", "vision_centric_weight", "kl_weight"):
+        weight = getattr(args, name)
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"`{name}` must be a finite number ≥ 0, got {weight}; use 0 to leave that loss out.")
+    if not (args.text_rich_weight or args.vision_centric_weight or args.kl_weight):
+        raise ValueError(
+            "`text_rich_weight`, `vision_centric_weight` and `kl_weight` are all 0: pairs would train nothing; "
+            "set one of them above 0."
+        )
+    if args.divergence not in DIVERGENCES:
+        raise ValueError(f"`divergence` must be one of {', '.join(DIVERGENCES)}, got {args.divergence!r}.")
+    if not 0.0 <= args.beta <= 1.0:
+        raise ValueError(f"`beta` must be in [0, 1], got {args.beta}; 0 is the forward KL, 1 the reverse KL.")
+    if not (math.isfinite(args.kl_temperature) and args.kl_temperature > 0):
+        raise ValueError(f"`kl_temperature` must be finite and above 0, got {args.kl_temperature}; 1 leaves it out.")
+    if args.loss_backend not in ("auto", *BACKENDS):
+        raise ValueError(f"`loss_backend` must be one of auto, {', '.join(BACKENDS)}, got {args.loss_backend!r}.")
+    if args.loss_tile_mib is not None and not args.loss_tile_mib > 0:
+        raise ValueError(f"`loss_tile_mib` must be above 0 or None, got {args.loss_tile_mib}.")
+    if not 0.0 <= args.gradient_filter < 1.0:
+        raise ValueError(f"`gradient_filter` must be in [0, 1), got {args.gradient_filter}; 0 leaves nothing out.")
+
+
+def check_rows(args: Any) -> None:
+    if args.share_prefix not in ("auto", True, False):
+        raise ValueError(f"`share_prefix` must be 'auto', True or False, got {args.share_prefix!r}.")
+    if args.overlong not in OVERLONG_POLICIES:
+        raise ValueError(f"`overlong` must be one of {', '.join(OVERLONG_POLICIES)}, got {args.overlong!r}.")
+    if args.check_rows < -1:
+        raise ValueError(f"`check_rows` must be ≥ -1, got {args.check_rows}; -1 checks every row, 0 none.")
 
 
 def check_gap_eval(args: Any) -> None:
@@ -18,7 +61,7 @@ def check_gap_eval(args: Any) -> None:
     if not 0.0 <= args.gap_eval_tolerance < 1.0:
         raise ValueError(
             f"`gap_eval_tolerance` must be in [0, 1), got {args.gap_eval_tolerance}; it is a relative error, and "
-            "0 accepts only the number itargs."
+            "0 accepts only the number itself."
         )
 
 
@@ -53,4 +96,18 @@ def check_health(args: Any) -> None:
     if args.nonfinite_limit < 0:
         raise ValueError(
             f"`nonfinite_limit` must be ≥ 0, got {args.nonfinite_limit}; use `on_nonfinite='stop'` to skip no step."
+        )
+
+
+def check_reading(args: Any) -> None:
+    if args.bad_rows not in BAD_ROW_POLICIES:
+        raise ValueError(f"`bad_rows` must be one of {', '.join(BAD_ROW_POLICIES)}, got {args.bad_rows!r}.")
+    if not (math.isfinite(args.bad_rows_limit) and args.bad_rows_limit >= 0):
+        raise ValueError(
+            f"`bad_rows_limit` must be a finite number ≥ 0, got {args.bad_rows_limit}; below 1 it is a share of the "
+            "rows, from 1 on a number of rows."
+        )
+    if not (math.isfinite(args.data_timeout) and args.data_timeout >= 0):
+        raise ValueError(
+            f"`data_timeout` must be a finite number of seconds ≥ 0, got {args.data_timeout}; 0 waits for ever."
         )

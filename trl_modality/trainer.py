@@ -15,6 +15,7 @@ from .evaluation.gap import ModalityGapEvaluator
 from .modeling.attention import follows_segments, shared_prefix_attention
 from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward, output_with_logits
 from .modeling.token_layout import CollatorWithTokenLayout, counted_labels, without_stale_layout
+from .training.bad_rows import quarantine_of
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
 from .training.datasets import named_datasets, without_repeated_rows
 from .training.gap import EvaluationGap
@@ -118,7 +119,8 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
     def get_paired_collator(self) -> PairedCollator:
         """The collator of a run with pairs, with the settings of the one that `SFTTrainer` made."""
         host, args = self.data_collator, self.args
-        return self.data_collator_class.from_host(host, args.completion_only_loss is not False, args.overlong)
+        completion_only = args.completion_only_loss is not False
+        return self.data_collator_class.from_host(host, completion_only, args.overlong, quarantine_of(args))
 
     def get_run_plan(self, schedule: RunSchedule) -> RunPlan:
         """The plan of a run with pairs: which rows and views its steps have."""
@@ -138,7 +140,9 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
 
     def _remove_unused_columns(self, dataset, description=None) -> Any:
         dataset = super()._remove_unused_columns(dataset, description)
-        return PairRows(dataset) if self._uses_views else dataset
+        if not self._uses_views:
+            return dataset
+        return PairRows(dataset, "eval_dataset", keeps_errors=self.args.bad_rows == "skip")
 
     def get_train_dataloader(self) -> Any:
         if self._run_plan is None or self.train_dataset is None:

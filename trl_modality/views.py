@@ -9,6 +9,8 @@ from enum import StrEnum
 from os import PathLike
 from typing import Any
 
+from .images import ImageFault, read_image
+
 
 class View(StrEnum):
     """The view of a row of a batch: one of a pair, `plain` for a row without a pair, `replay` for text mixed in."""
@@ -40,6 +42,10 @@ PAIR_COLUMNS = (
 )
 # Position of a row in its dataset: added by `data.rows.PairRows`, so that messages can name the row
 INDEX_COLUMN = "__index__"
+# Name of the dataset of a row, for messages too
+DATASET_COLUMN = "__dataset__"
+# Why a row is left out (a `PairError`), where bad rows are (`bad_rows='skip'`)
+BAD_COLUMN = "__bad__"
 # The slot of the plan that a row is in (`curriculum.Slot`): added by `curriculum.rows.PlannedRows` for the collator
 SLOT_COLUMN = "__slot__"
 # Columns of rows without a pair, as TRL's vision collator reads them
@@ -66,8 +72,15 @@ def pair_features(*, category: bool = False, level_prompts: bool = False, vision
     )
 
 
+# The roles of messages, as TRL's collator knows them
+ROLES = ("system", "user", "assistant", "tool")
+# What may be done with a row that cannot be read or collated; see `PairedCollator`
+BAD_ROW_POLICIES = ("error", "skip")
 # What may be done with a row with images above `max_length`; see `PairedCollator`
 OVERLONG_POLICIES = ("error", "drop", "cut_completion")
+
+
+ESCAPE = "A text that speaks of the token itself is written with `trl_modality.views.escape_image_token`."
 
 
 class PairError(ValueError):
@@ -75,10 +88,10 @@ class PairError(ValueError):
 
     def __init__(self, row: str, problem: str, remedy: str):
         super().__init__(f"{row}: {problem} {remedy}")
-        self._parts = (row, problem, remedy)
+        self.row, self.problem, self.remedy = row, problem, remedy
 
     def __reduce__(self) -> tuple:
-        return type(self), self._parts  # it comes back whole from another process
+        return type(self), (self.row, self.problem, self.remedy)  # it comes back whole from another process
 
 
 def is_pair(row: Mapping[str, Any]) -> bool:
@@ -88,6 +101,7 @@ def is_pair(row: Mapping[str, Any]) -> bool:
 
 def describe_row(row: Mapping[str, Any]) -> str:
     """A name for the row in messages: its index where known, its `id` where it has one, else how its prompt starts."""
+    dataset = "" if row.get(DATASET_COLUMN) is None else f"`{row[DATASET_COLUMN]}` "
     names = [] if row.get(INDEX_COLUMN) is None else [f"row {row[INDEX_COLUMN]}"]
     if row.get("id") is not None:
         names.append(f"id={row['id']!r}")
@@ -95,15 +109,25 @@ def describe_row(row: Mapping[str, Any]) -> str:
         fields = (*PAIR_PROMPTS, "prompt", "messages", "text", "completion")
         text = next((text_of(row[field]) for field in fields if row.get(field)), "")
         names.append(f"row starting {text[:60]!r}" if text else "row without any text")
-    return ", ".join(names)
+    return dataset + ", ".join(names)
 
 
 def images_of(row: Mapping[str, Any], view: View) -> list[Any]:
-    """The images that a view of the row shows, as stored (not decoded); `[]` if it has none."""
-    if view is View.VISION_CENTRIC and row.get("vision_centric_images") is not None:
-        return list(row["vision_centric_images"])
-    if row.get("images") is not None:
-        return list(row["images"])
+    """The images that a view of the row shows, as stored (not decoded); `[]` if it has none.
+
+    Raises:
+        PairError: a column of lists of images has something else.
+    """
+    own = ("vision_centric_images",) if view is View.VISION_CENTRIC else ()
+    for column in (*own, "images"):
+        if (images := row.get(column)) is not None:
+            if not isinstance(images, Sequence) or isinstance(images, str | bytes):
+                raise PairError(
+                    describe_row(row),
+                    f"`{column}` is {type(images).__name__}, not a list of images.",
+                    "Put the image into a list, or use the column `image` for a single one.",
+                )
+            return list(images)
     return [] if row.get("image") is None else [row["image"]]
 
 
@@ -129,7 +153,8 @@ def image_slots(prompt: str | Sequence[Mapping[str, Any]], image_token: str | No
     """
     if isinstance(prompt, str):
         return prompt.count(image_token) or None if image_token else None
-    blocks = [block for message in prompt if not isinstance(message["content"], str) for block in message["content"]]
+    contents = [message.get("content") or () for message in prompt]
+    blocks = [block for content in contents if not isinstance(content, str) for block in content]
     if not blocks and any(message["role"] == "user" for message in prompt):
         return None
     return sum(block.get("type") == "image" and block.get("image") is None for block in blocks)
@@ -177,27 +202,15 @@ def load_images(row: Mapping[str, Any], view: View, name: str | None = None) -> 
     """Decode the images of one view as `datasets` does: PIL images, paths, or `{"bytes", "path"}` dicts → PIL images.
 
     Raises:
-        PairError: an image cannot be opened or decoded; the row is named.
+        PairError: an image cannot be read, or not be shown as it is; the row, the file and the remedy are named.
     """
-    from datasets import Image  # not at the top: this module stays light
-
     decoded = []
     for position, value in enumerate(images_of(row, view)):
         try:
-            if isinstance(value, Mapping):
-                stored = {"path": value.get("path"), "bytes": value.get("bytes")}
-                value = Image(mode=value.get("mode")).decode_example(stored)
-            elif isinstance(value, str | PathLike):
-                value = Image().decode_example({"path": str(value), "bytes": None})
-            else:
-                value.load()  # a lazily opened file may be truncated: find out here, where the row is known
-        except (OSError, ValueError, SyntaxError) as error:
-            raise PairError(
-                name or describe_row(row),
-                f"image {position} cannot be read ({type(error).__name__}: {error}).",
-                "Repair or remove the row.",
-            ) from error
-        decoded.append(value)
+            decoded.append(read_image(value))
+        except ImageFault as fault:
+            problem = f"image {position} {fault.problem}"
+            raise PairError(name or describe_row(row), problem, fault.remedy) from fault
     return decoded
 
 
@@ -207,7 +220,7 @@ def text_of(value: Any) -> str:
         return value
     if isinstance(value, Mapping):
         return text_of(value.get("content") or value.get("text") or "")
-    return " ".join(filter(None, map(text_of, value)))
+    return " ".join(filter(None, map(text_of, value))) if isinstance(value, Sequence) else ""
 
 
 def without_none(value: Any) -> Any:
@@ -223,17 +236,108 @@ def _check_text(name: str, column: str, value: Any) -> None:
     if value is None:
         raise PairError(name, f"`{column}` is missing.", "A pair needs both prompts and the completion.")
     if not isinstance(value, str):
-        well_formed = isinstance(value, Sequence) and all(
-            isinstance(message, Mapping) and "role" in message and "content" in message for message in value
+        check_messages(name, column, value)
+    if not _has_text(value):
+        raise PairError(name, f"`{column}` is empty.", "Fill it in or remove the row.")
+
+
+def _has_text(value: Any) -> bool:
+    calls = not isinstance(value, str) and any(message.get("tool_calls") for message in value)
+    return bool(calls or text_of(value).strip())
+
+
+def check_messages(name: str, column: str, messages: Any) -> None:
+    """Check that a value is a list of messages as TRL's collator takes them: roles, and contents or calls of tools.
+
+    Raises:
+        PairError: names the row, the field, the message and the remedy.
+    """
+    is_list = isinstance(messages, Sequence) and all(isinstance(message, Mapping) for message in messages)
+    if is_list and any("from" in message and "role" not in message for message in messages):
+        raise PairError(name, f"`{column}` has messages with `from` and `value`.", SHARE_GPT)
+    if not (is_list and all("role" in message for message in messages)):
+        raise PairError(
+            name,
+            f"`{column}` is neither a string nor a list of messages with `role` and `content`.",
+            f"Got {type(messages).__name__}.",
         )
-        if not well_formed:
+    for place, message in enumerate(messages):
+        where, role, content = f"message {place} of `{column}`", message["role"], message.get("content")
+        if role not in (*ROLES, "developer"):
+            known = SHARE_GPT if role in ("human", "gpt") else f"Give one of {', '.join(ROLES)}."
+            raise PairError(name, f"{where} has the role {role!r}.", known)
+        if content is None and not message.get("tool_calls"):
+            raise PairError(name, f"{where} has no `content`.", "Fill it in, or leave the message out.")
+        if not isinstance(content, str | None):
+            _check_blocks(name, where, content)
+
+
+SHARE_GPT = (
+    "They are in the form of ShareGPT: write `role` and `content`, 'user' in place of 'human', 'assistant' of 'gpt'."
+)
+
+
+def _check_blocks(name: str, where: str, content: Any) -> None:
+    blocks = content if isinstance(content, Sequence) else [content]
+    for block in blocks:
+        if not isinstance(block, Mapping) or not isinstance(block.get("type"), str):
             raise PairError(
                 name,
-                f"`{column}` is neither a string nor a list of messages with `role` and `content`.",
-                f"Got {type(value).__name__}.",
+                f"the `content` of {where} is {type(content).__name__} with {type(block).__name__} in it."
+                if blocks is content
+                else f"the `content` of {where} is {type(content).__name__}.",
+                "Give a string, or a list of blocks with a `type`.",
             )
-    if not text_of(value).strip():
+        if block["type"] == "text" and not isinstance(block.get("text"), str):
+            raise PairError(name, f"{where} has a block of text without `text`.", "Fill it in, or leave it out.")
+
+
+def validate_plain(row: Mapping[str, Any], name: str | None = None, text_field: str = "text") -> None:
+    """Check that a row without a pair has a text that TRL's collator takes, without tokenizing.
+
+    Args:
+        row: The row: `messages`, or `prompt` and `completion` (both strings or both message lists), or a string in
+            `text_field`.
+        name: What messages call the row; by default its `id` or how its text starts.
+        text_field: Column of plain text rows.
+
+    Raises:
+        PairError: names the row, the field and the remedy.
+    """
+    name = name or describe_row(row)
+    given = {field for field in ("prompt", "completion", "messages", text_field) if row.get(field) is not None}
+    if not {"messages", text_field} & given and given != {"prompt", "completion"}:
+        raise PairError(
+            name,
+            f"neither a pair nor a plain row: it has {sorted(given) or 'no text column'}.",
+            f"Give both view prompts, or `prompt` and `completion`, or `messages`, or `{text_field}`.",
+        )
+    if text_field in given and not isinstance(row[text_field], str):
+        kind = type(row[text_field]).__name__
+        raise PairError(name, f"`{text_field}` is {kind}, not a string.", "Fill it in or remove the row.")
+    for field in given - {text_field}:
+        if field == "messages" or not isinstance(row[field], str):
+            check_messages(name, field, row[field])
+    if {"prompt", "completion"} <= given and isinstance(row["prompt"], str) != isinstance(row["completion"], str):
+        string = "prompt" if isinstance(row["prompt"], str) else "completion"
+        raise PairError(name, f"`{string}` given as a string, the other as a message list.", "Use one form for both.")
+    # TRL's collator reads the first of these, and an empty prompt is one
+    column = next(field for field in ("messages", text_field, "completion") if field in given)
+    if not (row[column] if isinstance(row[column], str) else _has_text(row[column])):
         raise PairError(name, f"`{column}` is empty.", "Fill it in or remove the row.")
+
+
+def escape_image_token(text: str, image_token: str) -> str:
+    """The text with a space inside of every image token, so that a processor reads it as text and not as an image.
+
+    For texts that speak of the token itself, as of "<image>" in HTML: a tokenizer finds its special tokens wherever
+    they stand, and has no other way to write them.
+
+    Args:
+        text: A prompt, a completion or the content of a message.
+        image_token: Of the processor (`processor.image_token`).
+    """
+    return text.replace(image_token, f"{image_token[0]} {image_token[1:]}")
 
 
 def _check_images(name: str, view: View, images: list[Any], slots: int | None, column: str) -> None:
@@ -255,5 +359,5 @@ def _check_images(name: str, view: View, images: list[Any], slots: int | None, c
         raise PairError(
             name,
             f"`{column}` has {slots} image slot(s), but the {view} view has {len(images)} image(s).",
-            "Give each image one slot, in order, or write the messages with plain string contents.",
+            f"Give each image one slot, in order, or write the messages with plain string contents. {ESCAPE}",
         )

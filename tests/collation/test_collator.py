@@ -220,7 +220,7 @@ def test_row_without_text_is_an_error(processor):
 
 def test_what_the_processor_refuses_names_the_row(processor):
     row = pair_row(1)
-    row["text_rich_prompt"] = [{"role": "narrator", "content": "Once."}, {"role": "user", "content": "red?"}]
+    row["text_rich_prompt"] = [{"role": "developer", "content": "Once."}, {"role": "user", "content": "red?"}]
     with pytest.raises(PairError, match="id='pair-1'.*cannot collate its text_rich view.*Invalid role"):
         PairedCollator(processor)([pair_row(0), row])
 

@@ -2,13 +2,24 @@
 
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import ProcessorMixin
 
 from .._compat import DataCollatorForVisionLanguageModeling
-from ..views import OVERLONG_POLICIES
-from .groups import Rows, groups_of, with_an_image
+from ..curriculum.sampler import Slot
+from ..data.quarantine import Quarantine
+from ..views import (
+    BAD_COLUMN,
+    IMAGE_COLUMNS,
+    OVERLONG_POLICIES,
+    PAIR_COLUMNS,
+    PLAIN_COLUMNS,
+    SLOT_COLUMN,
+    PairError,
+)
+from .groups import Rows, groups_of, is_filler, shows_an_image, with_an_image
 from .merge import merge
 from .overlong import Limit, fit
 from .render import HostCollators, Renderer
@@ -58,9 +69,13 @@ class PairedCollator:
             its views) is left out; `"cut_completion"`, its end is cut, by as many tokens in both views, never an
             image. A batch that would lose its last image keeps those of one row, without labels. Text-only rows are
             cut at their end as in TRL. Counts are in `ViewLayout.overlong`.
+        quarantine: A list that rows which cannot be collated go to: they are left out of their batch, and their number
+            is in `ViewLayout.bad_rows`. A batch that loses all of its rows, or its images, gets a good row from before
+            that only lends its images, without labels. `None`: such a row raises.
 
     Raises:
-        PairError: a row that cannot be collated; the message names the row, the field and the remedy.
+        PairError: a row that cannot be collated; the message names the row, the field and the remedy. With a
+            `quarantine`, where all rows of a batch are bad and none was good before.
     """
 
     def __init__(
@@ -73,6 +88,7 @@ class PairedCollator:
         assistant_only_loss: bool = False,
         chat_template: str | None = None,
         overlong: str = "error",
+        quarantine: Quarantine | None = None,
     ):
         if overlong not in OVERLONG_POLICIES:
             raise ValueError(f"`overlong` must be one of {', '.join(OVERLONG_POLICIES)}, got {overlong!r}.")
@@ -81,6 +97,8 @@ class PairedCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
         self.dataset_text_field = dataset_text_field
         self.overlong = overlong
+        self.quarantine = quarantine
+        self._stand_in: Mapping[str, Any] | None = None
         # Lengths are judged here, with the row at hand: TRL's collator cuts without a word
         host = {"max_length": None, "dataset_text_field": dataset_text_field}
         self._hosts = HostCollators(
@@ -95,7 +113,9 @@ class PairedCollator:
         self._lock = ProcessLock()
 
     @classmethod
-    def from_host(cls, host: Any, completion_only_loss: bool, overlong: str = "error") -> "PairedCollator":
+    def from_host(
+        cls, host: Any, completion_only_loss: bool, overlong: str = "error", quarantine: Quarantine | None = None
+    ) -> "PairedCollator":
         """A paired collator with the settings of the collator that `SFTTrainer` made."""
         return cls(
             host.processor,
@@ -106,10 +126,62 @@ class PairedCollator:
             assistant_only_loss=host.assistant_only_loss,
             chat_template=host.chat_template,
             overlong=overlong,
+            quarantine=quarantine,
         )
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         """Collate rows into one batch: group → render → fit → merge."""
+        if self.quarantine is None:
+            return self.collate_or_raise(rows)
+        try:
+            if all(row.get(BAD_COLUMN) is None for row in rows):
+                return self.collate_or_raise(rows)
+        except PairError:
+            pass  # found below, among all rows that are bad
+        return self._without_bad_rows(rows, self.quarantine)
+
+    def _without_bad_rows(self, rows: Rows, quarantine: Quarantine) -> dict[str, Any]:
+        """Collate a batch with bad rows in it, which stay in their places, marked by their error."""
+        marked = [{**row, BAD_COLUMN: self._why_bad(row)} for row in rows]
+        bad = [row for row in marked if row[BAD_COLUMN] is not None and not is_filler(row)]
+        for row in bad:
+            quarantine.add(row, row[BAD_COLUMN])
+        good = [row for row in marked if row[BAD_COLUMN] is None]
+        if self._stand_in is not None:
+            slot = next((row[SLOT_COLUMN] for row in rows if row.get(SLOT_COLUMN) is not None), None)
+            slot = slot or Slot(0, False, (), (), None)
+            lent = {**self._stand_in, SLOT_COLUMN: slot._replace(views=(), cross_entropy_views=())}
+            # A batch of text alone stays one; of weights without a gradient an optimizer thinks otherwise than of 0
+            if not good or (shows_an_image(lent) and any(_may_show_an_image(row) for row in bad)):
+                marked.append(lent)
+                good.append(lent)
+        if not good:
+            raise PairError(
+                bad[0][BAD_COLUMN].row,
+                f"it is bad, like all {len(bad)} row(s) of its batch, and no row was good before it: "
+                f"{bad[0][BAD_COLUMN].problem}",
+                "Mend the first rows, or let `check_rows` find a good one.",
+            )
+        return self.collate_or_raise(marked)
+
+    def _why_bad(self, row: Mapping[str, Any]) -> PairError | None:
+        if row.get(BAD_COLUMN) is not None:
+            return row[BAD_COLUMN]
+        try:
+            self.collate_or_raise([row])
+        except PairError as error:
+            return error
+        return None
+
+    def collate_or_raise(self, rows: Rows) -> dict[str, Any]:
+        """Collate rows into one batch; a bad row raises, also where there is a quarantine."""
+        batch = self._collate(rows)
+        if self.quarantine is not None and (self._stand_in is None or not shows_an_image(self._stand_in)):
+            good = [row for row in rows if row.get(BAD_COLUMN) is None]
+            self._stand_in = next((row for row in good if shows_an_image(row)), next(iter(good), None))
+        return batch
+
+    def _collate(self, rows: Rows) -> dict[str, Any]:
         rows = with_an_image(rows)
         render = Renderer(self.processor, self._hosts, self.dataset_text_field, self._lock)
         rendered = [render(rows, group) for group in groups_of(rows)]
@@ -124,3 +196,9 @@ class PairedCollator:
         # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
         ids = {*getattr(self.processor, "image_token_ids", ()), getattr(self.processor, "image_token_id", None)}
         return sorted(ids - {None})
+
+
+def _may_show_an_image(row: Mapping[str, Any]) -> bool:
+    """Whether a bad row may have one; of a row that could not be read nobody knows."""
+    known = {name for name in (*PLAIN_COLUMNS, *PAIR_COLUMNS) if row.get(name) is not None}
+    return not known or bool({*IMAGE_COLUMNS} & known and any(row.get(name) for name in IMAGE_COLUMNS))

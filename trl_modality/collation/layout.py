@@ -55,6 +55,8 @@ class ViewLayout:
     """Number of pairs whose views show the same images: the first ones. Their vision_centric rows have no entries."""
     overlong: dict[str, int] = field(default_factory=dict)
     """Number of rows above `max_length` that were `dropped` from the batch, or `cut` in it."""
+    bad_rows: int = 0
+    """Number of rows that were left out of the batch because they cannot be collated (`bad_rows='skip'`)."""
     filler_tokens: int = 0
     """Number of tokens of rows that only lend their images, and are no part of the data."""
     step: int | None = None

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..views import SLOT_COLUMN, View, describe_row
+from ..views import BAD_COLUMN, SLOT_COLUMN, View, describe_row
 from .groups import Rows, has_cross_entropy
 from .layout import TOKEN_FILL, Part, ViewLayout, shared_prefix
 from .overlong import Fitted
@@ -58,6 +58,7 @@ def merge(fitted: Fitted, rows: Rows, *, pad_id: int, multiple: int, image_ids: 
         shared_entries={} if sharing is None else _image_entries(sharing.parts[View.TEXT_RICH]),
         sharing_pairs=0 if sharing is None else len(sharing.names),
         filler_tokens=sum(_n_tokens(part) for g in groups if g.group.is_filler for part in g.parts.values()),
+        bad_rows=sum(row.get(BAD_COLUMN) is not None for row in rows),
         overlong={"dropped": fitted.n_dropped, "cut": fitted.n_cut},
         # All rows of a batch belong to one step
         **({} if slot is None else {"step": slot.step, "kl_factor": slot.kl_factor}),

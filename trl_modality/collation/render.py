@@ -9,11 +9,33 @@ import torch
 from transformers import ProcessorMixin
 
 from .._compat import DataCollatorForVisionLanguageModeling
-from ..views import PROMPT_COLUMN, PairError, View, describe_row, load_images, validate_pair, without_none
+from ..views import (
+    ESCAPE,
+    PROMPT_COLUMN,
+    PairError,
+    View,
+    describe_row,
+    load_images,
+    validate_pair,
+    validate_plain,
+    without_none,
+)
 from .groups import Group, Rows
 from .image_cache import with_cached_images
 from .image_tokens import with_collapsed_image_tokens
 from .layout import TOKEN_FILL, Part
+from .row_checks import check_learnt, check_literal_tokens, check_modes, remedy_of
+
+
+class BatchError(ValueError):
+    """Rows that can be collated one by one, but not together."""
+
+    def __init__(self, rows: str, reason: str, remedy: str):
+        super().__init__(f"these rows cannot be collated together, though each of them can: {rows} {reason}. {remedy}")
+        self._parts = (rows, reason, remedy)
+
+    def __reduce__(self) -> tuple:
+        return type(self), self._parts
 
 
 class HostCollators(NamedTuple):
@@ -93,6 +115,7 @@ class Renderer:
         for view, rows in host_rows.items():
             parts[view] = self._collate_naming_rows(getattr(self._hosts, group.row_format), rows, names, view)
             self._check_image_tokens(parts[view], rows, names, PROMPT_COLUMN.get(view, "the text"))
+            check_learnt(parts[view], names, group.row_format)
         if len(parts) > 1:
             _check_completions(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
         if group.shares_images:
@@ -107,28 +130,26 @@ class Renderer:
             row, images = rows[i], None
             if group.row_format == "pair":
                 validate_pair(row, name=name, image_token=getattr(self._processor, "image_token", None))
+            else:
+                validate_plain(row, name, self._text_field)
             for view in group.views:
                 # The same objects for both views where they are the same images: see `CachedImageProcessor`
                 if images is None or not group.shares_images:
                     images = load_images(row, view, name=name)
-                host_rows[view].append({**self._text(row, view, name), "images": images})
+                    check_modes(images, self._processor, name)
+                text = self._text(row, view)
+                check_literal_tokens(text, len(images), self._processor, name, PROMPT_COLUMN.get(view))
+                host_rows[view].append({**text, "images": images})
         return host_rows
 
-    def _text(self, row: Mapping[str, Any], view: View, name: str) -> dict[str, Any]:
+    def _text(self, row: Mapping[str, Any], view: View) -> dict[str, Any]:
         if view in PROMPT_COLUMN:
             return {
                 "prompt": without_none(row[PROMPT_COLUMN[view]]),
                 "completion": without_none(row["completion"]),
             }
         fields = ("prompt", "completion", "messages", self._text_field)
-        text = {field: without_none(row[field]) for field in fields if row.get(field) is not None}
-        if not {"messages", self._text_field} & set(text) and set(text) != {"prompt", "completion"}:
-            raise PairError(
-                name,
-                f"neither a pair nor a plain row: it has {sorted(text) or 'no text column'}.",
-                f"Give both view prompts, or `prompt` and `completion`, or `messages`, or `{self._text_field}`.",
-            )
-        return text
+        return {field: without_none(row[field]) for field in fields if row.get(field) is not None}
 
     def _collate_naming_rows(
         self, host: Callable[[list[dict]], Mapping], rows: list[dict], names: Sequence[str], view: View
@@ -145,9 +166,12 @@ class Renderer:
                         raise PairError(
                             name,
                             f"the processor cannot collate its {view} view ({type(row_error).__name__}: {row_error}).",
-                            "Check its images and its image slots.",
+                            remedy_of(row_error, [row]),
                         ) from row_error
-                raise error  # every row alone is fine: it is their combination
+                # Every row alone is fine: it is their combination
+                raise BatchError(
+                    "; ".join(names), f"({type(error).__name__}: {error})", remedy_of(error, rows)
+                ) from error
 
     def _check_image_tokens(self, part: Part, rows: list[dict], names: Sequence[str], column: str) -> None:
         """Images and image tokens come together, or the model fails (or worse: does not) much later."""
@@ -164,7 +188,9 @@ class Renderer:
                 )
             if found and not row["images"]:
                 raise PairError(
-                    name, f"{column} has an image slot, but the row has no image.", "Give the image or drop the slot."
+                    name,
+                    f"{column} has an image slot, but the row has no image.",
+                    f"Give the image or drop the slot. {ESCAPE}",
                 )
 
 
@@ -186,5 +212,3 @@ def _check_completions(text: Part, vision: Part, names: Sequence[str]) -> None:
                 "chat template renders it differently after the two prompts.",
                 "End both prompts with the same role, or give prompts and completion as strings.",
             )
-        if not len(ids[0]):
-            raise PairError(name, "`completion` has no token.", "Fill it in or remove the row.")

@@ -71,7 +71,11 @@ def plan_run(
     mix_at = run_schedule.mix_by_step(schedule, max(max_steps, 1))
     plan = Plan(mix_at, batch=cut.batch, replay_ratio=replay_ratio, size=size)
     seed = args.seed if args.data_seed is None else args.data_seed
-    stored, stored_replay = (PairRows(data) if isinstance(data, Dataset) else None for data in (train, replay))
+    named = ((train, "train_dataset"), (replay, "replay_dataset"))
+    keeps_errors = args.bad_rows == "skip"
+    stored, stored_replay = (
+        PairRows(data, name, keeps_errors=keeps_errors) if isinstance(data, Dataset) else None for data, name in named
+    )
     rows, replayed = _in_order(args, (train, stored), (replay, stored_replay), seed, plan, lengths)
     sampler = PlanSampler(
         plan,
@@ -93,7 +97,8 @@ def plan_run(
         curriculum=curriculum_signature(run_schedule, schedule, max_steps),
     )
     n_slots = None if size is None else size.slots
-    return PlannedRun(schedule, plan, PlannedRows(stored, stored_replay, n_slots), sampler, signature)
+    planned = PlannedRows(stored, stored_replay, n_slots, keeps_errors=keeps_errors)
+    return PlannedRun(schedule, plan, planned, sampler, signature)
 
 
 def _in_order(

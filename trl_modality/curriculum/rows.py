@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..data.rows import PairRows
-from ..views import SLOT_COLUMN, PairError, describe_row, is_pair
+from ..views import BAD_COLUMN, SLOT_COLUMN, PairError, describe_row, is_pair
 from .sampler import Slot
 
 
@@ -14,9 +14,13 @@ class PlannedRows:
     Args:
         rows, replay: The datasets; `None` where slots bring their rows along, as those of a stream do.
         n_slots: Length of an epoch, if it has one.
+        keeps_errors: As of `PairRows`.
     """
 
-    def __init__(self, rows: PairRows | None, replay: PairRows | None, n_slots: int | None = None):
+    def __init__(
+        self, rows: PairRows | None, replay: PairRows | None, n_slots: int | None = None, *, keeps_errors: bool = False
+    ):
+        self._keeps_errors = keeps_errors
         self._rows, self._replay, self._n_slots = rows, replay, n_slots
         self._filler: tuple[int, dict[str, Any]] | None = None
 
@@ -28,7 +32,12 @@ class PlannedRows:
     def __getitem__(self, slot: Slot) -> dict[str, Any]:
         row = self._read(slot)
         if slot.vision_ratio is not None and is_pair(row):
-            row = at_level(row, slot.vision_ratio)
+            try:
+                row = at_level(row, slot.vision_ratio)
+            except PairError as error:
+                if not self._keeps_errors:
+                    raise
+                row[BAD_COLUMN] = error
         # The collator needs the decision, not where the row came from
         return {**row, SLOT_COLUMN: slot._replace(row=0)}
 

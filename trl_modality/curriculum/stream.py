@@ -5,7 +5,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._compat import HAS_EXACT_STREAM_STATES, has_shuffle_buffer
-from ..views import INDEX_COLUMN, View, images_of
+from ..views import DATASET_COLUMN, INDEX_COLUMN, PairError, View, images_of
 
 
 if TYPE_CHECKING:
@@ -44,9 +44,12 @@ class StreamRows:
             if self._iterator is None:
                 self._open()
             assert self._iterator is not None
-            for row in islice(self._iterator, count - len(rows)):
-                rows.append({**row, INDEX_COLUMN: self._place})
-                self._place += 1
+            try:
+                for row in islice(self._iterator, count - len(rows)):
+                    rows.append({**row, INDEX_COLUMN: self._place, DATASET_COLUMN: self._name})
+                    self._place += 1
+            except Exception as error:
+                raise unread_stream(self._name, self._place, error) from error
             if len(rows) < count:
                 if self._place == 0:
                     again = "" if self._epoch == 0 else " when it is read again: give one that can be"
@@ -70,8 +73,16 @@ class StreamRows:
         """The first row with an image among the first 1,000, or `None`. Reads the stream from its start."""
         self._epoch = 0
         self._open()
-        rows = islice(self._iterator or (), FILLER_ROWS)
-        return next((dict(row) for row in rows if images_of(row, View.TEXT_RICH)), None)
+        place = -1
+        try:
+            for place, row in enumerate(islice(self._iterator or (), FILLER_ROWS)):
+                if images_of(row, View.TEXT_RICH):
+                    return {**row, INDEX_COLUMN: place, DATASET_COLUMN: self._name}
+        except PairError:
+            raise
+        except Exception as error:
+            raise unread_stream(self._name, place + 1, error) from error
+        return None
 
     def state(self) -> dict[str, Any] | None:
         """The place of the stream as `start` takes it; `None` where only reading up to the place will do."""
@@ -84,3 +95,12 @@ class StreamRows:
         # Once it was given a state, a stream begins there until it is given another
         self._stream.load_state_dict(state or {})
         self._iterator = iter(self._stream)
+
+
+def unread_stream(name: str, place: int, error: Exception) -> PairError:
+    """The error of a stream that raises where its row number `place` should come."""
+    return PairError(
+        f"`{name}` row {place}",
+        f"the stream raises while it reads this row ({type(error).__name__}: {error}).",
+        "Mend its source or its functions (`map`, `filter`); what comes after it cannot be read.",
+    )

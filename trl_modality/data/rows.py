@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..views import IMAGE_COLUMNS, INDEX_COLUMN
+from ..images import retried
+from ..views import BAD_COLUMN, DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, describe_row
 
 
 if TYPE_CHECKING:
@@ -17,9 +18,18 @@ class PairRows:
 
     Args:
         rows: The dataset. One with a transform of its own (`with_transform`) is read through that transform.
+        name: Of the dataset in messages; rows carry it (`DATASET_COLUMN`).
+        keeps_errors: A row that cannot be read is given with its error in `BAD_COLUMN`, for a collator that leaves it
+            out.
+
+    Raises:
+        PairError: reading a row fails; errors of file systems that may pass are tried again first.
     """
 
-    def __init__(self, rows: "Dataset"):
+    def __init__(self, rows: "Dataset", name: str | None = None, *, keeps_errors: bool = False):
+        self.keeps_errors = keeps_errors
+        self._known = {} if name is None else {DATASET_COLUMN: name}
+        self._has_transform = rows.format["type"] == "custom"
         self._rows = rows if rows.format["type"] == "custom" else rows.with_format("arrow")
         # `Image(mode=...)` is part of decoding, so it goes along
         features = {column: rows.features[column] for column in IMAGE_COLUMNS if column in rows.features}
@@ -30,11 +40,35 @@ class PairRows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self._rows[index]
+        known = {**self._known, INDEX_COLUMN: index}
+        try:
+            row = retried(lambda: self._rows[index])
+        except Exception as error:
+            if not -len(self) <= index < len(self):
+                raise  # the end of an iteration
+            unread = self._unread(known, error)
+            if self.keeps_errors:
+                return {**known, BAD_COLUMN: unread}
+            raise unread from error
         if not isinstance(row, dict):
             row = row.to_pylist()[0]
             for column, mode in self._modes.items():
                 images = row[column] if isinstance(row[column], list) else [row[column]]
                 for image in filter(None, images):
                     image["mode"] = mode
-        return {**row, INDEX_COLUMN: index}
+        return {**row, **known}
+
+    def _unread(self, known: dict[str, Any], error: Exception) -> PairError:
+        reason = f"{type(error).__name__}: {error}"
+        if self._has_transform:
+            return PairError(
+                describe_row(known),
+                f"the transform of the dataset raises on it ({reason}).",
+                "Mend the function given to `with_transform`, or remove the row.",
+            )
+        files = ", ".join(repr(each["filename"]) for each in self._rows.cache_files) or "memory"
+        return PairError(
+            describe_row(known),
+            f"it cannot be read from {files} ({reason}).",
+            "Load the dataset anew: its files may be damaged, or have been removed since.",
+        )

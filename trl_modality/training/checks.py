@@ -1,13 +1,13 @@
 """Checks before the first step: what can be known to fail later fails here, with the row, the field and the remedy."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
 from transformers.utils import logging
@@ -16,8 +16,10 @@ from ..collation.collator import PairedCollator
 from ..collation.layout import ViewLayout
 from ..curriculum.options import RunSchedule
 from ..curriculum.rows import at_level
+from ..curriculum.stream import unread_stream
 from ..data.rows import PairRows
-from ..views import IMAGE_COLUMNS, View, is_pair, load_images
+from ..views import BAD_COLUMN, DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, View, is_pair, load_images
+from .bad_rows import report_bad_rows
 from .datasets import STREAM_HEAD, AnyDataset, columns_of, has_pairs, named_datasets
 
 
@@ -26,7 +28,10 @@ logger = logging.get_logger(__name__)
 
 def check_first_image(dataset: AnyDataset) -> None:
     """Decode the images of the first row: `SFTTrainer` reads that row itself, and would fail without naming it."""
-    row = PairRows(dataset)[0] if isinstance(dataset, Dataset) else next(iter(dataset), None)
+    if isinstance(dataset, Dataset):
+        row = PairRows(dataset, "train_dataset")[0]
+    else:
+        row = next(_numbered(dataset, "train_dataset", range(1)), None)
     if row is None:
         raise ValueError(
             "`train_dataset` is empty: its stream ends before the first row. Check its split and filters."
@@ -44,6 +49,7 @@ def check_rows(
     rank: int = 0,
     world_size: int = 1,
     levels: bool = False,
+    bad_rows_limit: float = 0.0,
 ) -> list[str]:
     """Put rows through the collator one by one, so that a bad one is named before the first step.
 
@@ -54,35 +60,43 @@ def check_rows(
         name: The name of the dataset in messages.
         rank, world_size: Each rank checks its share.
         levels: Whether the first and the last of the `level_prompts` of a pair are checked too.
+        bad_rows_limit: How many rows may be bad where the collator has a quarantine, to which they go.
 
     Returns:
         For each pair, why its views have no image in common in their prefix; '' where they have.
 
     Raises:
-        PairError: a bad row.
-        ValueError: all rows are to be dropped (`overlong`).
+        PairError: a bad row, where the collator has no quarantine.
+        ValueError: all rows are to be dropped (`overlong`), or too many are bad.
     """
+    quarantine, bad = collate.quarantine, []
+    put_through = collate if quarantine is None else collate.collate_or_raise
     if isinstance(dataset, Dataset):
-        rows = PairRows(dataset)
+        rows = PairRows(dataset, name, keeps_errors=quarantine is not None)
         total = len(rows) if count == -1 else min(count, len(rows))
         indices = [position * len(rows) // total for position in range(total)][rank::world_size]
         picked = (rows[index] for index in indices)
     else:
         total = STREAM_HEAD if count == -1 else min(count, STREAM_HEAD)
         indices = list(range(rank, total, world_size))
-        picked = islice(dataset, rank, total, world_size)
+        picked = _numbered(dataset, name, indices)
     progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
     reasons, n_rows, n_dropped = [], 0, 0
     for row in progress:
-        if levels and is_pair(row):
-            collate([at_level(row, 0.0)])
-            collate([at_level(row, 1.0)])
-        batch = collate([row])
+        try:
+            batch = _checked_batch(row, put_through, levels)
+        except PairError as error:
+            if quarantine is None:
+                raise
+            quarantine.add(row, error)
+            bad.append(error)
+            continue
         n_rows += 1
         is_dropped = bool(batch["view_layout"].overlong.get("dropped"))
         n_dropped += is_dropped
         if is_pair(row) and not is_dropped:
             reasons.append(_why_no_shared_image(batch, collate))
+    report_bad_rows(bad, n_rows + len(bad), name, bad_rows_limit)
     if n_dropped:
         message = (
             f"`overlong='drop'` leaves out {n_dropped} of the {n_rows} rows of `{name}` that were checked: they have "
@@ -92,6 +106,29 @@ def check_rows(
             raise ValueError(f"{message} Set `max_length` higher, or to None.")
         logger.warning(message)
     return reasons
+
+
+def _checked_batch(row: Mapping[str, Any], collate: Callable[[Any], dict], levels: bool) -> dict[str, Any]:
+    """A row through the collator, with `levels` also with the first and the last of its prompts."""
+    if row.get(BAD_COLUMN) is not None:
+        raise row[BAD_COLUMN]
+    if levels and is_pair(row):
+        collate([at_level(row, 0.0)])
+        collate([at_level(row, 1.0)])
+    return collate([row])
+
+
+def _numbered(stream: IterableDataset, name: str, places: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The rows of a stream at some places, in order, with their place and the name of the dataset."""
+    place = -1
+    try:
+        for place, row in enumerate(islice(stream, places[-1] + 1 if places else 0)):
+            if place in places:
+                yield {**row, INDEX_COLUMN: place, DATASET_COLUMN: name}
+    except PairError:
+        raise
+    except Exception as error:
+        raise unread_stream(name, place + 1, error) from error
 
 
 def _why_no_shared_image(batch: Mapping[str, Any], collate: PairedCollator) -> str:

@@ -15,8 +15,8 @@ from ..views import View
 
 VIEWS = tuple(View)
 # Counts of a batch: its tokens without padding, those of them that a shared prefix spared the model, and its rows
-# above `max_length` by what was done with them
-COUNTS = ("input_tokens", "saved_tokens", "overlong_dropped", "overlong_cut")
+# above `max_length` by what was done with them, and those left out because they are bad
+COUNTS = ("input_tokens", "saved_tokens", "overlong_dropped", "overlong_cut", "bad_rows")
 SUMS = (
     *(f"{view}_{what}" for view in VIEWS for what in ("nll", "correct", "entropy", "tokens")),
     "gap",
@@ -116,8 +116,8 @@ class LossMetrics:
         Returns:
             nats per token: `{view}_nll`, `{view}_entropy`, `kl`, `gap_nats` (vision_centric minus text_rich, over the
             tokens scored in both); shares: `{view}_token_accuracy`; counts: `{view}_tokens` and `COUNTS` (those of
-            overlong rows where there are any); `loss`; and over all rows, under the host's names, `entropy` and
-            `mean_token_accuracy`.
+            overlong and bad rows where there are any); `loss`; and over all rows, under the host's names, `entropy`
+            and `mean_token_accuracy`.
         """
         sums = self.sums(device)
         self._sums = None
@@ -140,7 +140,7 @@ class LossMetrics:
             report["mean_token_accuracy"] = sum(total[f"{view}_correct"] for view in VIEWS) / tokens
         if total["micro_batches"]:
             report["aux_loss"] = total["aux_loss"] / total["micro_batches"]
-        report |= {name: total[name] for name in COUNTS if total[name] or not name.startswith("overlong")}
+        report |= {name: total[name] for name in COUNTS if total[name] or name.endswith("_tokens")}
         return report
 
 
@@ -156,11 +156,11 @@ def _add_view(values, tokens, view: View, nll, is_top1, entropy) -> None:
 
 
 def counts_of(layout: ViewLayout, settings: LossSettings) -> dict[str, int]:
-    """`COUNTS` of a batch, those of overlong rows where there are any."""
+    """`COUNTS` of a batch, those of overlong and of bad rows where there are any."""
     n_tokens = sum(sum(lengths) for lengths in layout.lengths.values()) - layout.filler_tokens
     saved = sum(layout.prefixes) if settings.share_prefix else 0
     overlong = {f"overlong_{what}": count for what, count in layout.overlong.items()}
-    return {"input_tokens": n_tokens, "saved_tokens": saved, **overlong}
+    return {"input_tokens": n_tokens, "saved_tokens": saved, **overlong, "bad_rows": layout.bad_rows}
 
 
 class RunMetrics(TrainerCallback):

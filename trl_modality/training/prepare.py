@@ -143,6 +143,7 @@ def check_run(
             rank=args.process_index,
             world_size=args.world_size,
             levels=schedule.moves_level,
+            bad_rows_limit=args.bad_rows_limit,
         )
     if shares_prefix and args.process_index == 0:
         checks.say_what_is_not_shared(not_shared)

@@ -15,6 +15,7 @@ from ..curriculum.options import RunSchedule
 from ..curriculum.resume import check_same_plan
 from ..curriculum.sampler import BatchCut
 from ..views import PROMPT_COLUMN
+from .bad_rows import BadRowBudget
 from .metrics import LossMetrics, RunMetrics
 
 
@@ -57,6 +58,7 @@ class RunPlan(TrainerCallback):
         # Of the last micro-batch
         self._last_step = 0
         self._kl_weight: float | None = None
+        self._bad_rows = BadRowBudget(args)
 
     def data_loader(
         self,
@@ -156,6 +158,7 @@ class RunPlan(TrainerCallback):
 
     def add(self, output: Any, settings: Any, layout: ViewLayout) -> None:
         """Show the plan a micro-batch that was trained on; an adaptive schedule measures its losses."""
+        self._bad_rows.add(layout)
         self._last_step = self._last_step if layout.step is None else layout.step
         self._kl_weight = settings.kl_weight * layout.kl_factor
         if self._adaptive is not None:
