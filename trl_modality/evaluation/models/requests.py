@@ -32,14 +32,19 @@ class Generation:
     """Whether the model ended its answer; False where it was cut off at the largest number of new tokens."""
     is_fallback: bool | None = None
     """From `ZoomGenerator`: whether the question was asked without a crop, for lack of a valid box; else `None`."""
+    failure: str | None = None
+    """Why there is no answer (a filter, a prompt that is too long, ...); `None` where there is one. A failed request
+    counts as neither right nor wrong."""
 
 
 class Generator(Protocol):
     """A callable that answers requests: with transformers, over a server, or in any other way.
 
-    Two optional attributes are read where a generator has them. `settings` is a dict of plain values that its answers
-    depend on; it is written beside the answers and compared before they are continued. `asks_together` is True where
-    several processes hold one model among them, so that each must be given every request.
+    Three optional attributes are read where a generator has them. `settings` is a dict of plain values that its
+    answers depend on; it is written beside the answers and compared before they are continued. `asks_together` is True
+    where several processes hold one model among them, so that each must be given every request. `answered` is for a
+    generator whose answers do not depend on what else is in a batch: by position, the answers of the last call, also
+    of one that an error or an interruption ended, so that they can be kept.
     """
 
     name: str

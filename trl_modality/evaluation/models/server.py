@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import email.utils
 import http.client
 import io
 import json
@@ -11,12 +12,13 @@ import os
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from .bounded_http import Deadline, Stop, Stopped, TooLongError, post
+from .replies import Busy, generation_of, json_of, message_of, why_refused
 from .requests import Generation, Request, RequestError
+from .threads import in_threads
 
 
 logger = logging.getLogger(__name__)
@@ -24,14 +26,18 @@ logger = logging.getLogger(__name__)
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIED = (408, 409, 425, 429)
 LONGEST_PAUSE = 60.0
+MAX_BYTES = 8 << 20
+"""Default limit on the size of an answer: 8 MiB, some two million tokens."""
 
 
 class ServerGenerator:
     """Answers requests over `/v1/chat/completions`, at temperature 0, several at a time.
 
     Images are sent as PNG at their places in the content of a message. A request is repeated, after pauses that
-    double, where the server is busy, fails (429, 5xx) or does not answer in time. The server's own batching may change
-    floating point, and with it an answer.
+    double, where the server is busy, fails (429, 5xx), does not answer in time or answers what is not JSON; all that
+    within `deadline`. Where the server has no answer for a request (it is filtered, refused, longer than the model's
+    context or than `max_bytes`, or has no content), its `Generation` has `failure` set. The server's own batching may
+    change floating point, and with it an answer.
 
     Args:
         url: URL of the server, with or without `/v1`.
@@ -40,7 +46,10 @@ class ServerGenerator:
         api_key: Key for the server; by default the environment variable `OPENAI_API_KEY`, if it is set.
         concurrency: Number of requests at the same time.
         seed: Seed that is sent with every request.
-        timeout: Seconds to wait for an answer.
+        timeout: Seconds to wait for the next bytes of an answer.
+        deadline: Seconds for one answer to its last byte, with all repetitions and pauses, also those that the server
+            asks for by `Retry-After`.
+        max_bytes: Most bytes of an answer.
         retries: How often a request is repeated.
         pause: Seconds before the first repetition.
         name: Name of the model in reports; by default `model`.
@@ -59,6 +68,8 @@ class ServerGenerator:
         concurrency: int = 8,
         seed: int = 0,
         timeout: float = 300.0,
+        deadline: float = 900.0,
+        max_bytes: int = MAX_BYTES,
         retries: int = 6,
         pause: float = 1.0,
         name: str | None = None,
@@ -72,16 +83,21 @@ class ServerGenerator:
             raise ValueError(
                 f"`max_new_tokens` and `concurrency` must be at least 1, got {max_new_tokens} and {concurrency}."
             )
+        if not (timeout > 0 and deadline > 0 and max_bytes > 0):
+            raise ValueError(
+                f"`timeout`, `deadline` (seconds) and `max_bytes` must be above 0, got {timeout}, {deadline} and "
+                f"{max_bytes}."
+            )
         base = url.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
         self.url = f"{base}/v1/chat/completions"
         self.model_id = model
         self.name = name or model
         self.max_new_tokens = max_new_tokens
         self.concurrency, self.seed = concurrency, seed
-        self.timeout, self.retries, self.pause = timeout, retries, pause
+        self.timeout, self.deadline, self.max_bytes = timeout, deadline, max_bytes
+        self.retries, self.pause = retries, pause
         self._key = api_key or os.environ.get(API_KEY_VARIABLE)
-        # The key is for this server: it must not follow a redirect to another one
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self.answered: dict[int, Generation] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -89,23 +105,25 @@ class ServerGenerator:
         return {"server": self.url, "max_new_tokens": self.max_new_tokens, "server_seed": self.seed}
 
     def __call__(self, requests: Sequence[Request]) -> list[Generation]:
-        """The answers, in order.
+        """The answers, in order. Ctrl-C ends the call at once; what was answered by then is in `answered`.
 
         Raises:
             RequestError: the server refuses a request (4xx); with its URL and message.
-            ConnectionError: it cannot be reached, or goes on failing.
+            ConnectionError: it cannot be reached, goes on failing, or does not answer within the deadline.
         """
         # Not in the threads: the first import from `trl`, which loads its modules when asked, fails in several at once
         from trl import prepare_multimodal_messages  # noqa: F401
 
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(self._answer, i, request) for i, request in enumerate(requests)]
-            try:
-                return [future.result() for future in futures]
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)  # after an error, the rest is not asked
+        self.answered = {}
+        stop = Stop()
 
-    def _answer(self, position: int, request: Request) -> Generation:
+        def answer(position: int, request: Request) -> Generation:
+            return self._answer(position, request, stop)
+
+        in_threads(answer, requests, self.concurrency, self.answered, stop)
+        return [self.answered[i] for i in range(len(requests))]
+
+    def _answer(self, position: int, request: Request, stop: Stop) -> Generation:
         body = {
             "model": self.model_id,
             "messages": _messages(position, request),
@@ -113,50 +131,62 @@ class ServerGenerator:
             "seed": self.seed,
             "max_tokens": self.max_new_tokens,
         }
-        answer = self._post(position, json.dumps(body).encode())
-        try:
-            choice = answer["choices"][0]
-            text = choice["message"]["content"] or ""
-            if not isinstance(text, str):
-                raise TypeError("its content is no text")
-            return Generation(text, choice["finish_reason"] != "length")
-        except (KeyError, IndexError, TypeError) as error:
-            raise RequestError(
-                position, f"{self.url} gave no answer of /v1/chat/completions: {str(answer)[:200]}"
-            ) from error
+        return self._ask(position, json.dumps(body).encode(), Deadline(self.deadline, self.timeout, stop))
 
-    def _post(self, position: int, body: bytes) -> Any:
+    def _ask(self, position: int, body: bytes, deadline: Deadline) -> Generation:
         headers = {
             "Content-Type": "application/json",
             **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
         }
         problem = ""
         for attempt in range(self.retries + 1):
-            wanted: str | None = None
+            wanted: float | None = None
             try:
-                request = urllib.request.Request(self.url, data=body, headers=headers)
-                with self._opener.open(request, timeout=self.timeout) as response:
-                    return _decoded(position, self.url, response.read())
+                content, kind = post(self.url, body, headers, deadline, self.max_bytes)
+                return generation_of(json_of(content, kind))
+            except TooLongError:
+                failure = f"the answer has more than {self.max_bytes:,} bytes (`max_bytes`)"
+                return Generation("", False, failure=failure)
             except urllib.error.HTTPError as error:
-                problem = f"{self.url} answered {error.code}: {_message_of(error)}"
+                text = message_of(error)
+                problem = f"{self.url} answered {error.code}: {text}"
+                if failure := why_refused(error.code, text):
+                    return Generation("", False, failure=failure)
                 if error.code < 500 and error.code not in RETRIED:
                     raise RequestError(position, problem) from error
-                wanted = error.headers.get("Retry-After")
+                wanted = _seconds(error.headers.get("Retry-After"))
+            except Busy as error:
+                problem = f"{self.url} {error}"
             except (OSError, http.client.HTTPException) as error:
                 problem = f"{self.url} cannot be reached ({getattr(error, 'reason', None) or repr(error)})"
+            if deadline.stop.is_set():
+                raise Stopped
             if attempt < self.retries:
-                seconds = self._pause_before(attempt, wanted)
-                logger.warning(f"{problem}; trying again in {seconds:g} s")
-                time.sleep(seconds)
+                self._pause(attempt, wanted, problem, deadline)
         raise ConnectionError(f"{problem}; gave up after {self.retries + 1} tries.")
 
-    def _pause_before(self, attempt: int, wanted: str | None) -> float:
-        seconds = float(wanted) if wanted and wanted.isdigit() else self.pause * 2**attempt
-        return min(seconds, LONGEST_PAUSE)
+    def _pause(self, attempt: int, wanted: float | None, problem: str, deadline: Deadline) -> None:
+        """Wait before the next try; `ConnectionError` where it would begin after the deadline."""
+        seconds = min(self.pause * 2**attempt, LONGEST_PAUSE) if wanted is None else wanted
+        if seconds >= deadline.left:
+            asked = f" and asks to wait {wanted:g} s" if wanted else ""
+            raise ConnectionError(
+                f"{problem}{asked}; gave up after {attempt + 1} tries, since a whole answer must be there within "
+                f"{self.deadline:g} s. Try again later, or set `deadline` (`--deadline`) higher."
+            )
+        logger.warning(f"{problem}; trying again in {seconds:g} s")
+        deadline.stop.wait(seconds)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+def _seconds(retry_after: str | None) -> float | None:
+    """The pause that a `Retry-After` asks for, a number of seconds or a date; `None` for what is neither."""
+    if retry_after is None:
+        return None
+    try:
+        if retry_after.strip().isdecimal():
+            return float(retry_after)
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
         return None
 
 
@@ -189,26 +219,3 @@ def _data_url(image: Any) -> str:
     file = io.BytesIO()
     image.convert("RGB").save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _decoded(position: int, url: str, content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise RequestError(position, f"{url} answered what is not JSON: {content[:200]!r}") from error
-
-
-def _message_of(error: urllib.error.HTTPError) -> str:
-    """The server's own description of an error: the `message` in its JSON, or the text of its reply."""
-    try:
-        text = error.read(10_000).decode(errors="replace").strip()
-    except (OSError, http.client.HTTPException):  # it is cut off
-        text = ""
-    finally:
-        error.close()
-    try:
-        content = json.loads(text)
-        content = content.get("error", content)
-        return str(content["message"] if isinstance(content, dict) else content)
-    except (ValueError, KeyError, AttributeError):
-        return text[:500] or str(error.reason)
