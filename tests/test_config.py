@@ -15,7 +15,7 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = ModalityBalancedSFTConfig.__doc__
-    assert len(OURS) == 25
+    assert len(OURS) == 26
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -39,6 +39,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "kl_schedule: until\nkl_schedule_at: 0.6\n"
         "replay_ratio: 0.3\nreplay_schedule: from\nreplay_schedule_at: 0.7\n"
         "gap_eval_rows: 64\ngap_eval_max_new_tokens: 32\ngap_eval_tolerance: 0.01\n"
+        "resume_overrides: [kl_weight, model]\n"
     )
     flags = [
         "--kl_weight",
@@ -85,6 +86,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "gap_eval_rows": 64,
         "gap_eval_max_new_tokens": 32,
         "gap_eval_tolerance": 0.01,
+        "resume_overrides": ["kl_weight", "model"],
     }
 
 

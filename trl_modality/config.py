@@ -125,6 +125,15 @@ class ModalityBalancedSFTConfig(SFTConfig):
         gap_eval_tolerance (`float`, *optional*, defaults to `0.0`):
             Relative error that a number in an answer may have; 0.01 is the protocol of arXiv 2510.22836.
 
+        > Parameters that control how a run goes on from a checkpoint
+
+        resume_overrides (`list[str]`, *optional*, defaults to `None`):
+            What a run that goes on from a checkpoint may have other than the run that saved it, by name: fields of
+            this config that change what is trained, and `"train_dataset"`, `"replay_dataset"`, `"tokenizer"`,
+            `"chat_template"`, `"image_processor"`, `"model"`, `"adapter"`, `"optimizer"`, `"global_batch"` or a part
+            of one (`"image_processor.image_mean"`). Each takes effect and is recorded in `run.json`. Any other
+            difference is an error.
+
         `greater_is_better` of [`~transformers.TrainingArguments`] is False by default where `metric_for_best_model` is
         a gap, a divergence or a loss of a view.
     """
@@ -296,6 +305,18 @@ class ModalityBalancedSFTConfig(SFTConfig):
         },
     )
 
+    # Parameters that control how a run goes on from a checkpoint
+    resume_overrides: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What a run that goes on from a checkpoint may have other than the run that saved it, by name: "
+            "fields of this config that change what is trained, and `'train_dataset'`, `'replay_dataset'`, "
+            "`'tokenizer'`, `'chat_template'`, `'image_processor'`, `'model'`, `'adapter'`, `'optimizer'`, "
+            "`'global_batch'` or a part of one (`'image_processor.image_mean'`). Each takes effect and is recorded in "
+            "`run.json`. Any other difference is an error."
+        },
+    )
+
     def __post_init__(self):
         for name in ("text_rich_weight", "vision_centric_weight", "kl_weight"):
             weight = getattr(self, name)
@@ -330,6 +351,9 @@ class ModalityBalancedSFTConfig(SFTConfig):
         if self.check_rows < -1:
             raise ValueError(f"`check_rows` must be ≥ -1, got {self.check_rows}; -1 checks every row, 0 none.")
         self._check_gap_eval()
+        overrides = self.resume_overrides
+        if overrides is not None and (isinstance(overrides, str) or not all(isinstance(o, str) for o in overrides)):
+            raise ValueError(f"`resume_overrides` must be a list of names, got {overrides!r}.")
         # The host takes names without their "eval_" too
         if self.greater_is_better is None and f"_{self.metric_for_best_model or ''}".endswith(LESS_IS_BETTER):
             self.greater_is_better = False

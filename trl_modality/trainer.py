@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTTrainer
 
-from ._compat import last_complete_checkpoint, load_renamed_checkpoint
+from ._compat import load_renamed_checkpoint
 from .collation.collator import PairedCollator
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import Schedule
@@ -21,6 +21,7 @@ from .training.datasets import named_datasets, without_repeated_rows
 from .training.gap import EvaluationGap
 from .training.metrics import RunMetrics
 from .training.prepare import check_run, collating_with, prepare_model, prepare_run
+from .training.resume import RunIdentity
 from .training.run_plan import PLAN_STATE, RunPlan
 from .training.run_record import RunRecord
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
@@ -92,6 +93,8 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             self.args.padding_free = run.padding_free
             self._set_up_pairs(schedule, own_collator=given.get("data_collator") is not None)
         self._gap = EvaluationGap(self, gap_evaluator)
+        self._identity = RunIdentity(self)
+        self.add_callback(self._identity)
 
     def _set_up_pairs(self, schedule: Schedule | None, own_collator: bool) -> None:
         """Everything that only a run with pairs has; `SFTTrainer` is complete by now."""
@@ -161,14 +164,23 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
 
     # Training and its loss
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
-        with self._attention():
-            output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if self._uses_views:
-            self.save_state()  # the curves, for whoever has no checkpoint
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args, **kwargs) -> Any:
+        with self._identity.training(resume_from_checkpoint, trial) as checkpoint, self._attention():
+            output = super().train(checkpoint, trial, *args, **kwargs)
+            if self._uses_views:
+                self.save_state()  # the curves, for whoever has no checkpoint
         return output
+
+    def create_scheduler(self, *args, **kwargs) -> Any:
+        scheduler = super().create_scheduler(*args, **kwargs)
+        self._identity.remember_hyperparameters()
+        return scheduler
+
+    def _run_epoch(self, *args, **kwargs):
+        if self._identity.is_done():
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _attention(self) -> AbstractContextManager[None]:
         """A context in which the decoder takes rows laid into one sequence, if the run has any."""
@@ -232,6 +244,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             states: Any = self.state.stateful_callbacks
             states[PLAN_STATE] = self._run_plan.state_dict(self.state.global_step)
         super()._save_checkpoint(model, trial)
+        self._identity.checkpoint_saved(f"{self._get_output_dir(trial)}/checkpoint-{self.state.global_step}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if not load_renamed_checkpoint(self, resume_from_checkpoint):

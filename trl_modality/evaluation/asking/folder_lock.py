@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -57,7 +57,7 @@ def locked_folder(folder: str | os.PathLike, doing: str, option: str) -> Iterato
         is_locked = False
     try:
         if is_locked:
-            since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            since = datetime.now(UTC).isoformat(timespec="seconds")
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "doing": doing}
             write_json(folder / HOLDER, holder)
         yield
