@@ -5,8 +5,8 @@ import pytest
 from trl import SFTConfig, TrlParser
 
 from trl_modality import ModalityBalancedSFTConfig
-from trl_modality.config import paired_config
 from trl_modality.curriculum import Mix, get_schedule
+from trl_modality.training.prepare import paired_config
 
 
 OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not in {f.name for f in fields(SFTConfig)}]
@@ -15,7 +15,7 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = ModalityBalancedSFTConfig.__doc__
-    assert len(OURS) == 30
+    assert len(OURS) == 31
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -41,6 +41,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "gap_eval_rows: 64\ngap_eval_max_new_tokens: 32\ngap_eval_tolerance: 0.01\n"
         "bad_rows: skip\nbad_rows_limit: 20\ndata_timeout: 60\n"
         "on_nonfinite: skip\nnonfinite_limit: 3\n"
+        "resume_overrides: [kl_weight, model]\n"
     )
     flags = [
         "--kl_weight",
@@ -92,6 +93,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "data_timeout": 60.0,
         "on_nonfinite": "skip",
         "nonfinite_limit": 3,
+        "resume_overrides": ["kl_weight", "model"],
     }
 
 

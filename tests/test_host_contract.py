@@ -293,7 +293,7 @@ def test_a_checkpoint_keeps_what_is_in_the_state_of_its_trainer(tmp_path):
 
 
 def test_the_state_of_a_checkpoint_is_written_last():
-    """Which is how `_compat.last_complete_checkpoint` knows a whole one; the host's own goes by its number."""
+    """Which is how `training.checkpoints` knows a whole one without a manifest; the host's own goes by its number."""
     from transformers import Trainer
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -301,6 +301,34 @@ def test_the_state_of_a_checkpoint_is_written_last():
     written = [source.index(call) for call in ("save_model", "_save_optimizer", "_save_rng_state", "save_to_json")]
     assert written == sorted(written)
     assert "TRAINER_STATE_NAME" not in inspect.getsource(get_last_checkpoint), "it looks now: drop ours"
+
+
+def test_a_run_resumed_at_its_last_step_does_another_one(config):
+    """Which `GuardedSFTTrainer._run_epoch` keeps ours from. When this fails, drop that."""
+    rows = Dataset.from_list([{"text": f"{i} + {i}"} for i in range(8)])
+    args = config(cls=SFTConfig, save_strategy="steps", save_steps=1, max_steps=1, per_device_train_batch_size=2)
+
+    def make(trainer_class):
+        model, processor = tiny_llava()
+        return trainer_class(model, args, train_dataset=rows, processing_class=processor.tokenizer)
+
+    make(SFTTrainer).train()
+    for trainer_class, steps in ((SFTTrainer, 2), (ModalityBalancedSFTTrainer, 1)):
+        trainer = make(trainer_class)
+        trainer.train(resume_from_checkpoint=f"{args.output_dir}/checkpoint-1")
+        assert trainer.state.global_step == steps
+
+
+def test_a_schedule_is_made_before_the_state_of_a_checkpoint_is_loaded():
+    """Which is when `Hyperparameters` keeps the rates of the config."""
+    from transformers import Trainer
+
+    source = inspect.getsource(Trainer._prepare_for_training)
+    assert source.index("self.create_scheduler(") < source.index("self._load_optimizer_and_scheduler(")
+    assert source.index("self.accelerator.prepare(self.model, self.optimizer)") < source.index(
+        "self.create_scheduler("
+    )
+    assert list(inspect.signature(Trainer._get_output_dir).parameters) == ["self", "trial"]
 
 
 def test_streams_that_shuffle_say_so_by_name():

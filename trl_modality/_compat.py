@@ -3,6 +3,7 @@
 `tests/test_host_contract.py` pins each of them, so that a release that moves one fails there first.
 """
 
+import copy
 import importlib.util
 import inspect
 import json
@@ -95,7 +96,15 @@ def load_renamed_checkpoint(trainer: Any, folder: Any) -> bool:
             saved = set(file.keys())
     if saved <= set(model.state_dict()):
         return False
-    loaded = type(model).from_pretrained(folder, dtype=model.dtype)
+    # With the config that the model has: without `config.json` in the folder, a default model of its class would be
+    # built, of billions of parameters
+    config = copy.deepcopy(model.config)
+    loaded, info = type(model).from_pretrained(folder, config=config, dtype=model.dtype, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"the weights in {folder} lack {len(missing)} of the model's tensors, `{missing[0]}` among them: they are "
+            "of another model, or a part of them was removed. Take another checkpoint."
+        )
     model.load_state_dict(loaded.state_dict())
     return True
 
@@ -302,20 +311,3 @@ def replacing_its_file(state: Any) -> Iterator[None]:
         yield
     finally:
         del state.save_to_json
-
-
-def last_complete_checkpoint(folder: Any) -> str | None:
-    """Path of the newest checkpoint in a folder that was written completely; `None` if there is none.
-
-    `Trainer` writes a checkpoint in place, its state last, and goes by the number of the newest one: after a crash
-    while it wrote, it would load that one's weights and begin at step 0. Expiry: when `get_last_checkpoint` leaves out
-    unfinished ones.
-    """
-    paths = (path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit())
-    for path in sorted(paths, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return str(path)
-    return None

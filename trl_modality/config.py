@@ -1,10 +1,8 @@
 """`ModalityBalancedSFTConfig`: TRL's `SFTConfig` and what a paired run adds to it."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from transformers import TrainingArguments
-from transformers.utils import logging
 from trl import SFTConfig
 
 from .config_checks import NONFINITE_POLICIES, check_config
@@ -13,8 +11,6 @@ from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
 from .views import BAD_ROW_POLICIES, OVERLONG_POLICIES
 
-
-logger = logging.get_logger(__name__)
 
 # How the metrics end of which less is better; the host knows `loss` alone
 LESS_IS_BETTER = ("_accuracy_gap", "_gap_nats", "_nll", "_kl")
@@ -142,6 +138,15 @@ class ModalityBalancedSFTConfig(SFTConfig):
             are not finite are never saved, and a metric that is not finite ends the run.
         nonfinite_limit (`int`, *optional*, defaults to `10`):
             Number of steps that `on_nonfinite="skip"` skips in a run; at the next one it stops.
+
+        > Parameters that control how a run goes on from a checkpoint
+
+        resume_overrides (`list[str]`, *optional*, defaults to `None`):
+            What a run that goes on from a checkpoint may have other than the run that saved it, by name: fields of
+            this config that change what is trained, and `"train_dataset"`, `"replay_dataset"`, `"tokenizer"`,
+            `"chat_template"`, `"image_processor"`, `"model"`, `"adapter"`, `"optimizer"`, `"global_batch"` or a part
+            of one (`"image_processor.image_mean"`). Each takes effect and is recorded in `run.json`. Any other
+            difference is an error.
 
         `greater_is_better` of [`~transformers.TrainingArguments`] is False by default where `metric_for_best_model` is
         a gap, a divergence or a loss of a view.
@@ -353,6 +358,18 @@ class ModalityBalancedSFTConfig(SFTConfig):
         metadata={"help": "Number of steps that `on_nonfinite='skip'` skips in a run; at the next one it stops."},
     )
 
+    # Parameters that control how a run goes on from a checkpoint
+    resume_overrides: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What a run that goes on from a checkpoint may have other than the run that saved it, by name: "
+            "fields of this config that change what is trained, and `'train_dataset'`, `'replay_dataset'`, "
+            "`'tokenizer'`, `'chat_template'`, `'image_processor'`, `'model'`, `'adapter'`, `'optimizer'`, "
+            "`'global_batch'` or a part of one (`'image_processor.image_mean'`). Each takes effect and is recorded in "
+            "`run.json`. Any other difference is an error."
+        },
+    )
+
     def __post_init__(self):
         check_config(self)
         if self.share_prefix != "auto":
@@ -361,29 +378,3 @@ class ModalityBalancedSFTConfig(SFTConfig):
         if self.greater_is_better is None and f"_{self.metric_for_best_model or ''}".endswith(LESS_IS_BETTER):
             self.greater_is_better = False
         super().__post_init__()
-
-
-def paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:
-    """The config as ours, as the host turns any `TrainingArguments` into its own."""
-    if isinstance(args, ModalityBalancedSFTConfig):
-        return args
-    if args is None:
-        name = model if isinstance(model, str) else model.config._name_or_path
-        return ModalityBalancedSFTConfig(f"{name.split('/')[-1] or 'model'}-ModalityBalancedSFT")
-    known = {field.name for field in fields(ModalityBalancedSFTConfig) if field.init}
-    given = args.to_dict()
-    if unknown := sorted(given.keys() - known):
-        logger.warning(
-            f"`{type(args).__name__}` has fields that {ModalityBalancedSFTConfig.__name__} does not: "
-            f"{', '.join(unknown)}. They are ignored; derive your config from ours to keep them."
-        )
-    if args.greater_is_better and f"_{args.metric_for_best_model}".endswith(LESS_IS_BETTER):
-        # The host's own default, or the user's word: the two look alike
-        logger.warning(
-            f"The best checkpoint will be that of the largest `{args.metric_for_best_model}`, of which less is "
-            f"better: set `greater_is_better=False`, as {ModalityBalancedSFTConfig.__name__} does by itself."
-        )
-    values = {key: value for key, value in given.items() if key in known}
-    # `to_dict` hides the value of whatever ends in `_token`: secrets, and with them `eos_token`
-    values |= {key: getattr(args, key) for key in values if key.endswith("_token")}
-    return ModalityBalancedSFTConfig(**values)

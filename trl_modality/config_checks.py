@@ -16,7 +16,7 @@ NONFINITE_POLICIES = ("stop", "skip")
 
 def check_config(args: Any) -> None:
     """Check every field of a `ModalityBalancedSFTConfig`: the message names the field, its value and the remedy."""
-    for check in (check_loss, check_rows, check_curriculum, check_gap_eval, check_health, check_reading):
+    for check in (check_loss, check_rows, check_curriculum, check_gap_eval, check_health, check_resume, check_reading):
         check(args)
 
 
@@ -97,6 +97,12 @@ def check_health(args: Any) -> None:
         raise ValueError(
             f"`nonfinite_limit` must be ≥ 0, got {args.nonfinite_limit}; use `on_nonfinite='stop'` to skip no step."
         )
+
+
+def check_resume(args: Any) -> None:
+    overrides = args.resume_overrides
+    if overrides is not None and (isinstance(overrides, str) or not all(isinstance(o, str) for o in overrides)):
+        raise ValueError(f"`resume_overrides` must be a list of names, got {overrides!r}.")
 
 
 def check_reading(args: Any) -> None:

@@ -61,20 +61,42 @@ def test_a_dataset_that_grew_is_noticed(config, tmp_path, make_trainer):
 
     make(16).train()
     checkpoint = str(tmp_path / "run" / "checkpoint-2")
-    with pytest.raises(ValueError, match="number of rows is 16, this run has 20: .*`ignore_data_skip=True`"):
+    with pytest.raises(ValueError, match=r"`train_dataset.rows` was 16 and is 20.*resume_overrides=\['train_dataset"):
         make(20).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="a global batch .* of 4, this run has 8"):
+    with pytest.raises(ValueError, match="`global_batch` was 4 and is 8"):
         make(16, gradient_accumulation_steps=2).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="the seed 42, this run has 7"):
+    with pytest.raises(ValueError, match="`seed` was 42 and is 7"):
         make(16, seed=7).train(resume_from_checkpoint=checkpoint)
-    make(16, curriculum="mix").train()
-    with pytest.raises(ValueError, match="curriculum constant 0.5, 0.5, 1, this run has .* over 4 steps"):
+    with pytest.raises(ValueError, match="`curriculum` was 'none' and is 'linear'"):
         make(16, curriculum="linear").train(resume_from_checkpoint=checkpoint)
     trainer = make(20, ignore_data_skip=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     assert trainer.state.global_step == 4
     state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["stateful_callbacks"]["trl_modality_plan"]["plan"]["rows"] == 20
+
+
+def test_the_plan_of_a_checkpoint_without_a_manifest_is_compared(config, tmp_path, make_trainer):
+    def make(count, **kwargs):
+        args = config(output_dir=str(tmp_path / "run"), max_steps=4, save_strategy="steps", save_steps=1, **kwargs)
+        return make_trainer(args, pair_dataset(count))
+
+    make(16, curriculum="mix").train()
+    for manifest in (tmp_path / "run").glob("checkpoint-*/manifest.json"):
+        manifest.unlink()
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    with pytest.raises(ValueError, match="number of rows is 16, this run has 20: .*`ignore_data_skip=True`"):
+        make(20, curriculum="mix").train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(ValueError, match="a global batch .* of 4, this run has 8"):
+        make(16, gradient_accumulation_steps=2).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(ValueError, match="the seed 42, this run has 7"):
+        make(16, seed=7).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(ValueError, match="curriculum constant 0.5, 0.5, 1, this run has .* over 4 steps"):
+        make(16, curriculum="linear").train(resume_from_checkpoint=checkpoint)
+    overrides = ["curriculum", "train_dataset"]
+    trainer = make(20, curriculum="linear", resume_overrides=overrides)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    assert trainer.state.global_step == 4
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(config, tmp_path, make_trainer):
@@ -162,6 +184,7 @@ def test_a_checkpoint_of_another_trainer_is_gone_on_from_with_a_warning(config, 
     state = json.loads(path.read_text())
     del state["stateful_callbacks"]["trl_modality_plan"]
     path.write_text(json.dumps(state))
+    (path.parent / "manifest.json").unlink()
     warnings = []
     monkeypatch.setattr("trl_modality.training.run_plan.logger.warning", warnings.append)
     make_trainer(args).train(resume_from_checkpoint=str(path.parent))

@@ -1,6 +1,7 @@
 """`run.json` and `trainer_state.json`: what a run leaves for its report."""
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -108,8 +109,11 @@ def test_a_resumed_run_keeps_the_record_of_its_start(config, make_trainer):
     assert "resumed_from_steps" not in first
     for step in (2, 3):
         train(f"{args.output_dir}/checkpoint-{step}", dataloader_num_workers=0, logging_steps=2)
-    assert record_of(args) == {**first, "resumed_from_steps": [2, 3]}
+    now = {**first["config"], "logging_steps": 2, "dataloader_num_workers": 0}
+    assert record_of(args) == {**first, "config": record_of(args)["config"], "resumed_from_steps": [2, 3]}
+    assert now.items() >= record_of(args)["config"].items(), "the config is that of now"
     # From the start again: another run
+    shutil.rmtree(args.output_dir)
     train(kl_weight=0.25)
     assert record_of(args)["config"]["kl_weight"] == 0.25
     assert "resumed_from_steps" not in record_of(args)

@@ -1,7 +1,7 @@
 """Whether a run that goes on from a checkpoint trains on the rows that the checkpoint's run would have trained on."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .adaptive import Adaptive
@@ -19,6 +19,20 @@ SIGNATURE = {
     "replay_ratio": "`replay_ratio`",
     "drop_last": "`dataloader_drop_last`",
     "curriculum": "curriculum",
+}
+# By which names of `resume_overrides` each may be another one
+OVERRIDES = {
+    "rows": ("train_dataset",),
+    "replay_rows": ("replay_dataset",),
+    "batch": ("global_batch",),
+    "seed": ("seed", "data_seed"),
+    "order": ("train_sampling_strategy",),
+    "replay_ratio": ("replay_ratio", "replay_dataset"),
+    "drop_last": ("dataloader_drop_last",),
+    "curriculum": (
+        *("curriculum", "curriculum_switch", "curriculum_period", "curriculum_window", "schedule"),
+        *("replay_schedule", "replay_schedule_at", "max_steps", "num_train_epochs", "train_dataset", "global_batch"),
+    ),
 }
 
 
@@ -68,19 +82,21 @@ def curriculum_signature(schedule: RunSchedule, begun: Schedule | Adaptive, max_
     return f"{hashlib.sha256(repr(shares).encode()).hexdigest()[:8]} over {max_steps} steps"
 
 
-def check_same_plan(signature: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+def check_same_plan(signature: Mapping[str, Any], saved: Mapping[str, Any], accepted: Collection[str] = ()) -> None:
     """Raise unless a checkpoint was made by the same plan, so that a resumed run trains on every row as if it had not
     been interrupted.
 
     Args:
         signature: `resume_signature` of this run.
         saved: That of the checkpoint.
+        accepted: The `resume_overrides` of the config; see `OVERRIDES`.
 
     Raises:
         ValueError: they differ; the message names the first difference.
     """
     for name, what in SIGNATURE.items():
-        if name in saved and saved[name] != signature[name]:
+        is_accepted = any(each.partition(".")[0] in OVERRIDES[name] for each in accepted)
+        if name in saved and saved[name] != signature[name] and not is_accepted:
             raise ValueError(
                 f"the checkpoint was made with {what} {saved[name]}, this run has {signature[name]}: its steps would "
                 "have other rows, some of them twice and others never. Go on with what the checkpoint was made with; "

@@ -14,13 +14,13 @@ from trl import SFTTrainer
 
 from .._compat import (
     GreedyLR,
-    last_complete_checkpoint,
     load_renamed_checkpoint,
     replacing_its_file,
     rotate_checkpoints,
 )
 from .health import HEALTH_STATE, HealthGate
 from .metrics import LossMetrics
+from .resume import RunIdentity
 
 
 EVALUATION_IS_DUE = "evaluation_is_due"
@@ -35,6 +35,9 @@ class GuardedSFTTrainer(SFTTrainer):
     best checkpoint, is brought up to date after the evaluation.
     """
 
+    _identity: RunIdentity
+    """Set by whoever derives from it, once its trainer is complete."""
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._health = HealthGate(self)
@@ -46,23 +49,20 @@ class GuardedSFTTrainer(SFTTrainer):
 
     # To override
 
-    def _after_checkpoint(self, folder: str) -> None:
-        """Called by every rank when the files of a checkpoint are complete, or have been rewritten."""
-
-    def _checkpoint_to_resume(self, resume_from_checkpoint: str | bool | None) -> str | bool | None:
-        """The checkpoint that a training goes on from, of what `train` was given."""
-        if resume_from_checkpoint is True:
-            return last_complete_checkpoint(self.args.output_dir) or True
-        return resume_from_checkpoint
-
     def _sums_of_training(self) -> list[LossMetrics]:
         """Sums over micro-batches that a skipped step is taken out of again."""
         return []
 
     # Training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
-        return super().train(self._checkpoint_to_resume(resume_from_checkpoint), *args, **kwargs)
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args, **kwargs) -> Any:
+        with self._identity.training(resume_from_checkpoint, trial) as checkpoint:
+            return super().train(checkpoint, trial, *args, **kwargs)
+
+    def create_scheduler(self, *args, **kwargs) -> Any:
+        scheduler = super().create_scheduler(*args, **kwargs)
+        self._identity.remember_hyperparameters()
+        return scheduler
 
     def _run_epoch(self, *args, **kwargs):
         # The host would read each loss twice to leave those that are not finite out of its log; the gate reads once
@@ -225,7 +225,7 @@ class GuardedSFTTrainer(SFTTrainer):
                 super()._save_checkpoint(model, trial)
         finally:
             self._writes_state_only = False
-        self._after_checkpoint(self._checkpoint_folder(trial))
+        self._identity.checkpoint_saved(self._checkpoint_folder(trial))
 
     def _evaluation_changes_optimizer(self) -> bool:
         """Whether an evaluation changes learning rates, or in which of their two modes an optimizer's weights are."""

@@ -11,9 +11,9 @@ import torch
 from accelerate.utils import gather_object
 from transformers.utils import logging
 
-from .._compat import last_complete_checkpoint
 from ..collation.layout import ViewLayout
 from ..views import View
+from .checkpoints import newest_whole_checkpoint
 
 
 logger = logging.get_logger(__name__)
@@ -307,9 +307,10 @@ def listed(names: list[str]) -> str:
 
 def how_to_go_on(output_dir: Any) -> str:
     """The newest whole checkpoint of a folder, in words."""
-    checkpoint = last_complete_checkpoint(output_dir)
-    if checkpoint is None:
-        return "No checkpoint has been saved, so the run has to begin anew."
+    try:
+        checkpoint = str(newest_whole_checkpoint(output_dir).path)
+    except ValueError:
+        return "No whole checkpoint has been saved, so the run has to begin anew."
     return f"Go on from the last checkpoint with `resume_from_checkpoint={checkpoint!r}`."
 
 

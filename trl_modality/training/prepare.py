@@ -3,15 +3,17 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from accelerate.utils import is_peft_model
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
+from transformers.utils import logging
 
 from .._compat import keep_4bit_trainable
 from .._extras import require
 from ..collation.collator import PairedCollator
-from ..config import paired_config
+from ..config import LESS_IS_BETTER, ModalityBalancedSFTConfig
 from ..curriculum.options import RunSchedule
 from ..modeling.families import shares_prefix
 from ..modeling.forward import add_paired_loss
@@ -29,6 +31,9 @@ from .datasets import (
     watch_for_late_pairs,
     without_decoding,
 )
+
+
+logger = logging.get_logger(__name__)
 
 
 class PreparedRun(NamedTuple):
@@ -77,6 +82,32 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
     if uses_views and train is not None:
         checks.check_first_image(arguments["train_dataset"])
     return PreparedRun(arguments, uses_views, replay, padding_free)
+
+
+def paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:
+    """The config as ours, as the host turns any `TrainingArguments` into its own."""
+    if isinstance(args, ModalityBalancedSFTConfig):
+        return args
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        return ModalityBalancedSFTConfig(f"{name.split('/')[-1] or 'model'}-ModalityBalancedSFT")
+    known = {field.name for field in fields(ModalityBalancedSFTConfig) if field.init}
+    given = args.to_dict()
+    if unknown := sorted(given.keys() - known):
+        logger.warning(
+            f"`{type(args).__name__}` has fields that {ModalityBalancedSFTConfig.__name__} does not: "
+            f"{', '.join(unknown)}. They are ignored; derive your config from ours to keep them."
+        )
+    if args.greater_is_better and f"_{args.metric_for_best_model}".endswith(LESS_IS_BETTER):
+        # The host's own default, or the user's word: the two look alike
+        logger.warning(
+            f"The best checkpoint will be that of the largest `{args.metric_for_best_model}`, of which less is "
+            f"better: set `greater_is_better=False`, as {ModalityBalancedSFTConfig.__name__} does by itself."
+        )
+    values = {key: value for key, value in given.items() if key in known}
+    # `to_dict` hides the value of whatever ends in `_token`: secrets, and with them `eos_token`
+    values |= {key: getattr(args, key) for key in values if key.endswith("_token")}
+    return ModalityBalancedSFTConfig(**values)
 
 
 class PreparedModel(NamedTuple):

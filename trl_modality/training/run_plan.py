@@ -135,7 +135,7 @@ class RunPlan(TrainerCallback):
             self._active.sampler.start(step)
             return
         if not self._args.ignore_data_skip:
-            check_same_plan(self._active.signature, saved["plan"])
+            check_same_plan(self._active.signature, saved["plan"], self._args.resume_overrides or ())
         self._active.sampler.start(step, saved["rows"])
         adaptive = self._adaptive
         if adaptive is not None and saved["shares"] is not None:

@@ -12,11 +12,14 @@ from accelerate.utils import is_peft_model
 from datasets import IterableDataset
 from peft import PeftModel
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from .._version import __version__
 from ..evaluation.asking.records import write_json
 from .datasets import named_datasets
 
+
+logger = logging.get_logger(__name__)
 
 FORMAT = 1
 PACKAGES = ("trl", "transformers", "torch", "accelerate", "datasets", "peft")
@@ -44,7 +47,9 @@ SECRET = re.compile(r"(^|_)(token|password|secret|auth|key)s?$", re.IGNORECASE)
 class RunRecord(TrainerCallback):
     """Writes `run.json` into the output folder of a trainer when training begins; the main process does.
 
-    A run that goes on from a checkpoint keeps the record of its start, and notes the step under `resumed_from_steps`.
+    A run that goes on from a checkpoint keeps the record of its start, but for `config`, which says what is so now. It
+    notes the step under `resumed_from_steps`, and under `overrides` each thing in which it is not the run that saved
+    the checkpoint: `step`, `name`, `old`, `new`.
 
     Args:
         trainer: The trainer, complete; its parameters are counted here, before FSDP shards them.
@@ -59,14 +64,35 @@ class RunRecord(TrainerCallback):
         if not self._trainer.is_world_process_zero():
             return
         path, step = Path(str(args.output_dir), "run.json"), state.global_step
-        if step and path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            record = run_record(self._trainer, self._parameters, self._schedule)
+        now = run_record(self._trainer, self._parameters, self._schedule)
+        record = now
+        if step and (of_start := _readable_record(path)) is not None:
+            record = {**of_start, "config": now["config"]}
+        identity = self._trainer._identity
+        record["run_id"] = identity.run_id
         if step:
             record["resumed_from_steps"] = [*record.get("resumed_from_steps", []), step]
+            overrides = [{"step": step, "name": name, "old": old, "new": new} for name, old, new in identity.overrides]
+            if overrides:
+                record["overrides"] = [*record.get("overrides", []), *overrides]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, json.loads(json.dumps(record, default=str)))
+
+
+def _readable_record(path: Path) -> dict[str, Any] | None:
+    """The record in a folder; one that cannot be read is set aside, with a warning, and does not hold up the run."""
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and record.get("kind") == "run":
+            return record
+    except (OSError, ValueError):
+        pass
+    aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+    path.replace(aside)
+    logger.warning(f"{path} cannot be read as the record of a run. It is kept as {aside.name}, and written anew.")
+    return None
 
 
 def run_record(trainer: Any, parameters: tuple[int, int], schedule: Any = None) -> dict[str, Any]:
@@ -93,19 +119,21 @@ def run_record(trainer: Any, parameters: tuple[int, int], schedule: Any = None) 
         "eval_rows": {name: _rows(rows) for name, rows in named_datasets(None, trainer.eval_dataset).items()},
         "replay_rows": _rows(trainer.replay_dataset),
         "config": config_of(args),
-        "versions": {
-            "trl_modality": __version__,
-            **{name: version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
     if schedule is not None:
         record["schedule"] = getattr(schedule, "__qualname__", repr(schedule))
     if is_peft_model(model):
-        record["adapter"] = _without_secrets(_changed(model.active_peft_config))
+        record["adapter"] = without_secrets(_changed(model.active_peft_config))
     if (quantization := getattr(base_model.config, "quantization_config", None)) is not None:
         record["quantization"] = quantization if isinstance(quantization, dict) else quantization.to_diff_dict()
     return record
+
+
+def versions() -> dict[str, str]:
+    """The versions of the package, of its hosts and of Python."""
+    hosts = {name: version(name) for name in PACKAGES}
+    return {"trl_modality": __version__, **hosts, "python": platform.python_version()}
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
@@ -121,7 +149,7 @@ def config_of(args: Any) -> dict[str, Any]:
     # `to_dict` hides the value of whatever ends in `_token`
     values |= {name: getattr(args, name) for name in NOT_SECRET if name in values}
     shown = {name: value for name, value in values.items() if name in changed or name in ALWAYS}
-    return _without_secrets(shown)
+    return without_secrets(shown)
 
 
 def _changed(config: Any) -> dict[str, Any]:
@@ -135,15 +163,21 @@ def _changed(config: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != defaults[name]}
 
 
-def _without_secrets(value: Any) -> Any:
+def without_secrets(value: Any) -> Any:
+    """A value of a config without what is named like a secret, at any depth; a number is none."""
     if isinstance(value, dict):
-        kept = {key: each for key, each in value.items() if key in NOT_SECRET or not SECRET.search(str(key))}
-        return {key: _without_secrets(each) for key, each in kept.items()}
+        kept = {key: each for key, each in value.items() if not _is_secret(key, each)}
+        return {key: without_secrets(each) for key, each in kept.items()}
     if isinstance(value, set):
         return sorted(value)
     if isinstance(value, list | tuple):
-        return [_without_secrets(each) for each in value]
+        return [without_secrets(each) for each in value]
     return value
+
+
+def _is_secret(name: Any, value: Any) -> bool:
+    # Numbers are counts of tokens: `gap_eval_max_new_tokens`
+    return name not in NOT_SECRET and not isinstance(value, int | float) and bool(SECRET.search(str(name)))
 
 
 def _rows(dataset: Any) -> int | None:
