@@ -129,7 +129,7 @@ def test_none_is_both_views_throughout():
 
 def test_a_config_of_the_hosts_that_takes_a_large_gap_for_the_best(config, monkeypatch):
     warnings = []
-    monkeypatch.setattr("trl_modality.config.logger.warning", warnings.append)
+    monkeypatch.setattr("trl_modality.training.prepare.logger.warning", warnings.append)
     paired_config(config(SFTConfig, metric_for_best_model="eval_accuracy_gap"), None)
     assert "largest `eval_accuracy_gap`, of which less is better: set `greater_is_better=False`" in warnings.pop()
     paired_config(config(SFTConfig, metric_for_best_model="eval_accuracy_gap", greater_is_better=False), None)

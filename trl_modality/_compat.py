@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +65,17 @@ def head_logit_scale(text_config) -> float:
     if scaling is None:
         return 1.0
     return float(scaling) if text_config.model_type == "hyperclovax" else 1.0 / float(scaling)
+
+
+def set_group_timeout(seconds: float) -> None:
+    """Let the operations of the default group of processes wait for so long.
+
+    Public from torch 2.12 on, and then called otherwise. Expiry: when the floor of torch is that, or when the host
+    passes `ddp_timeout` on to groups on CPUs (`test_host_contract.py` says when).
+    """
+    c10d: Any = torch.distributed.distributed_c10d
+    set_timeout = getattr(c10d, "set_timeout", None) or c10d._set_pg_timeout
+    set_timeout(timedelta(seconds=seconds), torch.distributed.group.WORLD)
 
 
 def excluded_tokens(model: PreTrainedModel) -> list[int]:

@@ -22,7 +22,6 @@ from .training.gap import EvaluationGap
 from .training.guarded import GuardedSFTTrainer
 from .training.metrics import RunMetrics
 from .training.prepare import check_run, collating_with, prepare_model, prepare_run
-from .training.resume import RunIdentity
 from .training.run_plan import PLAN_STATE, RunPlan
 from .training.run_record import RunRecord
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
@@ -94,8 +93,6 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
             self.args.padding_free = run.padding_free
             self._set_up_pairs(schedule, own_collator=given.get("data_collator") is not None)
         self._gap = EvaluationGap(self, gap_evaluator)
-        self._identity = RunIdentity(self)
-        self.add_callback(self._identity)
 
     def _set_up_pairs(self, schedule: Schedule | None, own_collator: bool) -> None:
         """Everything that only a run with pairs has; `SFTTrainer` is complete by now."""

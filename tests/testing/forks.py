@@ -35,10 +35,16 @@ class Ended(NamedTuple):
         return self
 
 
-def run_script(script, *arguments: str, ranks: int = 1, timeout: int = 300, **environment: str) -> Ended:
-    """Run a script on as many processes as a launcher would start; when one fails the others are killed."""
+def run_script(
+    script, *arguments: str, ranks: int = 1, timeout: int = 300, kills_others: bool = True, **environment: str
+) -> Ended:
+    """Run a script on as many processes as a launcher would start.
+
+    When one fails the others are killed, as a launcher does; without `kills_others` they are left to find out.
+    """
     with tempfile.TemporaryDirectory() as folder:
         job = {"script": str(script), "arguments": arguments, "ranks": ranks, "environment": environment}
+        job["kills_others"] = kills_others
         codes = _server()({**job, "timeout": timeout, "folder": folder})
         texts = [
             [Path(folder, f"{rank}.{name}").read_text(errors="replace") for rank in range(ranks)]
@@ -96,7 +102,7 @@ def serve() -> None:
         print(json.dumps(run(**json.loads(line))), file=answers, flush=True)
 
 
-def run(script, arguments, ranks, environment, timeout, folder) -> list[int]:
+def run(script, arguments, ranks, environment, timeout, folder, kills_others) -> list[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -128,7 +134,7 @@ def run(script, arguments, ranks, environment, timeout, folder) -> list[int]:
         child, status = os.wait()
         rank = children.pop(child)
         codes[rank] = os.waitstatus_to_exitcode(status)
-        if codes[rank]:
+        if codes[rank] and (kills_others or len(children) == 1):
             kill_others()
     signal.alarm(0)
     return codes

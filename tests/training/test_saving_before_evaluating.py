@@ -13,6 +13,7 @@ from tests.test_drop_in import TEXTS, text_model
 from tests.testing.tiny import pair_dataset, tiny_llava
 from trl_modality import ModalityBalancedSFTTrainer
 from trl_modality.training.guarded import GuardedSFTTrainer
+from trl_modality.training.manifest import MANIFEST, read_manifest, verify_files
 
 
 class Watch(TrainerCallback):
@@ -85,7 +86,8 @@ def test_what_is_left_is_what_the_host_leaves(tmp_path, limit, load_best):
         assert torch.equal(weight, other)
     for name in ours.names():
         files, other = ({path.name for path in (tmp_path / run / name).iterdir()} for run in ("own", "host"))
-        assert files == other
+        assert files == other | {MANIFEST}
+        verify_files(tmp_path / "own" / name, read_manifest(tmp_path / "own" / name))
         states = [json.loads((tmp_path / run / name / "trainer_state.json").read_text()) for run in ("own", "host")]
         for state in states:
             state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name

@@ -20,6 +20,7 @@ from .._compat import (
 )
 from .health import HEALTH_STATE, HealthGate
 from .metrics import LossMetrics
+from .ranks import waiting_for_others
 from .resume import RunIdentity
 
 
@@ -35,12 +36,10 @@ class GuardedSFTTrainer(SFTTrainer):
     best checkpoint, is brought up to date after the evaluation.
     """
 
-    _identity: RunIdentity
-    """Set by whoever derives from it, once its trainer is complete."""
-
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._health = HealthGate(self)
+        self._health, self._identity = HealthGate(self), RunIdentity(self)
+        self.add_callback(self._identity)
         # The step whose checkpoint is on disk, but for what the evaluation of that step adds to it
         self._saved_before_evaluation: int | None = None
         self._writes_state_only = False
@@ -56,7 +55,8 @@ class GuardedSFTTrainer(SFTTrainer):
     # Training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args, **kwargs) -> Any:
-        with self._identity.training(resume_from_checkpoint, trial) as checkpoint:
+        identity = self._identity.training(resume_from_checkpoint, trial)
+        with waiting_for_others(self.args), identity as checkpoint:
             return super().train(checkpoint, trial, *args, **kwargs)
 
     def create_scheduler(self, *args, **kwargs) -> Any:

@@ -1,12 +1,20 @@
 """Decisions that all processes of a run take alike: an error on one is an error on each, and none waits for it."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+from .._compat import set_group_timeout
 from .fingerprint import ABSENT, flat
+
+
+# What gloo and NCCL say when another process does not answer, or has ended
+LOST = re.compile(r"time.?out|timed out|connection (closed|reset|refused)|NCCL|broken pipe", re.IGNORECASE)
 
 
 def on_main(accelerator: Accelerator, decide: Callable[[], Any]) -> Any:
@@ -65,3 +73,27 @@ def _disagreement(name: str, by_rank: list[Mapping[str, Any]]) -> str | None:
     if None in values and name == "model.base_weights" or all(value == values[0] for value in values):
         return None
     return f"`{name}` is " + ", ".join(f"{value!r} on rank {rank}" for rank, value in enumerate(values))
+
+
+@contextmanager
+def waiting_for_others(args: Any) -> Iterator[None]:
+    """A context in which processes on CPUs wait for one another as long as `ddp_timeout` says, and errors name it.
+
+    The host passes it on to groups of GPUs alone: a process that is stopped would keep the others waiting for half an
+    hour, whatever the option.
+    """
+    if args.world_size == 1 or not torch.distributed.is_initialized():
+        yield
+        return
+    if "gloo" in torch.distributed.get_backend():
+        set_group_timeout(args.ddp_timeout)
+    try:
+        yield
+    except RuntimeError as error:
+        if LOST.search(str(error)):
+            error.add_note(
+                f"Process {args.process_index} of {args.world_size} waited for the others: one of them has ended (its "
+                f"own output says why), or did not answer for {args.ddp_timeout} s (`ddp_timeout`). Go on from the "
+                "last checkpoint with `resume_from_checkpoint=True`."
+            )
+        raise

@@ -42,7 +42,7 @@ class RunIdentity(TrainerCallback):
     (`remember_hyperparameters`), and when a checkpoint is complete (`checkpoint_saved`).
 
     Args:
-        trainer: The trainer, complete; what it was given beside its config is looked at here.
+        trainer: Any trainer of the package.
 
     Attributes:
         run_id: Random for every new run; a resumed run keeps that of its checkpoint.
@@ -50,7 +50,8 @@ class RunIdentity(TrainerCallback):
     """
 
     def __init__(self, trainer: Any):
-        self._trainer, self._given = trainer, given_fingerprint(trainer)
+        self._trainer = trainer
+        self._given: dict[str, Any] | None = None
         self._writer, self._hyperparameters = ManifestWriter(), Hyperparameters()
         self._own_runs: set[str] = set()
         self._fingerprint: dict[str, Any] | None = None
@@ -71,6 +72,7 @@ class RunIdentity(TrainerCallback):
                 this one is not; ranks that do not agree.
         """
         args, accelerator = self._trainer.args, self._trainer.accelerator
+        self._given = self._given or given_fingerprint(self._trainer)  # before the host makes what it was not given
         folder = Path(self._trainer._get_output_dir(trial))
         saves = str(getattr(args.save_strategy, "value", args.save_strategy)) != "no" or args.enable_jit_checkpoint
         with ExitStack() as held:
@@ -149,7 +151,7 @@ class RunIdentity(TrainerCallback):
         self._hyperparameters.begin(None if checkpoint is None else manifest_step(checkpoint))
 
     def _made_fingerprint(self) -> dict[str, Any]:
-        return agreed(self._trainer.accelerator, lambda: run_fingerprint(self._trainer, self._given))
+        return agreed(self._trainer.accelerator, lambda: run_fingerprint(self._trainer, self._given or {}))
 
     # What the trainer tells it of
 
