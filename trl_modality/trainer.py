@@ -17,6 +17,7 @@ from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward,
 from .modeling.token_layout import CollatorWithTokenLayout, counted_labels, without_stale_layout
 from .training.bad_rows import quarantine_of
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
+from .training.choosing import check_choosing
 from .training.datasets import named_datasets, without_repeated_rows
 from .training.gap import EvaluationGap
 from .training.guarded import GuardedSFTTrainer
@@ -93,6 +94,8 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
             self.args.padding_free = run.padding_free
             self._set_up_pairs(schedule, own_collator=given.get("data_collator") is not None)
         self._gap = EvaluationGap(self, gap_evaluator)
+        if self._uses_views:
+            check_choosing(self, gap_evaluator, measures_gap=self._gap.is_on)
 
     def _set_up_pairs(self, schedule: Schedule | None, own_collator: bool) -> None:
         """Everything that only a run with pairs has; `SFTTrainer` is complete by now."""

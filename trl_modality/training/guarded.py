@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate.utils.memory import should_reduce_batch_size
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+from transformers.utils import logging
 from trl import SFTTrainer
 
 from .._compat import (
@@ -18,11 +20,13 @@ from .._compat import (
     replacing_its_file,
     rotate_checkpoints,
 )
-from .health import HEALTH_STATE, HealthGate
+from .health import HEALTH_STATE, HealthGate, how_to_go_on
 from .metrics import LossMetrics
 from .ranks import waiting_for_others
 from .resume import RunIdentity
 
+
+logger = logging.get_logger(__name__)
 
 EVALUATION_IS_DUE = "evaluation_is_due"
 """In the state of the gate: the checkpoint was written before an evaluation that did not end."""
@@ -45,6 +49,10 @@ class GuardedSFTTrainer(SFTTrainer):
         self._writes_state_only = False
         self._given_args: dict[str, Any] = {}
         self._kept: Any = None
+        if self.args.fp16 and self.args.device.type == "cpu":
+            logger.warning(
+                "`fp16=True` does nothing on a CPU: the run is in float32. Use `bf16=True` there, or leave both out."
+            )
 
     # To override
 
@@ -73,7 +81,23 @@ class GuardedSFTTrainer(SFTTrainer):
             if self.state.global_step >= self.state.max_steps:  # resumed after it: the host would make another step
                 self.control.should_training_stop = True
             if not self.control.should_training_stop:
-                super()._run_epoch(*args, **kwargs)
+                self._run_steps(*args, **kwargs)
+
+    def _run_steps(self, *args, **kwargs) -> None:
+        try:
+            super()._run_epoch(*args, **kwargs)
+        except Exception as error:
+            taken = self.state.global_step - self._initial_global_step
+            if taken and self.args.auto_find_batch_size and should_reduce_batch_size(error):
+                # The host would begin at the first step again, with weights that are those of a later one
+                size = self._train_batch_size
+                raise RuntimeError(
+                    f"Memory ran out in step {self.state.global_step + 1}, with batches of {size} rows. "
+                    "`auto_find_batch_size` finds a smaller batch at the first step alone: later the weights have "
+                    f"been trained already. Set `per_device_train_batch_size` below {size}. "
+                    f"{how_to_go_on(self.args.output_dir)}"
+                ) from error
+            raise
 
     def training_step(self, *args, **kwargs):
         if self._health.is_at_the_beginning and self._health.policy == "skip":

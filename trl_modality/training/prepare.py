@@ -13,7 +13,8 @@ from transformers.utils import logging
 from .._compat import keep_4bit_trainable
 from .._extras import require
 from ..collation.collator import PairedCollator
-from ..config import LESS_IS_BETTER, ModalityBalancedSFTConfig
+from ..config import ModalityBalancedSFTConfig
+from ..config_checks import LESS_IS_BETTER
 from ..curriculum.options import RunSchedule
 from ..modeling.families import shares_prefix
 from ..modeling.forward import add_paired_loss
