@@ -18,7 +18,12 @@ from trl import SFTConfig, SFTTrainer
 from tests.testing.tiny import pair_dataset, pair_row, tiny_llava, written_out
 from tests.testing.tiny_families import build
 from trl_modality import ModalityBalancedSFTTrainer
-from trl_modality._compat import DataCollatorForVisionLanguageModeling, name_attention
+from trl_modality._compat import (
+    DataCollatorForVisionLanguageModeling,
+    GreedyLR,
+    name_attention,
+    rotate_checkpoints,
+)
 from trl_modality.modeling.families import FAMILIES
 from trl_modality.modeling.flex import BLOCK
 
@@ -49,6 +54,24 @@ def test_floors_are_met():
             ["self", "dataloader", "description", "prediction_loss_only", "ignore_keys", "metric_key_prefix"],
         ),
         ("get_tp_size", ["self"]),
+        ("_get_grad_norm", ["self", "model", "grad_norm"]),
+        ("_finalize_training", ["self", "trial", "num_train_samples", "start_time"]),
+        ("_evaluate", ["self", "trial", "ignore_keys_for_eval", "skip_scheduler"]),
+        (
+            "_maybe_log_save_evaluate",
+            [
+                *["self", "tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval"],
+                *["start_time", "learning_rate"],
+            ],
+        ),
+        ("_save_checkpoint", ["self", "model", "trial"]),
+        ("_get_output_dir", ["self", "trial"]),
+        ("save_model", ["self", "output_dir", "_internal_call"]),
+        ("_save", ["self", "output_dir", "state_dict"]),
+        ("_save_optimizer_and_scheduler", ["self", "output_dir"]),
+        ("_save_scaler", ["self", "output_dir"]),
+        ("_save_rng_state", ["self", "output_dir"]),
+        ("_load_rng_state", ["self", "checkpoint"]),
     ],
 )
 def test_methods_we_override_or_call(method, expected):
@@ -63,10 +86,44 @@ def test_methods_we_override_or_call(method, expected):
         ("get_batch_samples", "_get_num_items_in_batch"),
         ("_run_epoch", "get_batch_samples"),
         ("predict", "evaluation_loop"),
+        ("_run_epoch", "training_step"),
+        ("_run_epoch", "_get_grad_norm"),
+        ("_inner_training_loop", "_run_epoch"),
+        ("_inner_training_loop", "_finalize_training"),
+        ("_run_epoch", "_maybe_log_save_evaluate"),
+        ("_maybe_log_save_evaluate", "_evaluate"),
+        ("_maybe_log_save_evaluate", "_save_checkpoint"),
+        ("_save_checkpoint", "save_model"),
+        ("_save_checkpoint", "_save_optimizer_and_scheduler"),
+        ("_save_checkpoint", "_save_scaler"),
+        ("_save_checkpoint", "_save_rng_state"),
+        ("save_model", "_save"),
     ],
 )
 def test_the_host_calls_what_we_override(caller, callee):
     assert f"self.{callee}(" in inspect.getsource(getattr(Trainer, caller))
+
+
+def test_how_the_host_makes_a_step_and_a_checkpoint():
+    """The order that the health gate and the saving before evaluations stand in."""
+    epoch, epochs = inspect.getsource(Trainer._run_epoch), inspect.getsource(Trainer._inner_training_loop)
+    places = [epoch.index(each) for each in ("self._get_grad_norm(", "self.optimizer.step(", "model.zero_grad(")]
+    assert places == sorted(places)
+    assert "self.args.logging_nan_inf_filter" in epoch
+    for name in ("epoch", "epochs_trained", "trial", "ignore_keys_for_eval", "start_time"):
+        assert f"{name}={name}" in epochs
+    due = inspect.getsource(Trainer._maybe_log_save_evaluate)
+    assert due.index("self._evaluate(") < due.index("self._save_checkpoint(")
+    saved = inspect.getsource(Trainer._save_checkpoint)
+    assert "self.state.save_to_json(" in saved
+    assert "save_total_limit=self.args.save_total_limit" in saved
+    assert parameters(rotate_checkpoints)[:4] == [
+        "output_dir",
+        "save_total_limit",
+        "best_model_checkpoint",
+        "use_mtime",
+    ]
+    assert hasattr(GreedyLR, "step")
 
 
 def test_the_hosts_collator_has_the_settings_that_ours_takes_over():

@@ -221,7 +221,7 @@ def test_best_model_is_really_loaded(config, tmp_path, make_trainer):
         save_strategy="steps",
         save_steps=1,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_gap_nats",
+        metric_for_best_model="eval_vision_centric_nll",
     )
     trainer = make_trainer(
         args,
@@ -229,7 +229,7 @@ def test_best_model_is_really_loaded(config, tmp_path, make_trainer):
         eval_dataset=pair_dataset(4, first=50),
     )
     trainer.train()
-    assert trainer.evaluate()["eval_gap_nats"] == pytest.approx(trainer.state.best_metric, rel=1e-5)
+    assert trainer.evaluate()["eval_vision_centric_nll"] == pytest.approx(trainer.state.best_metric, rel=1e-5)
 
 
 def test_return_outputs_gives_the_models_logits(config, make_trainer):

@@ -42,6 +42,7 @@ __all__ = [
     "head_logit_scale",
     "keep_4bit_trainable",
     "load_renamed_checkpoint",
+    "replacing_its_file",
     "rotate_checkpoints",
     "varlen_kernel",
 ]
@@ -283,6 +284,24 @@ def has_shuffle_buffer(stream: Any) -> bool:
         return is_buffer or any(any_buffer(each) for each in inner if each is not None)
 
     return any_buffer(stream._ex_iterable)
+
+
+@contextmanager
+def replacing_its_file(state: Any) -> Iterator[None]:
+    """A context in which a `TrainerState` is written beside its file, which it then replaces: whoever is killed
+    meanwhile leaves the old one whole. Expiry: when `save_to_json` does.
+    """
+    write = state.save_to_json
+
+    def write_whole(path: str) -> None:
+        write(f"{path}.new")
+        Path(f"{path}.new").replace(path)
+
+    state.save_to_json = write_whole
+    try:
+        yield
+    finally:
+        del state.save_to_json
 
 
 def last_complete_checkpoint(folder: Any) -> str | None:

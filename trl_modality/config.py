@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 from trl import SFTConfig
 
-from .config_checks import NONFINITE_POLICIES, check_config
+from .config_checks import LESS_IS_BETTER, NONFINITE_POLICIES, check_config, choose_metric
 from .curriculum.schedule import FACTORS, SCHEDULES
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
@@ -15,9 +15,6 @@ from .views import BAD_ROW_POLICIES, OVERLONG_POLICIES
 
 
 logger = logging.get_logger(__name__)
-
-# How the metrics end of which less is better; the host knows `loss` alone
-LESS_IS_BETTER = ("_accuracy_gap", "_gap_nats", "_nll", "_kl")
 
 
 @dataclass
@@ -117,7 +114,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
             Number of pairs of each evaluation dataset, spread evenly over it, that the model answers in both views at
             every evaluation; its answers are graded by the `answer` of the pair. −1 asks every pair, 0 none; of a
             stream, the first ones are asked. The metrics are `eval_text_rich_accuracy`,
-            `eval_vision_centric_accuracy` and `eval_accuracy_gap`.
+            `eval_vision_centric_accuracy`, `eval_accuracy_gap` and `eval_balanced_accuracy`, the harmonic mean of both
+            accuracies, by which the best checkpoint is chosen where no `metric_for_best_model` is given.
         gap_eval_max_new_tokens (`int`, *optional*, defaults to `256`):
             Tokens that an answer may have.
         gap_eval_tolerance (`float`, *optional*, defaults to `0.0`):
@@ -144,7 +142,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
             Number of steps that `on_nonfinite="skip"` skips in a run; at the next one it stops.
 
         `greater_is_better` of [`~transformers.TrainingArguments`] is False by default where `metric_for_best_model` is
-        a gap, a divergence or a loss of a view.
+        a loss of a view. A gap or a divergence is refused as that metric: a model that has forgotten everything has
+        none.
     """
 
     # Parameters that control the loss
@@ -303,7 +302,8 @@ class ModalityBalancedSFTConfig(SFTConfig):
             "help": "Number of pairs of each evaluation dataset, spread evenly over it, that the model answers in "
             "both views at every evaluation; its answers are graded by the `answer` of the pair. -1 asks every pair, "
             "0 none; of a stream, the first ones are asked. The metrics are `eval_text_rich_accuracy`, "
-            "`eval_vision_centric_accuracy` and `eval_accuracy_gap`."
+            "`eval_vision_centric_accuracy`, `eval_accuracy_gap` and `eval_balanced_accuracy`, the harmonic mean of "
+            "both accuracies, by which the best checkpoint is chosen where no `metric_for_best_model` is given."
         },
     )
     gap_eval_max_new_tokens: int = field(default=256, metadata={"help": "Tokens that an answer may have."})
@@ -357,9 +357,7 @@ class ModalityBalancedSFTConfig(SFTConfig):
         check_config(self)
         if self.share_prefix != "auto":
             self.share_prefix = bool(self.share_prefix)
-        # The host takes names without their "eval_" too
-        if self.greater_is_better is None and f"_{self.metric_for_best_model or ''}".endswith(LESS_IS_BETTER):
-            self.greater_is_better = False
+        choose_metric(self)
         super().__post_init__()
 
 

@@ -12,6 +12,21 @@ from .views import BAD_ROW_POLICIES, OVERLONG_POLICIES
 
 
 NONFINITE_POLICIES = ("stop", "skip")
+BALANCED = "balanced_accuracy"
+# How the metrics end of which less is better; the host knows `loss` alone
+LESS_IS_BETTER = ("_accuracy_gap", "_gap_nats", "_nll", "_kl")
+
+
+def choose_metric(args: Any) -> None:
+    """Fill in `metric_for_best_model` and `greater_is_better` where they are not given, before the host does."""
+    # With a `gap_evaluator` the trainer chooses likewise: it has to know that the host's `loss` was nobody's word
+    args.chooses_by_default = args.metric_for_best_model is None
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    if args.chooses_by_default and args.gap_eval_rows and (args.load_best_model_at_end or strategy == "best"):
+        args.metric_for_best_model = BALANCED
+    # The host takes names without their "eval_" too
+    if args.greater_is_better is None and f"_{args.metric_for_best_model or ''}".endswith(LESS_IS_BETTER):
+        args.greater_is_better = False
 
 
 def check_config(args: Any) -> None:

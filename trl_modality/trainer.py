@@ -11,13 +11,13 @@ from .collation.collator import PairedCollator
 from .curriculum.deadline import saying_why_workers_die, with_deadline
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import Schedule
-from .data.rows import PairRows
 from .evaluation.gap import ModalityGapEvaluator
 from .modeling.attention import follows_segments, shared_prefix_attention
 from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward, output_with_logits
 from .modeling.token_layout import CollatorWithTokenLayout, counted_labels, without_stale_layout
-from .training.bad_rows import quarantine_of
+from .training.bad_rows import evaluated_rows, quarantine_of
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
+from .training.choosing import check_choosing
 from .training.datasets import named_datasets, without_repeated_rows
 from .training.gap import EvaluationGap
 from .training.guarded import GuardedSFTTrainer
@@ -94,6 +94,8 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
             self.args.padding_free = run.padding_free
             self._set_up_pairs(schedule, own_collator=given.get("data_collator") is not None)
         self._gap = EvaluationGap(self, gap_evaluator)
+        if self._uses_views:
+            check_choosing(self, gap_evaluator, measures_gap=self._gap.is_on)
 
     def _set_up_pairs(self, schedule: Schedule | None, own_collator: bool) -> None:
         """Everything that only a run with pairs has; `SFTTrainer` is complete by now."""
@@ -141,9 +143,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
 
     def _remove_unused_columns(self, dataset, description=None) -> Any:
         dataset = super()._remove_unused_columns(dataset, description)
-        if not self._uses_views:
-            return dataset
-        return PairRows(dataset, "eval_dataset", keeps_errors=self.args.bad_rows == "skip")
+        return evaluated_rows(dataset, self.args) if self._uses_views else dataset
 
     def get_train_dataloader(self) -> Any:
         if self._run_plan is None or self.train_dataset is None:

@@ -255,6 +255,8 @@ class Watched(ModalityBalancedSFTTrainer):
 # Functions of ours that wait: those of a report, and of the last batch of an evaluation, whose layout is made anew
 # when labels of repeated rows are taken out
 ONCE_A_REPORT = {"sums", "report"}
+# The health gate; the host's look at each loss, of which there were two a micro-batch, is turned off for it
+ONCE_A_STEP = {"passes"}
 ONCE_AN_EVALUATION = {"without_examples_from", "on_host", "<dictcomp>", "_changed", "changed", "<lambda>"}
 
 
@@ -298,7 +300,10 @@ def test_a_whole_training(config, options):
     def waiting(points) -> set[str]:
         return {point.by.rpartition(" ")[2] for point in points if point.is_ours}
 
-    assert waiting(in_training) == ONCE_A_REPORT
+    assert waiting(in_training) == ONCE_A_REPORT | ONCE_A_STEP
+    looks = [count for point, count in in_training.items() if point.by.endswith(" passes")]
+    assert sum(looks) == trainer.state.global_step
+    assert not any(point.by.endswith(" _run_epoch") for point in in_training)
     assert waiting(gpu.blocking - in_training) <= ONCE_A_REPORT | ONCE_AN_EVALUATION
     gpu.blocking = trainer.in_micro_batches
     gpu.check_blocking()

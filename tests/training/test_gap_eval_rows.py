@@ -59,7 +59,7 @@ def test_metrics_and_files_are_those_of_the_evaluator(config, tmp_path):
 def test_each_set_of_several_has_its_own(config):
     sets = {"charts": answered_dataset(4), "plane geometry": answered_dataset(2)}
     sets["text"] = Dataset.from_list([{"prompt": "1 +", "completion": " 1", "images": []}])
-    args = evaluating(config, gap_eval_rows=-1, metric_for_best_model="eval_charts_accuracy_gap")
+    args = evaluating(config, gap_eval_rows=-1, metric_for_best_model="eval_charts_balanced_accuracy")
     trainer = trainer_of(args, sets)
     metrics = trainer.evaluate()
     assert {name for name in metrics if name.endswith("accuracy_gap")} == {

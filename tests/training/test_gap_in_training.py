@@ -17,6 +17,7 @@ from tests.testing.tiny import pair_dataset, pair_row, tiny_llava, written_out
 from trl_modality import GapCallback, ModalityBalancedSFTTrainer
 from trl_modality.evaluation.models.generation import TransformersGenerator, base_of
 from trl_modality.evaluation.models.requests import Request
+from trl_modality.evaluation.results import balanced_accuracy
 from trl_modality.modeling.attention import follows_segments
 from trl_modality.views import View, load_images
 
@@ -26,7 +27,13 @@ class Result:
         self._gap = gap
 
     def metrics(self):
-        return {"text_rich_accuracy": 0.5, "vision_centric_accuracy": 0.5 - self._gap, "accuracy_gap": self._gap}
+        vision = 0.5 - self._gap
+        return {
+            "text_rich_accuracy": 0.5,
+            "vision_centric_accuracy": vision,
+            "accuracy_gap": self._gap,
+            "balanced_accuracy": balanced_accuracy(0.5, vision),
+        }
 
 
 class ScriptedEvaluator:
@@ -80,13 +87,13 @@ def every_two_steps(config, **kwargs):
     return config(max_steps=6, eval_strategy="steps", eval_steps=2, **kwargs)
 
 
-def test_the_best_checkpoint_is_that_of_the_smallest_gap(config):
+def test_the_best_checkpoint_is_that_of_the_best_views(config):
     args = every_two_steps(
         config,
         save_strategy="steps",
         save_steps=2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_accuracy_gap",
+        metric_for_best_model="eval_balanced_accuracy",
     )
     trainer = trainer_of(args, gap_evaluator=ScriptedEvaluator())
     weights = {}
@@ -97,9 +104,9 @@ def test_the_best_checkpoint_is_that_of_the_smallest_gap(config):
 
     trainer.add_callback(Keep())
     trainer.train()
-    assert not args.greater_is_better, "the smaller gap is the better one"
+    assert args.greater_is_better
     assert trainer.state.best_global_step == 4
-    assert trainer.state.best_metric == 0.2
+    assert trainer.state.best_metric == balanced_accuracy(0.5, 0.3)
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
     assert torch.equal(trainer.model.lm_head.weight, weights[4])
     assert not torch.equal(weights[4], weights[6])
@@ -109,13 +116,13 @@ def test_the_best_checkpoint_is_that_of_the_smallest_gap(config):
     assert all(log["eval_text_rich_nll"] > 0 for log in logged), "beside the losses, in the same log"
 
 
-def test_training_stops_where_the_gap_no_longer_shrinks(config):
+def test_training_stops_where_the_views_no_longer_improve(config):
     args = every_two_steps(
         config,
         save_strategy="steps",
         save_steps=2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_accuracy_gap",
+        metric_for_best_model="eval_balanced_accuracy",
     )
     args.max_steps = 20
     trainer = trainer_of(args, gap_evaluator=ScriptedEvaluator(), callbacks=[EarlyStoppingCallback(1)])
@@ -222,6 +229,7 @@ def test_the_callback_is_for_any_trainer(config):
         "eval_text_rich_accuracy",
         "eval_vision_centric_accuracy",
         "eval_accuracy_gap",
+        "eval_balanced_accuracy",
     }
     evals = Path(measured.args.output_dir, "evals")
     assert evaluator.folders == [(evals / f"step-{n}", f"step-{n}") for n in (2, 4, 5)]

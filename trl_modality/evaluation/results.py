@@ -119,6 +119,18 @@ def _difference(
     return paired_difference(firsts, seconds, confidence=confidence)
 
 
+def balanced_accuracy(text_rich: float, vision_centric: float) -> float:
+    """The harmonic mean of the accuracies in both views, 2·a·b / (a + b), from 0 to 1; 0 where both are 0.
+
+    A number to choose a model by: it is 1 only where both views are answered right, 0 where one of them never is, and
+    falls with either. A gap has its best value where both views are answered equally badly. The smaller of the two
+    accuracies would not see text_rich fall as long as vision_centric is worse; their mean lets one view pay for the
+    other. (It is not the mean of recalls by class that goes by this name for classifiers.)
+    """
+    total = text_rich + vision_centric
+    return 2 * text_rich * vision_centric / total if total else 0.0
+
+
 def summarize_groups(records: Sequence[AnswerRecord], confidence: float = 0.95) -> dict[str, dict[str, Summary]]:
     """A `Summary` of the rows of each category and of each level: grouping ("category", "level") → group → summary.
 
@@ -270,8 +282,9 @@ class GapResult:
     def metrics(self) -> dict[str, float]:
         """The main numbers by the names that trainers log.
 
-        `{condition}_accuracy`, `accuracy_gap` and `vision_gain` are shares, `{condition}_unfinished` is the share of
-        answers that were cut off, `{condition}_nll` and `gap_nats` are nats per token.
+        `{condition}_accuracy`, `accuracy_gap`, `balanced_accuracy` and `vision_gain` are shares,
+        `{condition}_unfinished` is the share of answers that were cut off, `{condition}_nll` and `gap_nats` are nats
+        per token.
         """
         metrics: dict[str, float] = {}
         for name, accuracy in self.conditions.items():
@@ -279,6 +292,9 @@ class GapResult:
             metrics[f"{name}_unfinished"] = self.summary.unfinished.get(name, 0) / accuracy.total
         if self.gap is not None:
             metrics["accuracy_gap"] = self.gap.estimate
+            metrics["balanced_accuracy"] = balanced_accuracy(
+                *(self.conditions[name].accuracy for name in (Condition.TEXT_RICH, Condition.VISION_CENTRIC))
+            )
         if self.vision_gain is not None:
             metrics["vision_gain"] = self.vision_gain.estimate
         if self.nats is not None:

@@ -2,17 +2,33 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate.utils.memory import should_reduce_batch_size
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+from transformers.utils import logging
 from trl import SFTTrainer
 
-from .._compat import GreedyLR, last_complete_checkpoint, load_renamed_checkpoint, rotate_checkpoints
-from .health import HEALTH_STATE, HealthGate
+from .._compat import (
+    GreedyLR,
+    last_complete_checkpoint,
+    load_renamed_checkpoint,
+    replacing_its_file,
+    rotate_checkpoints,
+)
+from .health import HEALTH_STATE, HealthGate, how_to_go_on
 from .metrics import LossMetrics
+
+
+logger = logging.get_logger(__name__)
+
+EVALUATION_IS_DUE = "evaluation_is_due"
+"""In the state of the gate: the checkpoint was written before an evaluation that did not end."""
 
 
 class GuardedSFTTrainer(SFTTrainer):
@@ -31,6 +47,10 @@ class GuardedSFTTrainer(SFTTrainer):
         self._writes_state_only = False
         self._given_args: dict[str, Any] = {}
         self._kept: Any = None
+        if self.args.fp16 and self.args.device.type == "cpu":
+            logger.warning(
+                "`fp16=True` does nothing on a CPU: the run is in float32. Use `bf16=True` there, or leave both out."
+            )
 
     # To override
 
@@ -57,7 +77,27 @@ class GuardedSFTTrainer(SFTTrainer):
         with self._args_set(logging_nan_inf_filter=False):
             if kwargs["epoch"] == kwargs["epochs_trained"]:
                 self._health.begin()
+                self._evaluate_what_is_due(kwargs["trial"], kwargs["ignore_keys_for_eval"], kwargs["start_time"])
+            if self.state.global_step >= self.state.max_steps:  # resumed after it: the host would make another step
+                self.control.should_training_stop = True
+            if not self.control.should_training_stop:
+                self._run_steps(*args, **kwargs)
+
+    def _run_steps(self, *args, **kwargs) -> None:
+        try:
             super()._run_epoch(*args, **kwargs)
+        except Exception as error:
+            taken = self.state.global_step - self._initial_global_step
+            if taken and self.args.auto_find_batch_size and should_reduce_batch_size(error):
+                # The host would begin at the first step again, with weights that are those of a later one
+                size = self._train_batch_size
+                raise RuntimeError(
+                    f"Memory ran out in step {self.state.global_step + 1}, with batches of {size} rows. "
+                    "`auto_find_batch_size` finds a smaller batch at the first step alone: later the weights have "
+                    f"been trained already. Set `per_device_train_batch_size` below {size}. "
+                    f"{how_to_go_on(self.args.output_dir)}"
+                ) from error
+            raise
 
     def training_step(self, *args, **kwargs):
         if self._health.is_at_the_beginning and self._health.policy == "skip":
@@ -98,6 +138,7 @@ class GuardedSFTTrainer(SFTTrainer):
                 del host[name]
 
     def _finalize_training(self, trial, num_train_samples, start_time):
+        self._evaluate_what_is_due(trial, None, start_time)  # resumed after the last step
         taken = self.state.global_step - self._initial_global_step
         if skipped := min(self._health.skipped_here, taken - 1):
             # The host divides by all steps
@@ -144,6 +185,25 @@ class GuardedSFTTrainer(SFTTrainer):
                 shutil.rmtree(self._checkpoint_folder(trial), ignore_errors=True)
             self._saved_before_evaluation = None
 
+    def _evaluate_what_is_due(self, trial, ignore_keys_for_eval, start_time) -> None:
+        """Evaluate the step that a training goes on from, if its evaluation did not end in the training before."""
+        state: Any = self.state
+        if not (state.stateful_callbacks.get(HEALTH_STATE) or {}).get(EVALUATION_IS_DUE):
+            return
+        del state.stateful_callbacks[HEALTH_STATE][EVALUATION_IS_DUE]
+        if self.args.eval_strategy == "no":
+            return
+        folder = self._checkpoint_folder(trial)
+        if os.path.isfile(os.path.join(folder, TRAINER_STATE_NAME)):
+            # An evaluation may draw random numbers. The host loads those of the checkpoint when it has the first
+            # batch, and finds in it what the evaluation left
+            self._load_rng_state(folder)
+            self._saved_before_evaluation = state.global_step
+        self.control.should_evaluate = self.control.should_save = True
+        self._maybe_log_save_evaluate(
+            self._tr_loss, None, self.model_wrapped, trial, state.epoch, ignore_keys_for_eval, start_time
+        )
+
     # Checkpoints
 
     def _checkpoint_folder(self, trial: Any) -> str:
@@ -153,8 +213,11 @@ class GuardedSFTTrainer(SFTTrainer):
         """Write the checkpoint of a step that is to be evaluated, and delete none yet."""
         if self._saved_before_evaluation == self.state.global_step:
             return  # resumed from it
+        states: Any = self.state.stateful_callbacks
+        states[HEALTH_STATE] = {**(states.get(HEALTH_STATE) or {}), EVALUATION_IS_DUE: True}
         with self._args_set(push_to_hub=False):
             self._write_checkpoint(trial, state_only=False)
+        del states[HEALTH_STATE][EVALUATION_IS_DUE]
         self._saved_before_evaluation = self.state.global_step
 
     def _save_checkpoint(self, model, trial):
@@ -174,13 +237,15 @@ class GuardedSFTTrainer(SFTTrainer):
         """Write the checkpoint of the current step; or only what an evaluation changes, where the rest is written."""
         if not state_only:
             self._health.check_weights(agree=True)
+        states: Any = self.state.stateful_callbacks
         if self._health.skipped:
-            states: Any = self.state.stateful_callbacks
-            states[HEALTH_STATE] = {"skipped_steps": self._health.skipped}
+            states[HEALTH_STATE] = {**(states.get(HEALTH_STATE) or {}), "skipped_steps": self._health.skipped}
+        elif not states.get(HEALTH_STATE):
+            states.pop(HEALTH_STATE, None)  # with no fault, a checkpoint is what the host's is
         model: Any = self.model_wrapped
         self._writes_state_only = state_only
         try:
-            with self._args_set(save_total_limit=None):
+            with self._args_set(save_total_limit=None), replacing_its_file(self.state):
                 super()._save_checkpoint(model, trial)
         finally:
             self._writes_state_only = False
@@ -205,6 +270,15 @@ class GuardedSFTTrainer(SFTTrainer):
     def _save_optimizer_and_scheduler(self, output_dir):
         if not self._writes_state_only:
             super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_rng_state(self, output_dir):
+        if not self._writes_state_only:
+            super()._save_rng_state(output_dir)
+            return
+        with tempfile.TemporaryDirectory(prefix=".rng-", dir=self.args.output_dir) as folder:
+            super()._save_rng_state(folder)
+            for name in os.listdir(folder):
+                os.replace(os.path.join(folder, name), os.path.join(output_dir, name))
 
     def _save_scaler(self, output_dir):
         if not self._writes_state_only:

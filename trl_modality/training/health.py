@@ -91,12 +91,20 @@ class HealthGate:
     Args:
         trainer: Any trainer of transformers. Of its config, `on_nonfinite` is `"stop"` (default) or `"skip"`, and
             `nonfinite_limit` the number of skipped steps of a run after which it stops.
+
+    Raises:
+        ValueError: steps are to be skipped that are made inside of the backward.
     """
 
     def __init__(self, trainer: Any):
         self._trainer = trainer
         self.policy = getattr(trainer.args, "on_nonfinite", "stop")
         self.limit = getattr(trainer.args, "nonfinite_limit", 10)
+        if self.policy == "skip" and steps_in_backward(trainer):
+            raise ValueError(
+                "`on_nonfinite='skip'` cannot skip a step of DeepSpeed or of LOMO, which is made inside of the "
+                "backward; use 'stop', which ends the run right after it."
+            )
         self.skipped = self.skipped_here = self.skipped_since_log = self.steps_since_log = 0
         """Skipped steps of the run, of this training, since the last log; and all steps since then."""
         self._micro_batches: list[MicroBatch] = []
@@ -307,7 +315,7 @@ def how_to_go_on(output_dir: Any) -> str:
 
 def steps_in_backward(trainer: Any) -> bool:
     """Whether the optimizer's step is made inside of the backward, where no gate can stand before it."""
-    return bool(trainer.is_deepspeed_enabled)
+    return bool(trainer.is_deepspeed_enabled) or "lomo" in str(trainer.args.optim)
 
 
 def trained_weights_are_finite(model: torch.nn.Module) -> torch.Tensor:
