@@ -43,23 +43,13 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "on_nonfinite: skip\nnonfinite_limit: 3\n"
         "resume_overrides: [kl_weight, model]\n"
     )
-    flags = [
-        "--kl_weight",
-        "0.5",
-        "--text_rich_weight",
-        "0",
-        "--vision_centric_weight",
-        "2",
-        "--gradient_filter",
-        "0.001",
-        "--curriculum",
-        "two_stage",
-        "--share_prefix",
-        "True",
-    ]
+    flags = (
+        "--kl_weight 0.5 --text_rich_weight 0 --vision_centric_weight 2 --gradient_filter 0.001 "
+        "--curriculum two_stage --share_prefix True"
+    )
     base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--config", str(recipe)]
     (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config(
-        [*base, *flags, "--curriculum_switch", "0.2"]
+        [*base, *flags.split(), "--curriculum_switch", "0.2"]
     )
     given = {field.name: getattr(args, field.name) for field in OURS}
     assert given == {

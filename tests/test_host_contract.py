@@ -349,3 +349,16 @@ def test_a_loader_for_one_process_is_not_sharded_again():
     loader = torch.utils.data.DataLoader(list(range(8)), batch_sampler=sampler)
     prepared = prepare_data_loader(loader, torch.device("cpu"), num_processes=1, process_index=0, put_on_device=True)
     assert prepared.batch_sampler is sampler
+
+
+def test_a_data_loader_has_one_place_where_its_iterators_are_made():
+    """`curriculum.deadline` wraps them there, and ends their workers as they do themselves."""
+    from torch.utils.data import dataloader
+
+    source = inspect.getsource(dataloader.DataLoader.__iter__)
+    assert source.count("self._get_iterator()") == 2
+    workers = inspect.getsource(dataloader._MultiProcessingDataLoaderIter)
+    assert "self._workers" in workers
+    assert "def _shutdown_workers(self)" in workers
+    assert 'f"DataLoader timed out after {self._timeout} seconds"' in workers
+    assert "DataLoader worker (pid(s) " in workers

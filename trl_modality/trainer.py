@@ -8,14 +8,14 @@ from datasets import Dataset
 from trl import SFTTrainer
 
 from .collation.collator import PairedCollator
+from .curriculum.deadline import saying_why_workers_die, with_deadline
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import Schedule
-from .data.rows import PairRows
 from .evaluation.gap import ModalityGapEvaluator
 from .modeling.attention import follows_segments, shared_prefix_attention
 from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward, output_with_logits
 from .modeling.token_layout import CollatorWithTokenLayout, counted_labels, without_stale_layout
-from .training.bad_rows import quarantine_of
+from .training.bad_rows import evaluated_rows, quarantine_of
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
 from .training.choosing import check_choosing
 from .training.datasets import named_datasets, without_repeated_rows
@@ -143,13 +143,11 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
 
     def _remove_unused_columns(self, dataset, description=None) -> Any:
         dataset = super()._remove_unused_columns(dataset, description)
-        if not self._uses_views:
-            return dataset
-        return PairRows(dataset, "eval_dataset", keeps_errors=self.args.bad_rows == "skip")
+        return evaluated_rows(dataset, self.args) if self._uses_views else dataset
 
     def get_train_dataloader(self) -> Any:
         if self._run_plan is None or self.train_dataset is None:
-            return super().get_train_dataloader()
+            return with_deadline(super().get_train_dataloader(), getattr(self.args, "data_timeout", 0))
         self._loss_settings = self.get_loss_settings()  # the config may have been changed, by a search or its user
         given: Any = self.train_dataset
         used = super()._remove_unused_columns(given, "training") if isinstance(given, Dataset) else given
@@ -159,7 +157,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
     def get_eval_dataloader(self, eval_dataset=None) -> Any:
         layouts = self._token_layouts.of(self._loss_settings) if self._uses_views else None
         with collating_with(layouts, self):
-            return super().get_eval_dataloader(eval_dataset)
+            return with_deadline(super().get_eval_dataloader(eval_dataset), getattr(self.args, "data_timeout", 0))
 
     def _get_num_items_in_batch(self, batch_samples, device):
         if self._uses_views:
@@ -169,7 +167,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
     # Training and its loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
-        with self._attention():
+        with saying_why_workers_die(), self._attention():
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self._uses_views:
             self.save_state()  # the curves, for whoever has no checkpoint
@@ -223,7 +221,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
             self._loss_settings = self._loss_settings if self.is_in_train else self.get_loss_settings()
         # Of pairs losses only: a pair is two rows, so the host's logits would not line up with its examples
         losses_only = self._uses_views or prediction_loss_only
-        with self._attention():
+        with saying_why_workers_die(), self._attention():
             output = super().evaluation_loop(dataloader, description, losses_only, ignore_keys, metric_key_prefix)
         metrics: Any = output.metrics
         if self._uses_views:

@@ -84,10 +84,13 @@ ESCAPE = "A text that speaks of the token itself is written with `trl_modality.v
 
 
 class PairError(ValueError):
-    """A row that cannot be trained on; the message names the row, the field and the remedy."""
+    """A row that cannot be trained on; the message names the row, the field and the remedy.
 
-    def __init__(self, row: str, problem: str, remedy: str):
-        super().__init__(f"{row}: {problem} {remedy}")
+    Of one argument it is the whole message: so a data loader makes it anew of what a worker raised.
+    """
+
+    def __init__(self, row: str, problem: str = "", remedy: str = ""):
+        super().__init__(f"{row}: {problem} {remedy}" if problem else row)
         self.row, self.problem, self.remedy = row, problem, remedy
 
     def __reduce__(self) -> tuple:

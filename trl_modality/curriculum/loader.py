@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..data.rows import PairRows
 from ..views import PAIR_PROMPTS, PROMPT_COLUMN, View, images_of, text_of
 from .adaptive import Adaptive
+from .deadline import with_deadline
 from .options import RunSchedule
 from .order import Order
 from .plan import Plan, Size, size_of_epoch
@@ -187,7 +188,7 @@ def data_loader(args: Any, run: PlannedRun, collate: Any, accelerator: Accelerat
         in_order=args.dataloader_in_order,
         worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
     )
-    return prepare_data_loader(
+    prepared = prepare_data_loader(
         loader,
         accelerator.device,
         num_processes=1,
@@ -195,6 +196,7 @@ def data_loader(args: Any, run: PlannedRun, collate: Any, accelerator: Accelerat
         put_on_device=accelerator.device_placement,
         non_blocking=accelerator.non_blocking,
     )
+    return with_deadline(prepared, args.data_timeout)
 
 
 def grouping_lengths(args: Any, dataset: AnyDataset) -> np.ndarray | None:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..data.rows import PairRows
-from ..views import BAD_COLUMN, SLOT_COLUMN, PairError, describe_row, is_pair
+from ..data.rows import PairRows, Reading
+from ..views import BAD_COLUMN, INDEX_COLUMN, SLOT_COLUMN, PairError, describe_row, is_pair
 from .sampler import Slot
 
 
@@ -21,6 +21,7 @@ class PlannedRows:
         self, rows: PairRows | None, replay: PairRows | None, n_slots: int | None = None, *, keeps_errors: bool = False
     ):
         self._keeps_errors = keeps_errors
+        self.reading: Reading | None = None  # where a data loader with workers asks for it
         self._rows, self._replay, self._n_slots = rows, replay, n_slots
         self._filler: tuple[int, dict[str, Any]] | None = None
 
@@ -30,6 +31,9 @@ class PlannedRows:
         return self._n_slots
 
     def __getitem__(self, slot: Slot) -> dict[str, Any]:
+        if self.reading is not None:
+            index = slot.row[INDEX_COLUMN] if isinstance(slot.row, Mapping) else slot.row
+            self.reading.begin(index, is_replay=slot.is_replay)
         row = self._read(slot)
         if slot.vision_ratio is not None and is_pair(row):
             try:

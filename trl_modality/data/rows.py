@@ -1,5 +1,7 @@
 """Reading rows of a dataset as they are stored: numbered, with their images undecoded."""
 
+import time
+from multiprocessing.sharedctypes import RawArray
 from typing import TYPE_CHECKING, Any
 
 from ..images import retried
@@ -8,6 +10,33 @@ from ..views import BAD_COLUMN, DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, Pai
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+class Reading:
+    """Which row each worker of a data loader is reading, in memory that the processes share.
+
+    Args:
+        n_workers: Number of workers.
+    """
+
+    def __init__(self, n_workers: int):
+        self._rows = RawArray("d", [-1.0] * (3 * n_workers))  # index, whether it is of the replay dataset, since when
+
+    def begin(self, index: int, *, is_replay: bool = False) -> None:
+        """Note that this process, if it is a worker, reads a row from now on."""
+        from torch.utils.data import get_worker_info  # not at the top: this module stays light
+
+        worker = get_worker_info()
+        if worker is not None:
+            self._rows[3 * worker.id : 3 * worker.id + 3] = [index, is_replay, time.time()]
+
+    def describe(self, worker: int) -> str:
+        """The row that a worker was the last to begin with, and when."""
+        index, is_replay, since = self._rows[3 * worker : 3 * worker + 3]
+        if index < 0:
+            return "has read no row"
+        dataset = "of the replay dataset " if is_replay else ""
+        return f"began row {index:.0f} {dataset}{time.time() - since:.0f} s ago"
 
 
 class PairRows:
@@ -28,6 +57,7 @@ class PairRows:
 
     def __init__(self, rows: "Dataset", name: str | None = None, *, keeps_errors: bool = False):
         self.keeps_errors = keeps_errors
+        self.reading: Reading | None = None  # where a data loader with workers asks for it
         self._known = {} if name is None else {DATASET_COLUMN: name}
         self._has_transform = rows.format["type"] == "custom"
         self._rows = rows if rows.format["type"] == "custom" else rows.with_format("arrow")
@@ -40,6 +70,8 @@ class PairRows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.reading is not None:
+            self.reading.begin(index)
         known = {**self._known, INDEX_COLUMN: index}
         try:
             row = retried(lambda: self._rows[index])

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers.utils import logging
 
 from ..collation.layout import ViewLayout
 from ..data.quarantine import QUARANTINE_FILE, Quarantine, allowed_bad_rows
+from ..data.rows import PairRows
 from ..views import PairError
 
 
@@ -21,6 +23,11 @@ class TooManyBadRows(ValueError):
 def quarantine_of(args: Any) -> Quarantine | None:
     """The list that bad rows of a run go to; `None` where they stop it."""
     return Quarantine(Path(args.output_dir) / QUARANTINE_FILE) if args.bad_rows == "skip" else None
+
+
+def evaluated_rows(dataset: Dataset, args: Any) -> PairRows:
+    """The rows of a dataset that is evaluated, undecoded and with a name for messages."""
+    return PairRows(dataset, "eval_dataset", keeps_errors=args.bad_rows == "skip")
 
 
 class BadRowBudget:

@@ -21,6 +21,7 @@ from ..data.rows import PairRows
 from ..views import BAD_COLUMN, DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, View, is_pair, load_images
 from .bad_rows import report_bad_rows
 from .datasets import STREAM_HEAD, AnyDataset, columns_of, has_pairs, named_datasets
+from .suspicions import facts_of, say_what_is_suspicious
 
 
 logger = logging.get_logger(__name__)
@@ -71,17 +72,9 @@ def check_rows(
     """
     quarantine, bad = collate.quarantine, []
     put_through = collate if quarantine is None else collate.collate_or_raise
-    if isinstance(dataset, Dataset):
-        rows = PairRows(dataset, name, keeps_errors=quarantine is not None)
-        total = len(rows) if count == -1 else min(count, len(rows))
-        indices = [position * len(rows) // total for position in range(total)][rank::world_size]
-        picked = (rows[index] for index in indices)
-    else:
-        total = STREAM_HEAD if count == -1 else min(count, STREAM_HEAD)
-        indices = list(range(rank, total, world_size))
-        picked = _numbered(dataset, name, indices)
-    progress = tqdm(picked, desc=f"Checking {name}", total=len(indices), disable=rank > 0 or len(indices) < 32)
-    reasons, n_rows, n_dropped = [], 0, 0
+    picked, n_picked = _picked_rows(dataset, name, count, rank, world_size, keeps_errors=quarantine is not None)
+    progress = tqdm(picked, desc=f"Checking {name}", total=n_picked, disable=rank > 0 or n_picked < 32)
+    reasons, facts, n_rows, n_dropped = [], [], 0, 0
     for row in progress:
         try:
             batch = _checked_batch(row, put_through, levels)
@@ -94,18 +87,41 @@ def check_rows(
         n_rows += 1
         is_dropped = bool(batch["view_layout"].overlong.get("dropped"))
         n_dropped += is_dropped
+        if is_pair(row):
+            facts.append(facts_of(row))
         if is_pair(row) and not is_dropped:
             reasons.append(_why_no_shared_image(batch, collate))
     report_bad_rows(bad, n_rows + len(bad), name, bad_rows_limit)
+    if rank == 0:
+        say_what_is_suspicious(name, facts, changes_prompts=levels)
+    _report_dropped(n_dropped, n_rows, name, collate.max_length)
+    return reasons
+
+
+def _report_dropped(n_dropped: int, n_rows: int, name: str, max_length: int | None) -> None:
+    """Warn of rows that `overlong='drop'` leaves out; raise if those are all."""
     if n_dropped:
         message = (
             f"`overlong='drop'` leaves out {n_dropped} of the {n_rows} rows of `{name}` that were checked: they have "
-            f"more than `max_length`={collate.max_length} tokens."
+            f"more than `max_length`={max_length} tokens."
         )
         if n_dropped == n_rows:
             raise ValueError(f"{message} Set `max_length` higher, or to None.")
         logger.warning(message)
-    return reasons
+
+
+def _picked_rows(
+    dataset: AnyDataset, name: str, count: int, rank: int, world_size: int, *, keeps_errors: bool
+) -> tuple[Iterator[dict[str, Any]], int]:
+    """The rows that a rank checks, spread evenly over a dataset or from the head of a stream, and their number."""
+    if isinstance(dataset, Dataset):
+        rows = PairRows(dataset, name, keeps_errors=keeps_errors)
+        total = len(rows) if count == -1 else min(count, len(rows))
+        indices = [position * len(rows) // total for position in range(total)][rank::world_size]
+        return (rows[index] for index in indices), len(indices)
+    total = STREAM_HEAD if count == -1 else min(count, STREAM_HEAD)
+    indices = list(range(rank, total, world_size))
+    return _numbered(dataset, name, indices), len(indices)
 
 
 def _checked_batch(row: Mapping[str, Any], collate: Callable[[Any], dict], levels: bool) -> dict[str, Any]:
