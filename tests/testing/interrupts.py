@@ -59,7 +59,8 @@ def interrupted(
             while not when():
                 ended = process.poll() is not None
                 written.seek(0)
-                assert not ended and time.monotonic() < give_up, f"it came not so far: {written.read()[-3000:]}"
+                if ended or time.monotonic() > give_up:
+                    raise AssertionError(f"it came not so far: {written.read()[-3000:]}")
                 time.sleep(0.05)
             start = time.monotonic()
             os.killpg(process.pid, number) if whole_group else process.send_signal(number)

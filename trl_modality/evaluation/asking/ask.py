@@ -120,7 +120,7 @@ class _Asker:
 
     def take_over(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take the records of an interrupted call into account."""
-        self._has_answer = any(not record.get("failure") for record in records)
+        self._asked, self._has_answer = len(records), any(not record.get("failure") for record in records)
 
     def __call__(self, batch: list[Question]) -> list[dict[str, Any]]:
         """The record of each answer. An error has those that were made before it as its attribute `records`."""
@@ -137,6 +137,11 @@ class _Asker:
             if raised is error:
                 raise
             raise raised from error
+        if len(generations) != len(batch):
+            raise ValueError(
+                f"{self._generator.name} gave {len(generations)} answers to {len(batch)} requests, the first of which "
+                f"is {batch[0].key}; a generator gives one to each."
+            )
         records = [self._record(*each) for each in zip(batch, generations, strict=True)]
         self._check(records)
         return records
