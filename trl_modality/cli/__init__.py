@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
@@ -34,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `trl-modality`; by default those of the process.
 
     Returns:
-        0; 1 if `check` found bad rows; 2 if the command could not run.
+        0; 1 if `check` found bad rows; 2 if the command could not run; 130 if it was interrupted (Ctrl-C), and 143 if
+        it was told to end (SIGTERM).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -48,8 +54,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{USAGE}\ntrl-modality: no command {words[0]!r}; there is {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     try:
-        return import_module(f".{COMMANDS[words[0]].module}", __name__).main(words[1:])
+        with _sigterm_as_interruption(words[0]):
+            return import_module(f".{COMMANDS[words[0]].module}", __name__).main(words[1:])
+    except KeyboardInterrupt as error:
+        what = "" if words[0] == "train" else f". Go on with: {shlex.join(['trl-modality', *words])}"
+        print(f"\ntrl-modality {words[0]}: {error or 'interrupted'}{what}", file=sys.stderr)
+        return 143 if _chain_has(error, Ended) else 130
     except (ValueError, OSError, ImportError) as error:
         # Errors that users can mend; any other is a bug of this package, and keeps its traceback
         print(f"trl-modality {words[0]}: {error}", file=sys.stderr)
         return 2
+
+
+class Ended(KeyboardInterrupt):
+    """The process was told to end (SIGTERM)."""
+
+
+@contextlib.contextmanager
+def _sigterm_as_interruption(command: str) -> Iterator[None]:
+    """A context in which SIGTERM is met as Ctrl-C is, so that what is done is kept; `train` has its own way."""
+    if command == "train" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    owner = os.getpid()
+
+    def end(*_: object) -> None:
+        if os.getpid() != owner:
+            os._exit(143)  # a worker of a pool, which ends its workers so
+        raise Ended("interrupted by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _chain_has(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None

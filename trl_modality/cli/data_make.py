@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,16 +38,43 @@ def run(args: argparse.Namespace) -> int:
 
     disable_progress_bars()
     require_empty(args.out)
-    splits, card = _generated(args) if args.generators else _loaded(args)
-    files = write_dataset(splits, args.out, card, args.shard_mib)
-    sheet = Path(args.out) / "contact_sheet.png"
-    first = PairRows(next(iter(splits.values())))
-    contact_sheet([first[index] for index in range(min(SHEET_ROWS, len(first)))]).save(sheet)
+    with _all_or_nothing(Path(args.out)) as folder:
+        splits, card = _generated(args) if args.generators else _loaded(args)
+        files = write_dataset(splits, folder, card, args.shard_mib)
+        sheet = folder / "contact_sheet.png"
+        first = PairRows(next(iter(splits.values())))
+        contact_sheet([first[index] for index in range(min(SHEET_ROWS, len(first)))]).save(sheet)
     for name, dataset in splits.items():
         print(f"{name}: {plural(len(dataset), 'pair')}")
     for file in [*files, sheet]:
+        file = Path(args.out) / file.relative_to(folder)
         print(f"wrote {file} ({file.stat().st_size / 2**20:.2f} MiB)")
     return 0
+
+
+@contextlib.contextmanager
+def _all_or_nothing(out: Path) -> Iterator[Path]:
+    """A folder to write into, whose files move to `out` at the end; after an error `out` is as it was before.
+
+    It is inside of `out`, so that both are on one disk, and `out` may be a mounted volume.
+    """
+    existed = out.exists()
+    folder = out / f".unfinished-{os.getpid()}"
+    try:
+        yield folder
+        if others := [each.name for each in out.iterdir() if each != folder]:
+            raise FileExistsError(f"{out} is not empty any more: it has {others[0]}. Write elsewhere.")
+        for each in folder.iterdir():
+            each.rename(out / each.name)
+        folder.rmdir()
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):  # others have written into it
+                out.rmdir()
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted: {out} is as it was before, and nothing of this is kept") from error
+        raise
 
 
 def _generated(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:

@@ -32,7 +32,12 @@ def main(argv: Sequence[str]) -> int:
         found.append(gap_table(_evaluate_pairs(args, generator)))
     if tasks is not None:
         asked = tasks.ask(
-            generator, args.output, name=args.name, batch_size=_batch_size(args), confidence=args.confidence
+            generator,
+            args.output,
+            name=args.name,
+            batch_size=_batch_size(args),
+            confidence=args.confidence,
+            restart=args.restart,
         )
         found.append(asked.table())
     if args.output is not None:
@@ -49,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="by default `train`, or the only one")
     parser.add_argument("--rows", type=int, metavar="N", help="only so many, spread evenly over the dataset")
     parser.add_argument("--output", metavar="FOLDER", help="where the results go; an interrupted run continues there")
+    parser.add_argument(
+        "--restart", action="store_true", help="begin anew where FOLDER has other results; they are moved aside"
+    )
     parser.add_argument("--name", help="of the result (default: that of the folder)")
     parser.add_argument("--baseline", metavar="FOLDER", help="another evaluation of the same rows, to compare with")
 
@@ -79,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     back_end.add_argument(
         "--server", metavar="URL", help="an OpenAI-compatible one that knows MODEL; its key from OPENAI_API_KEY"
     )
+    back_end.add_argument(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="for one whole answer of the server, with all tries and pauses (default 900)",
+    )
     back_end.add_argument("--seed", type=int, default=0, help="of resamples, and of the server (default 0)")
     return parser
 
@@ -97,6 +111,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"`--rows` must be at least 1, got {args.rows}.")
     if args.no_generation and (args.levels or args.zoom or args.baseline):
         raise ValueError("`--no-generation` grades nothing, so `--levels`, `--zoom` and `--baseline` say nothing.")
+    if args.restart and args.output is None:
+        raise ValueError("`--restart` needs `--output`, the folder in which to begin anew.")
+    if args.deadline is not None and not args.server:
+        raise ValueError("`--deadline` is for answers of a `--server`.")
     if args.server:
         names = ("nats", "no_generation", "adapter", "device", "trust_remote_code")
         if given := [name for name in names if getattr(args, name)]:
@@ -126,7 +144,7 @@ def _evaluate_pairs(args: argparse.Namespace, generator: Any) -> Any:
         generate=not args.no_generation,
         nats=args.nats or args.no_generation,
     )
-    return evaluate(generator, folder=args.output, name=args.name, baseline=args.baseline)
+    return evaluate(generator, folder=args.output, name=args.name, baseline=args.baseline, restart=args.restart)
 
 
 def _text_tasks(args: argparse.Namespace) -> Any:
@@ -153,7 +171,8 @@ def _batch_size(args: argparse.Namespace) -> int:
 def _server(args: argparse.Namespace) -> Any:
     from ..evaluation.models.server import ServerGenerator
 
-    return ServerGenerator(args.server, args.model, max_new_tokens=args.max_new_tokens, seed=args.seed)
+    limits = {} if args.deadline is None else {"deadline": args.deadline}
+    return ServerGenerator(args.server, args.model, max_new_tokens=args.max_new_tokens, seed=args.seed, **limits)
 
 
 def _model(args: argparse.Namespace) -> Any:

@@ -34,7 +34,7 @@ def read_baseline(folder: str | os.PathLike, files: Sequence[str], settings: Map
         raise FileNotFoundError(f"no file {Path(folder) / files[0]}: a baseline is a folder that was evaluated into.")
     answers = []
     for path in found:
-        own, records = read_records(path)
+        own, records = read_records(path, {"condition": str, "row": int, "is_correct": bool})
         if own.get(ROWS) != settings[ROWS]:
             raise ValueError(
                 f"{path} has answers to other rows than these: changes are measured on the same rows. Evaluate the "
@@ -83,13 +83,21 @@ def compare(
         folder: Folder of the baseline, whose name the comparison gets.
         confidence: Of the intervals, between 0 and 1.
     """
-    after, before = _correct_by_row(answers), _correct_by_row(others)
-    common = [name for name in after if name in before]
-    new, old = ({name: [side[name][row] for row in sorted(side[name])] for name in common} for side in (after, before))
+    after, before = (_correct_by_row([each for each in side if not each.get("failure")]) for side in (answers, others))
+    # The rows that have an answer in both
+    rows = {name: sorted(after[name].keys() & before[name].keys()) for name in after if name in before}
+    rows = {name: found for name, found in rows.items() if found}
     gap = None
-    if set(VIEWS) <= set(common):
-        gap = gap_change(*(side[view] for side in (old, new) for view in VIEWS), confidence=confidence)
-    changes = {name: paired_difference(new[name], old[name], confidence=confidence) for name in common}
+    if set(VIEWS) <= set(rows):
+        of_both = sorted(set(rows[VIEWS[0]]) & set(rows[VIEWS[1]]))
+        sides = [[side[view][row] for row in of_both] for side in (before, after) for view in VIEWS]
+        gap = gap_change(*sides, confidence=confidence) if of_both else None
+    changes = {
+        name: paired_difference(
+            [after[name][row] for row in found], [before[name][row] for row in found], confidence=confidence
+        )
+        for name, found in rows.items()
+    }
     return Comparison(Path(folder).resolve().name, changes, gap)
 
 

@@ -120,6 +120,7 @@ class ModalityGapEvaluator:
         folder: str | os.PathLike | None = None,
         name: str | None = None,
         baseline: str | os.PathLike | None = None,
+        restart: bool = False,
     ) -> GapResult:
         """Evaluate a model. In a distributed run every process makes this call, and gets the same result.
 
@@ -129,6 +130,7 @@ class ModalityGapEvaluator:
                 continued from its files, to the same `gap.json`, byte by byte. `None`: nothing is written.
             name: Name of the result; by default that of the folder, else that of the model.
             baseline: Folder of another evaluation of the same rows, to compare with.
+            restart: Where the folder has answers of other settings, weights or rows, move them aside and begin anew.
 
         Raises:
             FileNotFoundError: the baseline has no answers.
@@ -145,7 +147,7 @@ class ModalityGapEvaluator:
             files = (ANSWERS, ZOOM_ANSWERS) if Condition.ZOOM in self.conditions else (ANSWERS,)
             others = read_baseline(baseline, files, self._grading_settings())
             check_asked(others, self._rows_by_condition(), baseline)
-        answers = self._ask(generator, place) if self.generate else []
+        answers = self._ask(generator, place, restart) if self.generate else []
         comparison = None
         if baseline is not None and others is not None:
             comparison = compare(answers, others, baseline, self.confidence)
@@ -158,7 +160,7 @@ class ModalityGapEvaluator:
             settings=self._settings(generator),
             summary=summarize(answers, self.confidence),
             groups=summarize_groups(answers, self.confidence),
-            nats=self._measure_nats(generator, place) if self.nats else None,
+            nats=self._measure_nats(generator, place, restart) if self.nats else None,
             examples=pick_examples(answers, self._checked.rows, place),
             baseline=comparison,
             versions=_versions(),
@@ -168,7 +170,7 @@ class ModalityGapEvaluator:
             write_json(place / GAP_FILE, result.to_dict())
         return result
 
-    def _ask(self, generator: Generator, folder: Path | None) -> list[dict[str, Any]]:
+    def _ask(self, generator: Generator, folder: Path | None, restart: bool) -> list[dict[str, Any]]:
         settings = {
             "conditions": [condition for condition in self.conditions if condition != Condition.ZOOM],
             **self._grading_settings(),
@@ -178,6 +180,7 @@ class ModalityGapEvaluator:
         ]
         questions += [self._question(row, level) for level in LEVEL_CONDITIONS for row in self._level_rows]
         options: Any = {"batch_size": self.batch_size, "show_progress": self.show_progress, "settings": settings}
+        options["restart"] = restart
         answers = []
         if questions:
             answers += ask(generator, questions, self.grader, folder and folder / ANSWERS, **options)
@@ -258,7 +261,7 @@ class ModalityGapEvaluator:
                 f"Give a list of {len(LEVEL_CONDITIONS)} prompts, or leave the levels out.",
             )
 
-    def _measure_nats(self, generator: Any, folder: Path | None) -> Any:
+    def _measure_nats(self, generator: Any, folder: Path | None, restart: bool) -> Any:
         if not (hasattr(generator, "model") and hasattr(generator, "processor")):
             raise ValueError(
                 f"nats need the model itself, and a {type(generator).__name__} only has its answers. Load it with a "
@@ -273,6 +276,7 @@ class ModalityGapEvaluator:
             seed=self.seed,
             file=folder and folder / NATS,
             show_progress=self.show_progress,
+            restart=restart,
         )
 
     def _settings(self, generator: Generator) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def measure_nats(
     seed: int = 0,
     file: str | os.PathLike | None = None,
     show_progress: bool = True,
+    restart: bool = False,
 ) -> NatsGap:
     """Score the completion of every row in each condition, by the forward pass and the loss of training.
 
@@ -77,6 +78,7 @@ def measure_nats(
         seed: Of the bootstrap resamples.
         file: JSONL file for the loss of each row; an interrupted file is continued. `None`: nothing is written.
         show_progress: Draw a progress bar.
+        restart: Where the file has losses of other settings, move it aside and begin a new one.
     """
     others = rows_with_other_images(checked.shown) if Condition.SHUFFLED in conditions else None
     items = [(row, condition) for condition in conditions for row in range(len(checked))]
@@ -110,6 +112,7 @@ def measure_nats(
         title=f"scoring {generator.name}",
         show_progress=show_progress,
         asks_together=generator.asks_together,
+        restart=restart,
     )
     return _summary(records, conditions, confidence, seed)
 

@@ -20,6 +20,7 @@ AnswerRecord = Mapping[str, Any]
 KIND, FORMAT = "gap", 1
 GAP_FILE = "gap.json"
 GROUPINGS = ("category", "level")
+NOTED = ("failures", "shortened", "undecided")
 NO_GROUP = "(none)"
 
 
@@ -39,10 +40,19 @@ class Summary:
     """For `zoom`, how many rows were asked without a crop, as in vision_centric: the model gave no valid box."""
     gap: PairedDifference | None = None
     vision_gain: PairedDifference | None = None
+    noted: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Kind → condition → number of answers, where there are any. "failures": requests without a graded answer, which
+    are neither right nor wrong, and not among the rows of an accuracy or a difference; "shortened": answers too long
+    to be kept whole; "undecided": comparing formulas took too long, and the answer counts as wrong."""
 
     def to_dict(self) -> dict[str, Any]:
-        """`conditions` by name, each an `Accuracy` with its counts; `gap` and `vision_gain` where measured."""
-        counts = {"unfinished": self.unfinished, "fallbacks": self.fallbacks}
+        """`conditions` by name, each an `Accuracy` with its counts; `gap` and `vision_gain` where measured.
+
+        `unanswered` has the number of failed requests of conditions without a single answer, where there are any.
+        """
+        counts = {"unfinished": self.unfinished, "fallbacks": self.fallbacks, **self.noted}
+        failures = self.noted.get("failures", {})
+        unanswered = {name: count for name, count in failures.items() if name not in self.conditions}
         return {
             "conditions": {
                 name: {
@@ -51,6 +61,7 @@ class Summary:
                 }
                 for name, accuracy in self.conditions.items()
             },
+            **({"unanswered": unanswered} if unanswered else {}),
             **_present(gap=self.gap, vision_gain=self.vision_gain),
         }
 
@@ -63,12 +74,16 @@ class Summary:
             {name: entry.count(key) for name, entry in found.items() if entry.has(key)}
             for key in ("unfinished", "fallbacks")
         )
+        noted = {key: {name: entry.count(key) for name, entry in found.items() if entry.has(key)} for key in NOTED}
+        unanswered = fields.inner("unanswered")
+        noted["failures"] |= {name: unanswered.count(name) for name in unanswered.data}
         return cls(
             {name: Accuracy.from_dict(entry) for name, entry in found.items()},
             unfinished,
             fallbacks,
             gap=_read_difference(fields, "gap"),
             vision_gain=_read_difference(fields, "vision_gain"),
+            noted={key: counts for key, counts in noted.items() if counts},
         )
 
 
@@ -90,8 +105,14 @@ def summarize(records: Iterable[AnswerRecord], confidence: float = 0.95) -> Summ
         confidence: Of the intervals, between 0 and 1.
     """
     by_condition: dict[str, list[AnswerRecord]] = {}
+    noted: dict[str, dict[str, int]] = {}
     for record in records:
-        by_condition.setdefault(record["condition"], []).append(record)
+        name = record["condition"]
+        for kind in _kinds(record):
+            noted.setdefault(kind, {}).setdefault(name, 0)
+            noted[kind][name] += 1
+        if not record.get("failure"):
+            by_condition.setdefault(name, []).append(record)
     return Summary(
         conditions={
             name: accuracy_of([each["is_correct"] for each in own], confidence) for name, own in by_condition.items()
@@ -104,7 +125,14 @@ def summarize(records: Iterable[AnswerRecord], confidence: float = 0.95) -> Summ
         },
         gap=_difference(by_condition, Condition.TEXT_RICH, Condition.VISION_CENTRIC, confidence),
         vision_gain=_difference(by_condition, Condition.VISION_CENTRIC, Condition.BLIND, confidence),
+        noted=noted,
     )
+
+
+def _kinds(record: AnswerRecord) -> list[str]:
+    """What is to be noted of an answer; of `NOTED`."""
+    found = (record.get("failure"), record.get("characters"), record.get("how") == "limit")
+    return [kind for kind, is_so in zip(NOTED, found, strict=True) if is_so]
 
 
 def _difference(
@@ -112,11 +140,11 @@ def _difference(
 ) -> PairedDifference | None:
     if not {first, second} <= by_condition.keys():
         return None
-    firsts, seconds = (
-        [each["is_correct"] for each in sorted(by_condition[name], key=lambda each: each["row"])]
-        for name in (first, second)
-    )
-    return paired_difference(firsts, seconds, confidence=confidence)
+    firsts, seconds = ({each["row"]: each["is_correct"] for each in by_condition[name]} for name in (first, second))
+    rows = sorted(firsts.keys() & seconds.keys())  # a failed request is in neither
+    if not rows:
+        return None
+    return paired_difference([firsts[row] for row in rows], [seconds[row] for row in rows], confidence=confidence)
 
 
 def balanced_accuracy(text_rich: float, vision_centric: float) -> float:
@@ -142,7 +170,8 @@ def summarize_groups(records: Sequence[AnswerRecord], confidence: float = 0.95) 
         for record in records:
             group = record[grouping]
             # 0 is a level; what is not set is none
-            by_group.setdefault(NO_GROUP if group in (None, "") else str(group), []).append(record)
+            if not record.get("failure"):
+                by_group.setdefault(NO_GROUP if group in (None, "") else str(group), []).append(record)
         if by_group.keys() - {NO_GROUP}:
             groups[grouping] = {name: summarize(own, confidence) for name, own in sorted(by_group.items(), key=_place)}
     return groups
@@ -283,13 +312,16 @@ class GapResult:
         """The main numbers by the names that trainers log.
 
         `{condition}_accuracy`, `accuracy_gap`, `balanced_accuracy` and `vision_gain` are shares,
-        `{condition}_unfinished` is the share of answers that were cut off, `{condition}_nll` and `gap_nats` are nats
-        per token.
+        `{condition}_unfinished` is the share of answers that were cut off, `{condition}_failures` the share of requests
+        without an answer (only where there are any), `{condition}_nll` and `gap_nats` are nats per token.
         """
         metrics: dict[str, float] = {}
         for name, accuracy in self.conditions.items():
             metrics[f"{name}_accuracy"] = accuracy.accuracy
             metrics[f"{name}_unfinished"] = self.summary.unfinished.get(name, 0) / accuracy.total
+        for name, count in self.summary.noted.get("failures", {}).items():
+            answered = self.conditions[name].total if name in self.conditions else 0
+            metrics[f"{name}_failures"] = count / (count + answered)
         if self.gap is not None:
             metrics["accuracy_gap"] = self.gap.estimate
             metrics["balanced_accuracy"] = balanced_accuracy(

@@ -7,10 +7,15 @@ from collections.abc import Iterable
 from .conditions import VIEWS, Condition
 from .formatting import PLAIN, p_text
 from .nats import NatsGap
-from .results import Comparison, GapResult, Summary
+from .results import NOTED, Comparison, GapResult, Summary
 
 
 NUMBER, INTERVAL = 9, 16  # characters of a column
+_MEANING = {
+    "failures": "requests without a graded answer; neither right nor wrong (`failure` in answers.jsonl says why)",
+    "shortened": "answers too long to be kept whole; their middle is left out",
+    "undecided": "comparing formulas took too long; counted as wrong",
+}
 
 
 def gap_table(result: GapResult) -> str:
@@ -22,7 +27,7 @@ def gap_table(result: GapResult) -> str:
     of = f" on {result.dataset}" if result.dataset else ""
     level = PLAIN.level(result.confidence)
     lines = [f"{result.name}: {result.model}{of}, {result.rows:,} rows; intervals of {level}"]
-    if result.conditions:
+    if result.conditions or result.summary.noted:
         lines += ["", *_accuracies(result.summary)]
     for grouping, groups in result.groups.items():
         lines += ["", *_groups(grouping, groups)]
@@ -30,7 +35,14 @@ def gap_table(result: GapResult) -> str:
         lines += ["", *_nats(result.nats)]
     if result.baseline is not None:
         lines += ["", *_changes(result.baseline)]
+    if any(result.summary.noted.values()):
+        lines += ["", *_notes(result.summary)]
     return "\n".join(lines)
+
+
+def _notes(summary: Summary) -> list[str]:
+    """What the noted counts mean, for those that there are."""
+    return [f"{kind}: {_MEANING[kind]}" for kind in NOTED if summary.noted.get(kind)]
 
 
 def _accuracies(summary: Summary) -> list[str]:
@@ -41,7 +53,16 @@ def _accuracies(summary: Summary) -> list[str]:
         note = f"{accuracy.correct:,}/{accuracy.total:,}" + (f", {unfinished:,} unfinished" if unfinished else "")
         if fallbacks := summary.fallbacks.get(name):
             note += f", {fallbacks:,} without a crop"
+        note += "".join(
+            f", {summary.noted[kind][name]:,} {kind}" for kind in NOTED if name in summary.noted.get(kind, ())
+        )
         lines.append(_row(name, _points(accuracy.accuracy), PLAIN.interval(accuracy.interval, 100), note, width))
+    failures = summary.noted.get("failures", {})
+    lines += [
+        _row(name, "-", "", f"no answer, {count:,} failures", width)
+        for name, count in failures.items()
+        if name not in summary.conditions
+    ]
     for name, difference in (("gap, points", summary.gap), ("vision gain, points", summary.vision_gain)):
         if difference is not None:
             interval = PLAIN.interval(difference.interval, 100)

@@ -100,6 +100,8 @@ def pick_examples(
     """
     of_row: dict[int, dict[str, Mapping[str, Any]]] = {}
     for record in answers:
+        if record.get("failure"):
+            continue
         of_row.setdefault(record["row"], {})[record["condition"]] = record
     read, seen = VIEWS
     found = [

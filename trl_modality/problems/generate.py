@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def generate_pairs(
         ValueError: no or unknown generators, a source that one of them does not have, or a count, a number of workers
             or a ratio out of bounds.
         ImportError: "real" without `vega_datasets`.
+        OSError: the cache cannot be written (its folder is named), or a process was killed.
     """
     from datasets import Dataset
 
@@ -132,14 +134,47 @@ def generate_pairs(
         _row(index, **settings)  # so that a wrong argument raises here, not within a worker
     features = pair_features(category=True, level_prompts=True, vision_centric_images=_is_vision_only(vision_centric))
     shards = [(start, min(start + _ROWS_PER_SHARD, count)) for start in range(0, count, _ROWS_PER_SHARD)]
-    return Dataset.from_generator(
-        _rows,
-        features=features,
-        # `datasets` splits an argument that is a list among the workers, in order
-        gen_kwargs={"shards": shards, "made_by": _code_version(), **settings},
-        num_proc=min(num_workers, len(shards)) if num_workers > 1 else None,
-        cache_dir=cache_dir,  # pyright: ignore[reportArgumentType]  (None is its default)
-    )
+    with _named_errors(cache_dir, num_workers):
+        return Dataset.from_generator(
+            _rows,
+            features=features,
+            # `datasets` splits an argument that is a list among the workers, in order
+            gen_kwargs={"shards": shards, "made_by": _code_version(), **settings},
+            num_proc=min(num_workers, len(shards)) if num_workers > 1 else None,
+            cache_dir=cache_dir,  # pyright: ignore[reportArgumentType]  (None is its default)
+        )
+
+
+@contextlib.contextmanager
+def _named_errors(cache_dir: str | None, num_workers: int) -> Iterator[None]:
+    """A context in which Ctrl-C stays one, and errors of disk and memory say what to do.
+
+    `datasets` turns all of them into others: Ctrl-C with several processes into a `TimeoutError` of its pool.
+    """
+    try:
+        yield
+    except BaseException as error:
+        chain, each = [], error
+        while each is not None and each not in chain:
+            chain.append(each)
+            each = each.__cause__ or each.__context__
+        if any(isinstance(each, KeyboardInterrupt) for each in chain):
+            raise KeyboardInterrupt from error
+        if "abruptly died" in str(error):
+            raise ChildProcessError(
+                f"one of the {num_workers} processes that make pairs was killed, perhaps for want of memory. Use "
+                "fewer (`num_workers`, `--num-workers`)."
+            ) from error
+        if full := next((each for each in chain if isinstance(each, OSError) and each.errno), None):
+            from datasets import config
+
+            folder = cache_dir or config.HF_DATASETS_CACHE
+            raise OSError(
+                full.errno,
+                f"the cache in {folder} cannot be written ({full.strerror}). Free some space there, or set "
+                "`cache_dir` (HF_DATASETS_CACHE) to another folder",
+            ) from error
+        raise
 
 
 def _check_counts(generators: Sequence[str], count: int, num_workers: int) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("math_verify")
 
 from trl_modality.evaluation.grading import symbolic
 from trl_modality.evaluation.grading.grader import Grader
-from trl_modality.evaluation.grading.symbolic import SymbolicWorker, is_formula
+from trl_modality.evaluation.grading.symbolic import SymbolicWorker, WorkerError, is_formula
 
 
 ROOT = Path(__file__).parents[3]
@@ -162,7 +162,7 @@ def test_a_failed_start_says_why(monkeypatch, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text('print(\'{"error": "no such module"}\')')
     monkeypatch.setattr(symbolic, "_WORKER", script)
-    with pytest.raises(RuntimeError, match="no such module"):
+    with pytest.raises(WorkerError, match="no such module"):
         SymbolicWorker().compare("x", "y", 1)
 
 

@@ -1,6 +1,7 @@
 """Greedy answers of transformers models: every family, whatever the model is in the middle of."""
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -214,13 +215,26 @@ def test_dtypes(llava, dtype):
 def test_too_long_prompts(llava):
     generate = TransformersGenerator(*llava, max_new_tokens=100)
     long = Request([{"role": "user", "content": "red " * 450}])
-    with pytest.raises(
-        RequestError, match=r"has \d+ tokens, and with `max_new_tokens`=100 goes beyond the 512 pos"
-    ) as e:
-        generate([*requests_of(2, "blind"), long])
-    assert e.value.position == 2
+    short = requests_of(2, "blind")
+    first, failed, second = generate([short[0], long, short[1]])
+    assert [first, second] == generate(short)
+    assert (failed.text, failed.is_complete) == ("", False)
+    assert re.match(
+        r"the prompt .* has \d+ tokens, and with `max_new_tokens`=100 goes beyond the 512 pos", failed.failure
+    )
+    assert generate([long])[0].failure == failed.failure
     with pytest.raises(ValueError, match="`max_new_tokens` must be at least 1, got 0"):
         TransformersGenerator(*llava, max_new_tokens=0)
+
+
+def test_prompts_that_a_template_refuses(llava):
+    model, processor = copy.deepcopy(llava)
+    processor.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(RequestError, match=r"the chat template of .* refuses the prompt \(.*roles must alternate"):
+        TransformersGenerator(model, processor)(requests_of(1))
+    processor.chat_template = None
+    with pytest.raises(RequestError, match="chat template"):
+        TransformersGenerator(model, processor)(requests_of(1))
 
 
 def test_requests_that_cannot_be_rendered(llava):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..models.requests import Generator, Request, RequestError
-from .batches import in_batches
+from ..models.requests import Generation, Generator, Request, RequestError
+from .batches import Processes, in_batches
+
+
+logger = logging.getLogger(__name__)
+
+MAX_TEXT = 200_000
+"""Characters of an answer that are kept and graded: its first and its last half of them, with a mark in between."""
+ALL_FAILED = 16
+"""So many questions without a single answer end a call."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ def ask(
     batch_size: int = 16,
     show_progress: bool = True,
     settings: Mapping[str, Any] | None = None,
+    restart: bool = False,
 ) -> list[dict[str, Any]]:
     """Ask a model every question and grade its answers.
 
@@ -55,21 +64,24 @@ def ask(
         batch_size: Questions in a batch.
         show_progress: Draw a progress bar.
         settings: What the answers depend on besides model, batch size and questions; written into the header.
+        restart: Where the file has answers of other settings, move it aside and begin a new one.
 
     Returns:
         A record for each question, in their order: `key`, the fields of the question, `expected`, `text`, `answer`,
-        `is_correct`, `how`, `is_complete`, and `is_fallback` where the generator sets it.
+        `is_correct`, `how`, `is_complete`, `is_fallback` where the generator sets it, `failure` (why) where there is
+        no graded answer, and `characters` (how many it had) where the text was shortened.
 
     Raises:
-        ValueError: the file has answers of other settings (the setting is named), or a request cannot be asked (the
-            key of the question is named).
+        ValueError: the file has answers of other settings (the setting is named), a request cannot be asked (the
+            key of the question is named), or not one of the first batch has an answer.
+        Interrupted: by Ctrl-C; it says how much is done, and what is there is in the file.
     """
-
-    return in_batches(
+    asker = _Asker(generator, grade, len(questions))
+    records = in_batches(
         questions,
         [question.key for question in questions],
         [question.group for question in questions],
-        functools.partial(_answered, generator, grade),
+        asker,
         batch_size=batch_size,
         file=file,
         settings={
@@ -82,35 +94,98 @@ def ask(
         title=f"asking {generator.name}",
         show_progress=show_progress,
         asks_together=getattr(generator, "asks_together", False),
+        any_order=hasattr(generator, "answered"),
+        restart=restart,
+        on_resume=asker.take_over,
     )
-
-
-def _answered(
-    generator: Generator, grade: Callable[[str, str, Sequence[str] | None], Any], batch: list[Question]
-) -> list[dict[str, Any]]:
-    """Ask one batch; the record of each answer."""
-    requests = [each.request if isinstance(each.request, Request) else each.request() for each in batch]
-    try:
-        generations = generator(requests)
-    except RequestError as error:
-        raise ValueError(f"{batch[error.position].key}: {error}") from error
-    records = []
-    for question, generation in zip(batch, generations, strict=True):
-        graded = grade(generation.text, question.expected, question.choices)
-        records.append(
-            {
-                "key": question.key,
-                **question.fields,
-                "expected": question.expected,
-                "text": generation.text,
-                "answer": graded.answer,
-                "is_correct": graded.is_correct,
-                "how": graded.how,
-                "is_complete": generation.is_complete,
-                **({} if generation.is_fallback is None else {"is_fallback": generation.is_fallback}),
-            }
-        )
+    _say_failures(records)
     return records
+
+
+def _say_failures(records: Sequence[Mapping[str, Any]]) -> None:
+    failed = [record for record in records if record.get("failure")]
+    if failed and Processes().rank == 0:
+        logger.warning(
+            f"{len(failed):,} of {len(records):,} questions have no graded answer, and count as neither right nor "
+            f"wrong; the first is {failed[0]['key']}: {failed[0]['failure']}."
+        )
+
+
+class _Asker:
+    """Asks and grades the batches of one call of `ask`; it notices where not a single request has an answer."""
+
+    def __init__(self, generator: Generator, grade: Callable[[str, str, Sequence[str] | None], Any], total: int):
+        self._generator, self._grade, self._total = generator, grade, total
+        self._asked, self._has_answer = 0, False
+
+    def take_over(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Take the records of an interrupted call into account."""
+        self._asked, self._has_answer = len(records), any(not record.get("failure") for record in records)
+
+    def __call__(self, batch: list[Question]) -> list[dict[str, Any]]:
+        """The record of each answer. An error has those that were made before it as its attribute `records`."""
+        requests = [each.request if isinstance(each.request, Request) else each.request() for each in batch]
+        try:
+            generations = self._generator(requests)
+        except BaseException as error:
+            raised = error
+            if isinstance(error, RequestError):
+                raised = ValueError(f"{batch[error.position].key}: {error}")
+            answered: dict[int, Generation] = getattr(self._generator, "answered", {})
+            if self._has_answer or any(each.failure is None for each in answered.values()):
+                raised.records = [self._record(batch[i], answered[i]) for i in sorted(answered)]  # pyright: ignore
+            if raised is error:
+                raise
+            raise raised from error
+        if len(generations) != len(batch):
+            raise ValueError(
+                f"{self._generator.name} gave {len(generations)} answers to {len(batch)} requests, the first of which "
+                f"is {batch[0].key}; a generator gives one to each."
+            )
+        records = [self._record(*each) for each in zip(batch, generations, strict=True)]
+        self._check(records)
+        return records
+
+    def _record(self, question: Question, generation: Generation) -> dict[str, Any]:
+        text, failure, graded = _shortened(generation.text), generation.failure, None
+        if failure is None:
+            try:
+                graded = self._grade(text, question.expected, question.choices)
+            except (OSError, ImportError):  # of the machine, and not of the answer
+                raise
+            except Exception as error:
+                failure = f"the grader failed ({type(error).__name__}: {error})"
+        return {
+            "key": question.key,
+            **question.fields,
+            "expected": question.expected,
+            "text": text,
+            "answer": graded.answer if graded else "",
+            "is_correct": graded.is_correct if graded else False,
+            "how": graded.how if graded else "none",
+            "is_complete": generation.is_complete,
+            **({} if generation.is_fallback is None else {"is_fallback": generation.is_fallback}),
+            **({} if failure is None else {"failure": failure}),
+            **({} if text is generation.text else {"characters": len(generation.text)}),
+        }
+
+    def _check(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Raise where all requests so far failed: it is for one reason then, and the rest would only fail too."""
+        self._asked += len(records)
+        self._has_answer = self._has_answer or any("failure" not in record for record in records)
+        if not self._has_answer and self._asked >= min(ALL_FAILED, self._total):
+            raise ValueError(
+                f"{self._generator.name}: not one of the {self._asked:,} questions asked so far has a graded answer; "
+                f"{records[0]['key']}: {records[0]['failure']}."
+            )
+
+
+def _shortened(text: str) -> str:
+    """A text of more than `MAX_TEXT` characters without its middle, and a mark there; any other as it is."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters are left out here ...]\n{text[-half:]}"
 
 
 def _digest(questions: Sequence[Question]) -> str:

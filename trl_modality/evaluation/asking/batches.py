@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .records import Journal
@@ -41,13 +42,15 @@ def in_batches(
     title: str,
     show_progress: bool = True,
     asks_together: bool = False,
+    any_order: bool = False,
+    restart: bool = False,
+    on_resume: Callable[[Sequence[Record]], object] = len,
 ) -> list[Record]:
     """Call `work` on every batch of items, and return one record for each item.
 
     The batches depend on the items and `batch_size` alone, and not on the number of processes or on where a run was
     interrupted, since padding changes floating point. With several processes each works on one batch of the same group
-    at a time; all call `work` equally often (a sharded model needs every process for every call) and get all records.
-    The first process reads and writes the file.
+    at a time; all call `work` equally often, as a sharded model needs, and get all records; the first one writes them.
 
     Args:
         items: The items to work on.
@@ -55,38 +58,79 @@ def in_batches(
         groups: The group of each item; a batch holds items of one group only.
         work: Returns the records of a batch, in order.
         batch_size: Items in a batch.
-        file: JSONL file for the records, written batch by batch; an interrupted file is continued. `None`: no file.
+        file: JSONL file for the records, written batch by batch; an interrupted one is continued. `None`: no file.
         settings: What the records depend on; a file with other settings is refused.
         title: Title of the progress bar.
         show_progress: Draw the progress bar.
-        asks_together: The processes hold one model among them (tensor parallelism) and all work on the same batch.
+        asks_together: The processes hold one model among them (tensor parallelism): all work on the same batch.
+        any_order: Parts of batches are kept too, such as those that an error of `work` has as its `records`.
+        restart: Where the file has records of other settings, move it aside and begin a new one.
+        on_resume: Called with the records that the file has already.
 
     Returns:
         The records in the order of the items.
 
     Raises:
         ValueError: there are no items, two items have the same key, or the file has records of other settings.
+        Interrupted: by Ctrl-C; what is done is in the file, and the message says how much.
     """
+    _check(keys, batch_size)
+    processes, journal = Processes(), Journal(file, settings, restart)
+    batches = cut(groups, batch_size)
+    found = processes.from_first(lambda: journal.resume([[keys[i] for i in batch] for batch in batches], any_order))
+    have = {record["key"]: record for record in found}
+    on_resume(found)
+    left = [rest for batch in batches if (rest := [i for i in batch if keys[i] not in have])]
+    steps = _rounds(left, groups, 1 if asks_together else processes.count)
+    show_progress = show_progress and processes.rank == 0
+    with _kept(journal, have, len(items), processes.rank), _bar(title, keys, have, show_progress) as progress:
+        for records in _made(work, items, steps, processes):
+            if processes.rank == 0:
+                journal.add(records)
+            have |= {record["key"]: record for record in records}
+            progress.update(len(records))
+    return [have[key] for key in keys]
+
+
+def _bar(title: str, keys: Sequence[str], have: Mapping[str, Record], is_shown: bool) -> Any:
     from tqdm.auto import tqdm
 
-    _check(keys, batch_size)
-    processes = Processes()
-    journal = Journal(file, settings)
-    batches = cut(groups, batch_size)
-    done = processes.from_first(lambda: journal.resume([[keys[i] for i in batch] for batch in batches]))
-    records: list[Record] = [record for batch in done for record in batch]
-    with tqdm(
-        total=len(items), initial=len(records), desc=title, unit="row", disable=not show_progress or processes.rank > 0
-    ) as progress:
-        for step in _rounds(batches[len(done) :], groups, 1 if asks_together else processes.count):
-            own = step[min(processes.rank, len(step) - 1)]
-            for found in processes.gather(lambda own=own: work([items[i] for i in own]))[: len(step)]:
-                if processes.rank == 0:
-                    journal.add(found)
-                records += found
-                progress.update(len(found))
-    places = {position: place for place, position in enumerate(i for batch in batches for i in batch)}
-    return [records[places[i]] for i in range(len(items))]
+    return tqdm(total=len(keys), initial=len(have), desc=title, unit="row", disable=not is_shown)
+
+
+def _made(
+    work: Callable[[list[Item]], list[Record]],
+    items: Sequence[Item],
+    steps: Iterable[list[list[int]]],
+    processes: Processes,
+) -> Iterator[list[Record]]:
+    """The records of every batch, each batch made by one process and given to all."""
+    for step in steps:
+        own = step[min(processes.rank, len(step) - 1)]
+        yield from processes.gather(lambda own=own: work([items[i] for i in own]))[: len(step)]
+
+
+class Interrupted(KeyboardInterrupt):
+    """An evaluation was interrupted; the message says how much is done, where it is kept, and how to go on."""
+
+
+@contextlib.contextmanager
+def _kept(journal: Journal, have: dict[str, Record], total: int, rank: int) -> Iterator[None]:
+    """A context that writes what an error has in its `records`, and puts an interruption into words."""
+    try:
+        yield
+    except BaseException as error:
+        made = getattr(error, "records", [])
+        if rank == 0:
+            journal.add(made)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        count = f"{len(have) + len(made):,} of {total:,} are done"
+        if journal.path is None:
+            where = "nothing is kept, since no folder was given for the results"
+        else:
+            where = f"they are kept in {journal.path}, and the same call goes on from there"
+        raise Interrupted(f"interrupted: {count}; {where}") from error
 
 
 def _check(keys: Sequence[str], batch_size: int) -> None:

@@ -34,13 +34,17 @@ def is_formula(answer: str) -> bool:
     return len(answer) <= MAX_FORMULA and bool(re.search(r"\w", answer)) and not _NAME.search(answer)
 
 
+class WorkerError(OSError):
+    """The process that compares formulas cannot be started; nothing was compared."""
+
+
 class SymbolicWorker:
     """A worker process that compares formulas for one thread at a time; other threads wait.
 
     It is a context manager, and the process ends with the interpreter at the latest.
 
     Raises:
-        RuntimeError: (when used) the process cannot be started; its own message is given.
+        WorkerError: (when used) the process cannot be started; its own message is given.
     """
 
     def __init__(self) -> None:
@@ -74,7 +78,11 @@ class SymbolicWorker:
                 self._start()
             # The worker gives up by itself before it would be killed, which saves starting a new one
             sides = {"answer": _as_latex(answer), "gold": _as_latex(gold)}
-            reply = self._ask({**sides, "seconds": 0.6 * time_limit}, 0.8 * time_limit)
+            try:
+                reply = self._ask({**sides, "seconds": 0.6 * time_limit}, 0.8 * time_limit)
+            except BaseException:  # Ctrl-C: its reply would be taken for that of the next comparison
+                self._end()
+                raise
             if reply is None:
                 self._end()
                 return None
@@ -91,11 +99,15 @@ class SymbolicWorker:
             encoding="ascii",
         )
         self._finalizer = weakref.finalize(self, _kill, self._process, os.getpid())
-        reply = self._ask(None, START_LIMIT)
+        try:
+            reply = self._ask(None, START_LIMIT)
+        except BaseException:
+            self._end()
+            raise
         if reply is None or "error" in reply:
             self._end()
             why = "no reply" if reply is None else reply["error"]
-            raise RuntimeError(f"The process that compares formulas did not start: {why}")
+            raise WorkerError(f"The process that compares formulas did not start: {why}")
 
     def _end(self) -> None:
         if self._finalizer is not None:

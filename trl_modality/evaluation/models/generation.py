@@ -67,7 +67,8 @@ class TransformersGenerator:
         """The answers in the order of the requests. Requests with and without images are separate batches.
 
         Raises:
-            RequestError: a request that the processor refuses, or that is too long for the model.
+            RequestError: a request that the processor or the chat template refuses or, with several processes, one
+                that is too long for the model. In one process the answer to that has its `failure` set.
         """
         generations: dict[int, Generation] = {}
         with evaluation_mode(self.model), self._own_config() as config, _whole_root(self.model):
@@ -81,7 +82,8 @@ class TransformersGenerator:
     def _generate(self, requests: dict[int, Request], config: GenerationConfig) -> list[Generation]:
         prompts = {i: self._render(i, request) for i, request in requests.items()}
         inputs = self._inputs(prompts, requests)
-        self._check_lengths(inputs["attention_mask"].sum(1).tolist(), prompts)
+        if too_long := self._too_long(inputs["attention_mask"].sum(1).tolist(), prompts):
+            return self._without(too_long, requests, config)
         inputs = inputs.to(self.model.device, self.model.dtype)
         output = self.model.generate(**inputs, generation_config=config)
         ends = torch.tensor(config.eos_token_id)
@@ -102,6 +104,10 @@ class TransformersGenerator:
             return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except ValueError as error:
             raise RequestError(position, str(error)) from error
+        except Exception as error:  # a template may refuse a prompt by any error of jinja
+            raise RequestError(
+                position, f"the chat template of {self.name} refuses the prompt ({type(error).__name__}: {error})."
+            ) from error
 
     def _inputs(self, prompts: dict[int, str], requests: dict[int, Request]) -> Any:
         images = [list(requests[i].images) for i in prompts]
@@ -133,16 +139,29 @@ class TransformersGenerator:
             add_special_tokens=False,
         )
 
-    def _check_lengths(self, lengths: list[int], prompts: dict[int, str]) -> None:
+    def _too_long(self, lengths: list[int], prompts: dict[int, str]) -> dict[int, str]:
+        """The requests whose prompt and answer have no place in the model's context, by position, and why."""
         places = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for length, (i, prompt) in zip(lengths, prompts.items(), strict=True):
-            if places and length + self.max_new_tokens > places:
-                raise RequestError(
-                    i,
-                    f"the prompt starting {prompt[:60]!r} has {length} tokens, and with `max_new_tokens`="
-                    f"{self.max_new_tokens} goes beyond the {places} positions of {self.name}. Shorten it, or set "
-                    "`max_new_tokens` lower.",
-                )
+        return {
+            i: f"the prompt starting {prompt[:60]!r} has {length} tokens, and with `max_new_tokens`="
+            f"{self.max_new_tokens} goes beyond the {places} positions of {self.name}. Shorten it, or set "
+            "`max_new_tokens` lower."
+            for length, (i, prompt) in zip(lengths, prompts.items(), strict=True)
+            if places and length + self.max_new_tokens > places
+        }
+
+    def _without(
+        self, too_long: dict[int, str], requests: dict[int, Request], config: GenerationConfig
+    ) -> list[Generation]:
+        """The answers to a batch in which some requests fail."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Processes that share a model must make equally many calls of it
+            position, why = next(iter(too_long.items()))
+            raise RequestError(position, why)
+        rest = {i: request for i, request in requests.items() if i not in too_long}
+        answers = dict(zip(rest, self._generate(rest, config), strict=True)) if rest else {}
+        failed = {i: Generation("", False, failure=why.rstrip(".")) for i, why in too_long.items()}
+        return [{**answers, **failed}[i] for i in requests]
 
     @contextmanager
     def _own_config(self) -> Iterator[GenerationConfig]:

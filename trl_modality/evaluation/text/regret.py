@@ -43,15 +43,19 @@ def text_skill(
         ValueError: a file is not one of answers, or holds no answer.
     """
     found = {task: _answers(folder, task) for task in tasks or _tasks_in(folder)}
+    answered = {task: _answered(folder, task, answers) for task, (_, answers) in found.items()}
     models = dict.fromkeys(str(settings["model"]) for settings, _ in found.values())
     return TextSkill(
         name=name or _name(Path(folder)),
         model=", ".join(models),
         tasks={
             task: accuracy_of([a["is_correct"] for a in answers.values()], confidence)
-            for task, (_, answers) in found.items()
+            for task, answers in answered.items()
         },
-        cut_short={task: sum(not a["is_complete"] for a in answers.values()) for task, (_, answers) in found.items()},
+        cut_short={task: sum(not a["is_complete"] for a in answers.values()) for task, answers in answered.items()},
+        failures={
+            task: failed for task, (_, answers) in found.items() if (failed := len(answers) - len(answered[task]))
+        },
     )
 
 
@@ -77,7 +81,10 @@ def text_regret(
         where = f"{answers_file(base_folder, task)} and {answers_file(trained_folder, task)}"
         _check_alike(where, base_settings, settings)
         _check_questions(where, base, trained)
-        keys = list(base)
+        answered = (_answered(base_folder, task, base), _answered(trained_folder, task, trained))
+        keys = [key for key in base if all(key in side for side in answered)]
+        if not keys:
+            raise ValueError(f"{where} cannot be compared: no question has an answer in both.")
         differences[task] = paired_difference(
             [base[key]["is_correct"] for key in keys],
             [trained[key]["is_correct"] for key in keys],
@@ -111,10 +118,21 @@ def check_baseline(folder: str | Path, task: str, settings: dict[str, Any]) -> N
 def _answers(folder: str | Path, task: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The settings that a task was asked with, and the records of its answers by key of the question."""
     path = answers_file(folder, task)
-    settings, records = read_records(path)
+    settings, records = read_records(path, {"is_correct": bool, "is_complete": bool, "expected": str})
     if not records:
         raise ValueError(f"{path} holds no answer: run the task into {folder} to its end.")
     return settings, {record["key"]: record for record in records}
+
+
+def _answered(folder: str | Path, task: str, answers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The records of requests that did not fail, by key; `ValueError` where there is none."""
+    found = {key: record for key, record in answers.items() if not record.get("failure")}
+    if not found:
+        first = next(iter(answers.values()))
+        raise ValueError(
+            f"{answers_file(folder, task)} has no answer, only failed requests; {first['key']}: {first['failure']}."
+        )
+    return found
 
 
 def _tasks_in(folder: str | Path) -> list[str]:

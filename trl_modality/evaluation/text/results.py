@@ -25,11 +25,14 @@ class TextSkill:
     tasks: dict[str, Accuracy]
     cut_short: dict[str, int]
     """By task, how many answers were cut off at the largest number of new tokens."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """By task, how many requests have no graded answer, where there are any; they are neither right nor wrong."""
 
     def to_dict(self) -> dict[str, Any]:
-        """`name`, `model` and `tasks` by name, each an `Accuracy` with `cut_short`."""
+        """`name`, `model` and `tasks` by name, each an `Accuracy` with `cut_short` and, where any, `failures`."""
+        counts = {"cut_short": self.cut_short, "failures": self.failures}
         tasks = {
-            name: {**found.to_dict(), **({"cut_short": self.cut_short[name]} if name in self.cut_short else {})}
+            name: {**found.to_dict(), **{key: by_task[name] for key, by_task in counts.items() if name in by_task}}
             for name, found in self.tasks.items()
         }
         return {"name": self.name, "model": self.model, "tasks": tasks}
@@ -44,13 +47,16 @@ class TextSkill:
             model=fields.text("model", ""),
             tasks={name: Accuracy.from_dict(entry) for name, entry in found.items()},
             cut_short={name: entry.count("cut_short") for name, entry in found.items() if entry.has("cut_short")},
+            failures={name: entry.count("failures") for name, entry in found.items() if entry.has("failures")},
         )
 
     def table(self) -> str:
         """A line for each task: number of questions, accuracy in percent with its interval, answers cut short."""
         lines = [f"{'':12}{'questions':>10}  {'accuracy, %':21}{'cut short':>10}"]
         for name, found in self.tasks.items():
-            lines.append(f"{name:12}{found.total:10,}  {_share(found):21}{self.cut_short.get(name, 0):10,}".rstrip())
+            failed = f"  {count:,} failures" if (count := self.failures.get(name)) else ""
+            cut_short = self.cut_short.get(name, 0)
+            lines.append(f"{name:12}{found.total:10,}  {_share(found):21}{cut_short:10,}{failed}".rstrip())
         return "\n".join(lines)
 
 

@@ -121,6 +121,7 @@ class TextTasks:
         batch_size: int = 16,
         confidence: float = 0.95,
         show_progress: bool = True,
+        restart: bool = False,
     ) -> TextResult:
         """Ask a model all tasks and write `text/{task}.jsonl` and `text.json`; an interrupted run is continued.
 
@@ -133,6 +134,7 @@ class TextTasks:
             batch_size: Questions in a batch.
             confidence: Of the intervals, between 0 and 1.
             show_progress: Draw progress bars.
+            restart: Where the folder has answers of other settings, move them aside and begin anew.
 
         Raises:
             ValueError: `folder` or the baseline has answers to other questions or with other settings.
@@ -143,7 +145,7 @@ class TextTasks:
                 check_baseline(self.baseline, task, {**own, **settings})
         for task, (asked, grade, settings) in self._prepared.items():
             file = Path(folder) / "text" / f"{task}.jsonl"
-            asking.ask(generator, asked, grade, file, batch_size, show_progress, settings)
+            asking.ask(generator, asked, grade, file, batch_size, show_progress, settings, restart)
         return write_text_result(folder, list(self._prepared), name, self.baseline, confidence)
 
 
