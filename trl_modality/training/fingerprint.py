@@ -69,7 +69,7 @@ def run_fingerprint(trainer: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     told |= _processor_fingerprint(trainer.processing_class)
     told |= model_fingerprint(trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False))
     plan = getattr(trainer, "_run_plan", None)
-    if plan is not None:
+    if plan is not None and plan.schedule.is_given:
         told["schedule"] = hashlib.sha256(repr(plan.schedule.mixes).encode()).hexdigest()[:16]
     return plain(told)
 

@@ -21,6 +21,11 @@ READ_BYTES = 2**20
 # Files from this size on are not hashed again where their time of change is the same: a smaller one may be written
 # twice within one tick of the clock of a file system
 REMEMBERED_BYTES = 2**20
+# What a host would load if it were there; any other file that came later is no concern of a checkpoint
+LOADED = (
+    *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    *("adapter_model.safetensors", "adapter_model.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"),
+)
 
 
 class DamagedCheckpointError(ValueError):
@@ -140,7 +145,9 @@ def verify_files(folder: str | os.PathLike, manifest: Manifest) -> None:
     number = folder.name.removeprefix("checkpoint-")
     if folder.name.startswith("checkpoint-") and number.isdigit() and int(number) != manifest.step:
         raise DamagedCheckpointError(f"the folder holds the files of step {manifest.step}")
-    wrong = []
+    wrong = [
+        f"{name} was not part of it" for name in LOADED if name not in manifest.files and (folder / name).exists()
+    ]
     for name, entry in manifest.files.items():
         try:
             size = (folder / name).stat().st_size

@@ -1,6 +1,6 @@
 """Decisions that all processes of a run take alike: an error on one is an error on each, and none waits for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -59,7 +59,7 @@ def agreed(accelerator: Accelerator, make: Callable[[], dict[str, Any]]) -> dict
     return own
 
 
-def _disagreement(name: str, by_rank: list[Mapping[str, Any]]) -> str | None:
+def _disagreement(name: str, by_rank: Sequence[Mapping[str, Any]]) -> str | None:
     values = [each.get(name, ABSENT) for each in by_rank]
     # Weights that are sharded, or loaded on one rank alone, cannot be told
     if None in values and name == "model.base_weights" or all(value == values[0] for value in values):
