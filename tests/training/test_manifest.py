@@ -11,6 +11,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from tests.testing.runs import mixed_dataset
+from trl_modality.training import manifest
 from trl_modality.training.checkpoints import newest_whole_checkpoint, whole_checkpoint
 from trl_modality.training.manifest import (
     MANIFEST,
@@ -148,6 +149,15 @@ def test_every_byte_of_every_file_counts(tmp_path):
         verify_files(folder, written)
 
 
+def test_a_file_is_hashed_alike_in_both_ways(tmp_path):
+    path = tmp_path / "a"
+    for size in (1, manifest.READ_BYTES, 2 * manifest.READ_BYTES + 3):
+        path.write_bytes(os.urandom(size))
+        assert file_hash(path) == manifest._hash_of_written(path)
+    path.write_bytes(b"")  # nothing to map
+    assert file_hash(path) == manifest._hash_of_written(path)
+
+
 def test_a_file_that_would_be_loaded_must_be_listed(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x")
     written = ManifestWriter().write(tmp_path, step=1, run_id="a", ranks=1, versions={}, fingerprint={})
@@ -179,9 +189,12 @@ def test_no_bit_of_a_manifest_can_be_flipped_unseen(tmp_path):
 def test_a_rewritten_checkpoint_is_hashed_where_it_changed(tmp_path, monkeypatch):
     """As after an evaluation that is written into the state of a checkpoint that was saved before it."""
     hashed = []
-    monkeypatch.setattr(
-        "trl_modality.training.manifest.file_hash", lambda path: hashed.append(path.name) or file_hash(path)
-    )
+
+    def told_of(hash_):
+        return lambda path: hashed.append(path.name) or hash_(path)
+
+    for name in ("file_hash", "_hash_of_written"):
+        monkeypatch.setattr(f"trl_modality.training.manifest.{name}", told_of(getattr(manifest, name)))
     (tmp_path / "model.safetensors").write_bytes(os.urandom(REMEMBERED_BYTES))
     (tmp_path / "trainer_state.json").write_text("1")
     writer = ManifestWriter()

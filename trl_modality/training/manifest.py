@@ -1,6 +1,7 @@
 """`manifest.json` of a checkpoint: its files with their hashes, and what its run was; written last."""
 
 import json
+import mmap
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,7 @@ class ManifestWriter:
         if stat.st_size < REMEMBERED_BYTES:
             return {"size": stat.st_size, "xxh3_128": file_hash(path)}
         self._known.setdefault(key, "")
-        self._known[key] = self._known[key] or file_hash(path)
+        self._known[key] = self._known[key] or _hash_of_written(path)
         return {"size": stat.st_size, "xxh3_128": self._known[key]}
 
 
@@ -107,6 +108,19 @@ def file_hash(path: str | os.PathLike) -> str:
         while n_read := file.readinto(buffer):
             digest.update(view[:n_read])
     return digest.hexdigest()
+
+
+def _hash_of_written(path: Path) -> str:
+    """`file_hash` of a file that was just written: its pages are in memory, and are not copied, in half the time.
+
+    Where a disk fails while such memory is read, the process is killed without a word, so files that are to be loaded
+    are read instead.
+    """
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return xxhash.xxh3_128_hexdigest(content)
+    except (OSError, ValueError):  # a file system that maps no files
+        return file_hash(path)
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest | None:
