@@ -42,6 +42,7 @@ ROOMS = (
     "views",
     "_compat",
     "_extras",
+    "_fields",
     "_lazy",
     "_version",
 )

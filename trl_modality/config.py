@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 from trl import SFTConfig
 
+from ._fields import check_numbers
 from .curriculum.adaptive import Adaptive
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import FACTORS, SCHEDULES
@@ -318,6 +319,7 @@ class ModalityBalancedSFTConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        check_numbers(self, ModalityBalancedSFTConfig.__annotations__)
         for name in ("text_rich_weight", "vision_centric_weight", "kl_weight"):
             weight = getattr(self, name)
             if not (math.isfinite(weight) and weight >= 0):

@@ -227,6 +227,12 @@ FAULTS = [
         lambda scene: scene.config(resume_overrides="kl_weight"),
     ),
     Fault(
+        "a number in quotes in the config",
+        "before the first step",
+        "`kl_weight` must be a number, got '1.0'; write it without quotes",
+        lambda scene: scene.config(kl_weight="1.0"),
+    ),
+    Fault(
         "a checkpoint that is not the newest of its folder",
         "on resuming",
         "has newer checkpoints than checkpoint-2, which the run goes on from: checkpoint-3, checkpoint-4",
