@@ -44,6 +44,7 @@ ROOMS = (
     "images",
     "_compat",
     "_extras",
+    "_fields",
     "_lazy",
     "_version",
 )

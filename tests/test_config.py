@@ -1,3 +1,4 @@
+import math
 import re
 from dataclasses import fields
 
@@ -126,3 +127,28 @@ def test_a_config_of_the_hosts_that_takes_a_large_gap_for_the_best(config, monke
     paired_config(config(SFTConfig, metric_for_best_model="eval_vision_centric_accuracy"), None)
     paired_config(config(SFTConfig), None)
     assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("kl_weight", "1.0", "a number"),
+        ("beta", "half", "a number"),
+        ("replay_ratio", None, "a number"),
+        ("kl_temperature", math.nan, "a number"),
+        ("loss_tile_mib", "64", "a number"),
+        ("gap_eval_rows", "8", "a whole number"),
+        ("curriculum_window", 2.5, "a whole number"),
+        ("check_rows", True, "a whole number"),
+    ],
+)
+def test_what_is_no_number_is_told_by_the_field(config, name, value, kind):
+    with pytest.raises(ValueError, match=re.escape(f"`{name}` must be {kind}, got {value!r}")):
+        config(**{name: value})
+
+
+def test_every_number_of_ours_is_looked_at(config):
+    for field in OURS:
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            with pytest.raises(ValueError, match=f"`{field.name}` must be a"):
+                config(**{field.name: "x"})

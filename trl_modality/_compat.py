@@ -111,7 +111,8 @@ def load_renamed_checkpoint(trainer: Any, folder: Any) -> bool:
     # With the config that the model has: without `config.json` in the folder, a default model of its class would be
     # built, of billions of parameters
     config = copy.deepcopy(model.config)
-    loaded, info = type(model).from_pretrained(folder, config=config, dtype=model.dtype, output_loading_info=True)
+    load: Any = type(model).from_pretrained
+    loaded, info = load(folder, config=config, dtype=model.dtype, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"the weights in {folder} lack {len(missing)} of the model's tensors, `{missing[0]}` among them: they are "

@@ -5,6 +5,7 @@ from typing import Literal
 
 from trl import SFTConfig
 
+from ._fields import check_numbers
 from .config_checks import NONFINITE_POLICIES, check_config, choose_metric
 from .curriculum.schedule import FACTORS, SCHEDULES
 from .kernels.backends import BACKENDS
@@ -370,6 +371,7 @@ class ModalityBalancedSFTConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        check_numbers(self, ModalityBalancedSFTConfig.__annotations__)
         check_config(self)
         if self.share_prefix != "auto":
             self.share_prefix = bool(self.share_prefix)

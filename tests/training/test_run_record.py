@@ -79,6 +79,14 @@ def test_it_tells_no_secret(config):
     assert args.model_init_kwargs["token"] == "hf_a1b2c3", "the config is as it was"
 
 
+def test_numbers_of_tokens_are_no_secrets(config):
+    told = config_of(
+        config(gap_eval_max_new_tokens=3, model_init_kwargs={"max_new_tokens": 4, "my_token": "hf_a1b2c3"})
+    )
+    assert told["gap_eval_max_new_tokens"] == 3
+    assert told["model_init_kwargs"] == {"max_new_tokens": 4}
+
+
 def test_it_tells_of_adapters_and_schedules(config, make_trainer):
     def mostly_seeing(progress):
         return Mix(text_rich=0.5, vision_centric=0.5)

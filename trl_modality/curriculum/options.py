@@ -72,6 +72,11 @@ class RunSchedule:
         return self
 
     @property
+    def is_given(self) -> bool:
+        """Whether it is the user's own, of which the config says nothing."""
+        return self._given is not None
+
+    @property
     def is_replay_constant(self) -> bool:
         """Whether replay has the same share from the first step to the last, so that an epoch has a known length."""
         return all(mix.replay == 1.0 for mix in self.mixes)

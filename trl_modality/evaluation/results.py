@@ -312,7 +312,7 @@ class GapResult:
         """The main numbers by the names that trainers log.
 
         `{condition}_accuracy`, `accuracy_gap`, `balanced_accuracy` and `vision_gain` are shares,
-        `{condition}_unfinished` is the share of answers that were cut off, `{condition}_failures` the share of requests
+        `{condition}_unfinished` is the share of answers that were cut off, `{condition}_failures` that of requests
         without an answer (only where there are any), `{condition}_nll` and `gap_nats` are nats per token.
         """
         metrics: dict[str, float] = {}

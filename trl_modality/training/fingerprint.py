@@ -28,6 +28,14 @@ NOT_OF_MODEL = frozenset(
 NOT_OF_ADAPTER = frozenset(
     {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "task_type"}
 )
+# The names of a fingerprint that are no fields of a config
+SECTIONS = frozenset(
+    {
+        *("train_dataset", "replay_dataset", "tokenizer", "chat_template", "image_processor", "video_processor"),
+        *("model", "adapter", "optimizer", "scheduler", "data_collator", "compute_loss_func", "schedule"),
+        *("global_batch",),
+    }
+)
 # Sections whose keys come and go with the hosts' versions: a key that is on one side alone does not count then
 VERSIONED = ("model.config", "image_processor", "adapter")
 SAMPLED_VALUES = 16
@@ -69,7 +77,7 @@ def run_fingerprint(trainer: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     told |= _processor_fingerprint(trainer.processing_class)
     told |= model_fingerprint(trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False))
     plan = getattr(trainer, "_run_plan", None)
-    if plan is not None:
+    if plan is not None and plan.schedule.is_given:
         told["schedule"] = hashlib.sha256(repr(plan.schedule.mixes).encode()).hexdigest()[:16]
     return plain(told)
 
@@ -195,8 +203,9 @@ def differences(
         top = name.partition(".")[0]
         if before is ABSENT and top in fields and top not in saved:
             before = dict(flat({top: config_default(args, top)})).get(name, ABSENT)
-        is_retired = after is ABSENT and top not in fields and top not in now and not same_versions
-        is_versioned = ABSENT in (before, after) and not same_versions and name.startswith(VERSIONED)
+        is_retired = after is ABSENT and top not in fields and top not in SECTIONS and not same_versions
+        is_on_both = top in saved and top in now
+        is_versioned = ABSENT in (before, after) and is_on_both and not same_versions and name.startswith(VERSIONED)
         is_untold = name in ("model.base_weights", "global_batch") and None in (before, after)
         if before != after and not (is_retired or is_versioned or is_untold):
             found.append(Difference(name, before, after))

@@ -1,7 +1,7 @@
 """Decisions that all processes of a run take alike: an error on one is an error on each, and none waits for it."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,7 +67,7 @@ def agreed(accelerator: Accelerator, make: Callable[[], dict[str, Any]]) -> dict
     return own
 
 
-def _disagreement(name: str, by_rank: list[Mapping[str, Any]]) -> str | None:
+def _disagreement(name: str, by_rank: Sequence[Mapping[str, Any]]) -> str | None:
     values = [each.get(name, ABSENT) for each in by_rank]
     # Weights that are sharded, or loaded on one rank alone, cannot be told
     if None in values and name == "model.base_weights" or all(value == values[0] for value in values):

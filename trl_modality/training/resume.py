@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ class RunIdentity(TrainerCallback):
                 self._reject_others(folder, present)
         return checkpoint
 
-    def _reject_others(self, folder: Path, present: dict[str, str | None]) -> None:
+    def _reject_others(self, folder: Path, present: Mapping[str, str | None]) -> None:
         others = [name for name, run_id in present.items() if run_id not in self._own_runs]
         if others:
             raise ValueError(
