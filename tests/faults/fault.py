@@ -94,7 +94,7 @@ class Fault:
         Raises:
             AssertionError: nothing was seen, something else was, or something else is left.
         """
-        with _listening() as lines:
+        with listening() as lines:
             if self.warns:
                 self.provoke(scene)
             else:
@@ -112,7 +112,7 @@ class Fault:
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
+def listening() -> Iterator[list[str]]:
     """A context with the warnings of the package and of transformers, whether they propagate or not."""
     lines: list[str] = []
 

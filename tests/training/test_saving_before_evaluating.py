@@ -9,11 +9,14 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from tests.faults.fault import listening
 from tests.test_drop_in import TEXTS, text_model
 from tests.testing.tiny import pair_dataset, tiny_llava
 from trl_modality import ModalityBalancedSFTTrainer
+from trl_modality.training.checkpoints import newest_whole_checkpoint, whole_checkpoint
 from trl_modality.training.guarded import GuardedSFTTrainer
-from trl_modality.training.manifest import MANIFEST, read_manifest, verify_files
+from trl_modality.training.manifest import MANIFEST, mark_changing, read_manifest, verify_files
+from trl_modality.training.resume import RunIdentity
 
 
 class Watch(TrainerCallback):
@@ -210,3 +213,62 @@ def test_a_run_that_has_ended_makes_no_step_when_it_is_resumed(tmp_path, config)
         trainer.train(resume_from_checkpoint=resume)
         assert trainer.state.global_step == 3
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_an_evaluation_writes_no_weights_again(tmp_path, monkeypatch):
+    saved = []
+    save = SFTTrainer.save_model
+    monkeypatch.setattr(SFTTrainer, "save_model", lambda self, *args, **kw: saved.append(1) or save(self, *args, **kw))
+    trained_on_text(GuardedSFTTrainer, tmp_path, [5.0, 4.0, 3.0, 2.0, 1.0])
+    assert len(saved) == 5
+
+
+class Killed(BaseException):
+    """Stands for a signal that no handler sees."""
+
+
+def test_a_run_that_is_killed_while_it_notes_an_evaluation_keeps_the_checkpoint(tmp_path, config, monkeypatch):
+    args = config(
+        output_dir=str(tmp_path),
+        max_steps=4,
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        per_device_train_batch_size=1,
+    )
+
+    def trainer():
+        model, processor = tiny_llava()
+        rows, held_out = pair_dataset(6), pair_dataset(2, first=8)
+        return ModalityBalancedSFTTrainer(
+            model, args, train_dataset=rows, eval_dataset=held_out, processing_class=processor, callbacks=[Random()]
+        )
+
+    original, written = RunIdentity.checkpoint_saved, []
+
+    def checkpoint_saved(self, folder):
+        written.append(folder)
+        if written.count(folder) == 2:  # all files are written anew, and the manifest is not
+            raise Killed
+        original(self, folder)
+
+    monkeypatch.setattr(RunIdentity, "checkpoint_saved", checkpoint_saved)
+    with pytest.raises(Killed):
+        trainer().train()
+    monkeypatch.undo()
+    resumed = trainer()
+    with listening() as lines:
+        resumed.train(resume_from_checkpoint=True)
+    assert any("ended while rng_state.pth and trainer_state.json were brought up to date" in line for line in lines)
+    assert [log["step"] for log in resumed.state.log_history if "eval_loss" in log] == [2, 4]
+    assert sum("train_loss" in log for log in resumed.state.log_history) == 1
+    assert resumed.state.global_step == 4
+    # Another file than those is still looked at
+    verify = newest_whole_checkpoint(tmp_path).path
+    mark_changing(verify, ["trainer_state.json"])
+    with (verify / "optimizer.pt").open("r+b") as file:
+        file.seek(100)
+        file.write(b"?")
+    with pytest.raises(ValueError, match="optimizer.pt has other bytes"):
+        whole_checkpoint(verify)

@@ -116,6 +116,12 @@ def _verified(path: Path, run_id: str | None = None) -> Checkpoint:
         raise DamagedCheckpointError(f"it is of another run ({manifest.run_id}) than the one that saved last")
     else:
         verify_files(path, manifest)
+        if manifest.changing:
+            _check_formats(path)
+            logger.warning(
+                f"{path}: the run ended while {' and '.join(manifest.changing)} were brought up to date after an "
+                "evaluation. They can be read; all other files are as they were written."
+            )
     return Checkpoint(path, manifest)
 
 

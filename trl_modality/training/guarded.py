@@ -235,7 +235,9 @@ class GuardedSFTTrainer(SFTTrainer):
 
     def _write_checkpoint(self, trial: Any, *, state_only: bool) -> None:
         """Write the checkpoint of the current step; or only what an evaluation changes, where the rest is written."""
-        if not state_only:
+        if state_only:
+            self._identity.checkpoint_changes(self._checkpoint_folder(trial))
+        else:
             self._health.check_weights(agree=True)
         states: Any = self.state.stateful_callbacks
         if self._health.skipped:
@@ -254,7 +256,8 @@ class GuardedSFTTrainer(SFTTrainer):
     def _evaluation_changes_optimizer(self) -> bool:
         """Whether an evaluation changes learning rates, or in which of their two modes an optimizer's weights are."""
         by_metric = isinstance(self.lr_scheduler, (ReduceLROnPlateau, GreedyLR))
-        return by_metric or callable(getattr(self.optimizer, "eval", None))
+        own = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate's wrapper has the method for all
+        return by_metric or callable(getattr(own, "eval", None))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self._writes_state_only:

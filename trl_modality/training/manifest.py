@@ -3,9 +3,9 @@
 import json
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Manifest:
         fingerprint: What the run was made of, by name; see `fingerprint.run_fingerprint`.
         files: Size and hash (XXH3, 128 bits) of every file of the checkpoint, by its path in it.
         saved_at: Time in UTC, ISO 8601 with microseconds.
+        changing: Files that are written anew after the evaluation of the step: not compared until that is done.
     """
 
     step: int
@@ -54,6 +55,7 @@ class Manifest:
     fingerprint: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
     saved_at: str
+    changing: Sequence[str] = ()
 
 
 class ManifestWriter:
@@ -76,8 +78,7 @@ class ManifestWriter:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             entries = dict(zip(paths, pool.map(self._entry, (folder / path for path in paths)), strict=True))
         manifest = Manifest(**told, files=entries, saved_at=datetime.now(UTC).isoformat())
-        content = json.loads(json.dumps({"format": FORMAT, "kind": "checkpoint", **asdict(manifest)}))
-        write_json(folder / MANIFEST, {**content, "digest": _digest(content)})
+        _write(folder, manifest)
         return manifest
 
     def _entry(self, path: Path) -> dict[str, Any]:
@@ -88,6 +89,21 @@ class ManifestWriter:
         self._known.setdefault(key, "")
         self._known[key] = self._known[key] or _hash_of_written(path)
         return {"size": stat.st_size, "xxh3_128": self._known[key]}
+
+
+def mark_changing(folder: str | os.PathLike, names: Sequence[str]) -> None:
+    """Say in the manifest of a checkpoint that some of its files are about to be written anew.
+
+    Whoever is killed meanwhile leaves a checkpoint that can be gone on from. The next manifest says nothing of it.
+    """
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        _write(Path(folder), replace(manifest, changing=[name for name in manifest.files if name in names]))
+
+
+def _write(folder: Path, manifest: Manifest) -> None:
+    content = json.loads(json.dumps({"format": FORMAT, "kind": "checkpoint", **asdict(manifest)}))
+    write_json(folder / MANIFEST, {**content, "digest": _digest(content)})
 
 
 def checkpoint_files(folder: Path) -> list[str]:
@@ -168,13 +184,13 @@ def verify_files(folder: str | os.PathLike, manifest: Manifest) -> None:
         except OSError:
             wrong.append(f"{name} is missing")
             continue
-        if size != entry["size"]:
+        if size != entry["size"] and name not in manifest.changing:
             wrong.append(f"{name} has {size:,} bytes of {entry['size']:,}")
     if not wrong:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             found = pool.map(_hash_or_error, (folder / name for name in manifest.files))
             for (name, entry), hash_ in zip(manifest.files.items(), found, strict=True):
-                if hash_ != entry["xxh3_128"]:
+                if hash_ != entry["xxh3_128"] and name not in manifest.changing:
                     wrong.append(f"{name} has other bytes than were written")
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..evaluation.asking.folder_lock import locked_folder
 from .checkpoints import (
+    STATE,
     Checkpoint,
     checkpoints_of,
     manifest_step,
@@ -23,7 +24,7 @@ from .checkpoints import (
 from .fingerprint import Difference, differences, flat, given_fingerprint, is_named, run_fingerprint
 from .fingerprint_config import ROWS_OF_STEPS
 from .hyperparameters import Hyperparameters
-from .manifest import ManifestWriter
+from .manifest import ManifestWriter, mark_changing
 from .ranks import agreed, on_main
 from .run_record import versions
 
@@ -162,6 +163,14 @@ class RunIdentity(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         overrides = {each.name: (each.old, each.new) for each in self.overrides}
         self._hyperparameters.apply(self._trainer.optimizer, self._trainer.lr_scheduler, overrides)
+
+    def checkpoint_changes(self, folder: Any) -> None:
+        """Say that what an evaluation changes in a checkpoint is about to be written. Every process calls it."""
+        accelerator = self._trainer.accelerator
+        if self._trainer.is_world_process_zero():
+            rng_states = [path.name for path in Path(folder).glob("rng_state*.pth")]
+            mark_changing(folder, [STATE, *rng_states])
+        accelerator.wait_for_everyone()
 
     def checkpoint_saved(self, folder: Any) -> None:
         """Write the manifest of a checkpoint, once every process has written its files. Every process calls it."""
