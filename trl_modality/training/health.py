@@ -11,9 +11,9 @@ import torch
 from accelerate.utils import gather_object
 from transformers.utils import logging
 
-from .._compat import last_complete_checkpoint
 from ..collation.layout import ViewLayout
 from ..views import View
+from .saving import how_to_go_on
 
 
 logger = logging.get_logger(__name__)
@@ -303,14 +303,6 @@ def listed(names: list[str]) -> str:
     """The first few names of rows, and how many there are beside them."""
     more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
     return "; ".join(names[:N_NAMED]) + more
-
-
-def how_to_go_on(output_dir: Any) -> str:
-    """The newest whole checkpoint of a folder, in words."""
-    checkpoint = last_complete_checkpoint(output_dir)
-    if checkpoint is None:
-        return "No checkpoint has been saved, so the run has to begin anew."
-    return f"Go on from the last checkpoint with `resume_from_checkpoint={checkpoint!r}`."
 
 
 def steps_in_backward(trainer: Any) -> bool:
