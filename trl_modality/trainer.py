@@ -232,11 +232,10 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
 
     # Checkpoints and logs
 
-    def _write_checkpoint(self, *args, **kwargs):
+    def _put_states(self, states):
+        super()._put_states(states)
         if self._run_plan is not None:
-            states: Any = self.state.stateful_callbacks
             states[PLAN_STATE] = self._run_plan.state_dict(self.state.global_step)
-        super()._write_checkpoint(*args, **kwargs)
 
     def _sums_of_training(self):
         return [] if self._run_plan is None else [self._run_metrics.training_sums, self._run_plan.window_sums]

@@ -48,6 +48,11 @@ def checkpoints_of(folder: str | os.PathLike) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
+def newest_finished_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """The newest checkpoint in an output folder whose writing has ended, by its manifest; its files are not read."""
+    return next((path for path in checkpoints_of(folder) if (path / MANIFEST).is_file()), None)
+
+
 def whole_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """The checkpoint at a path, verified by its manifest, or without one by its formats.
 

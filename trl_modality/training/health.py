@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..collation.layout import ViewLayout
 from ..views import View
-from .checkpoints import newest_whole_checkpoint
+from .saving import how_to_go_on
 
 
 logger = logging.get_logger(__name__)
@@ -303,15 +303,6 @@ def listed(names: list[str]) -> str:
     """The first few names of rows, and how many there are beside them."""
     more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
     return "; ".join(names[:N_NAMED]) + more
-
-
-def how_to_go_on(output_dir: Any) -> str:
-    """The newest whole checkpoint of a folder, in words."""
-    try:
-        checkpoint = str(newest_whole_checkpoint(output_dir).path)
-    except ValueError:
-        return "No whole checkpoint has been saved, so the run has to begin anew."
-    return f"Go on from the last checkpoint with `resume_from_checkpoint={checkpoint!r}`."
 
 
 def steps_in_backward(trainer: Any) -> bool:

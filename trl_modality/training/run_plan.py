@@ -56,7 +56,7 @@ class RunPlan(TrainerCallback):
         self._window = LossMetrics()
         self._gap: float | None = None
         # Of the last micro-batch
-        self._last_step = 0
+        self._last_step = self._ended_step = 0
         self._kl_weight: float | None = None
         self._bad_rows = BadRowBudget(args)
 
@@ -90,15 +90,22 @@ class RunPlan(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._active = getattr(kwargs.get("train_dataloader"), "planned_run", self._next)
         self._window, self._gap, self._last_step, self._kl_weight = LossMetrics(), None, 0, None
+        self._ended_step = state.global_step
         if state.global_step and self._active is not None:
             self.load_state_dict(state.stateful_callbacks.get(PLAN_STATE), state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._active is None:
             return
-        self._active.sampler.next_step = state.global_step
+        self._end_step(state.global_step)
+
+    def _end_step(self, step: int) -> None:
+        """Once for each step, by whoever comes first: a checkpoint may be written while a step's callbacks run."""
+        if self._active is None or step == self._ended_step:
+            return
+        self._ended_step = self._active.sampler.next_step = step
         adaptive = self._adaptive
-        if adaptive is not None and state.global_step % adaptive.window == 0:
+        if adaptive is not None and step % adaptive.window == 0:
             report = self._window.report(self._sum_over_ranks, self._accelerator.device)
             text, vision = (report.get(f"{view}_nll") for view in PROMPT_COLUMN)
             self._gap = None if text is None or vision is None else vision - text
@@ -108,6 +115,7 @@ class RunPlan(TrainerCallback):
         """What a checkpoint after so many steps keeps, as plain JSON values. Every rank must call it."""
         if self._active is None:
             return None
+        self._end_step(step)
         adaptive = self._adaptive
         window = None
         if adaptive is not None:
@@ -118,6 +126,7 @@ class RunPlan(TrainerCallback):
             "rows": self._active.sampler.state_after(step),
             "shares": None if adaptive is None else adaptive.shares,
             "window": window,
+            "gap": self._gap,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any] | None, step: int) -> None:
@@ -139,7 +148,7 @@ class RunPlan(TrainerCallback):
         self._active.sampler.start(step, saved["rows"])
         adaptive = self._adaptive
         if adaptive is not None and saved["shares"] is not None:
-            adaptive.shares = list(saved["shares"])
+            adaptive.shares, self._gap = list(saved["shares"]), saved.get("gap")
             cut, windows = self._active.sampler.cut, saved["window"]
             if len(windows) == cut.ranks:
                 self._window.load(windows[cut.rank])
