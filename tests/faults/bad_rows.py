@@ -76,6 +76,12 @@ def _in_evaluation(scene: Scene) -> None:
     assert (metrics["eval_bad_rows"], metrics["eval_text_rich_tokens"]) == (2, 6)
 
 
+def _replayed(scene: Scene) -> None:
+    rows = pairs_with(BROKEN)
+    texts = rows.map(lambda row: {"text": "<image>red?"}).select_columns(["images", "text"])
+    scene.trainer(replay_dataset=texts, replay_ratio=0.3, max_steps=8)
+
+
 def _none_is_good(scene: Scene) -> None:
     collate = PairedCollator(tiny_llava()[1], quarantine=Quarantine(scene.output / "bad_rows.jsonl"))
     rows = pairs_with(BROKEN, at=0, count=1)
@@ -166,5 +172,41 @@ FAULTS = [
         r"row 1, .*: it is bad, like all 2 row\(s\) of its batch, and no row was good before it: image 0 cannot be "
         ".*Mend the first rows, or let `check_rows` find a good one",
         _none_is_good,
+    ),
+    Fault(
+        "a bad row that is the first one",
+        "before the first step",
+        r"`train_dataset` row 0, .*It is the first row, which `SFTTrainer` reads itself: it is never left out",
+        lambda scene: scene.trainer(pairs_with(BROKEN, at=0), **SKIP),
+    ),
+    Fault(
+        "a bad row in an evaluation that stops at bad rows",
+        "in an evaluation",
+        r"`eval_dataset` row 2, id='pair-2': image 0 cannot be read from its [\d,]+ bytes",
+        lambda scene: scene.trainer(eval_dataset=pairs_with(BROKEN), check_rows=1).evaluate(),
+    ),
+    Fault(
+        "a bad image among the rows that are replayed",
+        "before the first step",
+        r"`replay_dataset` row 2: image 0 cannot be read from its [\d,]+ bytes",
+        _replayed,
+    ),
+    Fault(
+        "a `bad_rows_limit` below 0",
+        "when the config is made",
+        r"`bad_rows_limit` must be a finite number ≥ 0, got -1; below 1 it is a share",
+        lambda scene: scene.config(bad_rows_limit=-1),
+    ),
+    Fault(
+        "a policy for bad rows that does not exist",
+        "when the config is made",
+        r"`bad_rows` must be one of error, skip, got 'drop'",
+        lambda scene: scene.config(bad_rows="drop"),
+    ),
+    Fault(
+        "a `data_timeout` that is no time",
+        "when the config is made",
+        r"`data_timeout` must be a finite number of seconds ≥ 0, got nan; 0 waits for ever",
+        lambda scene: scene.config(data_timeout=float("nan")),
     ),
 ]

@@ -28,7 +28,19 @@ logger = logging.get_logger(__name__)
 
 
 def check_first_image(dataset: AnyDataset) -> None:
-    """Decode the images of the first row: `SFTTrainer` reads that row itself, and would fail without naming it."""
+    """Decode the images of the first row: `SFTTrainer` reads that row itself, and would fail without naming it.
+
+    Raises:
+        PairError: they cannot be read, also where other rows may be left out (`bad_rows='skip'`).
+    """
+    try:
+        _check_first_image(dataset)
+    except PairError as error:
+        first = f"{error.remedy} It is the first row, which `SFTTrainer` reads itself: it is never left out."
+        raise PairError(error.row, error.problem, first) from error
+
+
+def _check_first_image(dataset: AnyDataset) -> None:
     if isinstance(dataset, Dataset):
         row = PairRows(dataset, "train_dataset")[0]
     else:
