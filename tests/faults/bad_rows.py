@@ -10,7 +10,7 @@ from tests.faults.images import encoded, pairs_with
 from tests.testing.bad_rows import unreadable
 from tests.testing.processes import launch
 from tests.testing.tiny import picture, tiny_llava
-from trl_modality import PairedCollator
+from trl_modality import PairedCollator, PairError
 from trl_modality.data import PairRows
 from trl_modality.data.quarantine import Quarantine
 
@@ -74,6 +74,14 @@ def _in_evaluation(scene: Scene) -> None:
     trainer = scene.trainer(eval_dataset=unreadable([0, 1], 3), per_device_eval_batch_size=2, **SKIP)
     metrics = trainer.evaluate()
     assert (metrics["eval_bad_rows"], metrics["eval_text_rich_tokens"]) == (2, 6)
+
+
+def _own_collator(scene: Scene) -> None:
+    model, processor = tiny_llava()
+    given = {"model": model, "processing_class": processor, "data_collator": PairedCollator(processor)}
+    trainer = scene.trainer(unreadable([5]), **SKIP, **given)
+    with pytest.raises(PairError, match="row 5: the transform"):
+        trainer.train()
 
 
 def _replayed(scene: Scene) -> None:
@@ -172,6 +180,14 @@ FAULTS = [
         r"row 1, .*: it is bad, like all 2 row\(s\) of its batch, and no row was good before it: image 0 cannot be "
         ".*Mend the first rows, or let `check_rows` find a good one",
         _none_is_good,
+    ),
+    Fault(
+        "a collator of one's own without a list of bad rows",
+        "before the first step",
+        r"`bad_rows='skip'` is not used: the given `data_collator` has no `quarantine`, and stops at bad rows",
+        _own_collator,
+        left="the run stops at a bad row",
+        warns=True,
     ),
     Fault(
         "a bad row that is the first one",

@@ -272,8 +272,8 @@ def reject_late_pairs(dataset: Any, text_field: str) -> None:
             )
 
 
-def check_collator(collator: Any, overlong: str) -> None:
-    """Refuse a data collator that does not know the views of a pair; warn of one with another `overlong`."""
+def check_collator(collator: Any, overlong: str, bad_rows: str = "error") -> None:
+    """Refuse a data collator that does not know the views of a pair; warn of one with another policy for rows."""
     if not isinstance(collator, PairedCollator):
         raise ValueError(
             f"`data_collator` is a {type(collator).__name__}, which does not know the views of a pair. Give a "
@@ -281,3 +281,7 @@ def check_collator(collator: Any, overlong: str) -> None:
         )
     if collator.overlong != overlong:
         logger.warning(f"`overlong={overlong!r}` is not used: the given `data_collator` has {collator.overlong!r}.")
+    if bad_rows == "skip" and collator.quarantine is None:
+        logger.warning(
+            "`bad_rows='skip'` is not used: the given `data_collator` has no `quarantine`, and stops at bad rows."
+        )
