@@ -109,7 +109,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
         self._loss_settings = self.get_loss_settings()
         if not own_collator:
             self.data_collator = self.get_paired_collator()
-        check_collator(self.data_collator, args.overlong)
+        check_collator(self.data_collator, args.overlong, args.bad_rows)
         self._run_metrics = self.run_metrics_class(self.accelerator, self.get_tp_size())
         self._run_plan = self.get_run_plan(RunSchedule(args, schedule))
         for callback in (self._run_metrics, self._run_plan, RunRecord(self, schedule)):

@@ -10,7 +10,7 @@ from tests.faults.images import encoded, pairs_with
 from tests.testing.bad_rows import unreadable
 from tests.testing.processes import launch
 from tests.testing.tiny import picture, tiny_llava
-from trl_modality import PairedCollator
+from trl_modality import PairedCollator, PairError
 from trl_modality.data import PairRows
 from trl_modality.data.quarantine import Quarantine
 
@@ -74,6 +74,20 @@ def _in_evaluation(scene: Scene) -> None:
     trainer = scene.trainer(eval_dataset=unreadable([0, 1], 3), per_device_eval_batch_size=2, **SKIP)
     metrics = trainer.evaluate()
     assert (metrics["eval_bad_rows"], metrics["eval_text_rich_tokens"]) == (2, 6)
+
+
+def _own_collator(scene: Scene) -> None:
+    model, processor = tiny_llava()
+    given = {"model": model, "processing_class": processor, "data_collator": PairedCollator(processor)}
+    trainer = scene.trainer(unreadable([5]), **SKIP, **given)
+    with pytest.raises(PairError, match="row 5: the transform"):
+        trainer.train()
+
+
+def _replayed(scene: Scene) -> None:
+    rows = pairs_with(BROKEN)
+    texts = rows.map(lambda row: {"text": "<image>red?"}).select_columns(["images", "text"])
+    scene.trainer(replay_dataset=texts, replay_ratio=0.3, max_steps=8)
 
 
 def _none_is_good(scene: Scene) -> None:
@@ -166,5 +180,49 @@ FAULTS = [
         r"row 1, .*: it is bad, like all 2 row\(s\) of its batch, and no row was good before it: image 0 cannot be "
         ".*Mend the first rows, or let `check_rows` find a good one",
         _none_is_good,
+    ),
+    Fault(
+        "a collator of one's own without a list of bad rows",
+        "before the first step",
+        r"`bad_rows='skip'` is not used: the given `data_collator` has no `quarantine`, and stops at bad rows",
+        _own_collator,
+        left="the run stops at a bad row",
+        warns=True,
+    ),
+    Fault(
+        "a bad row that is the first one",
+        "before the first step",
+        r"`train_dataset` row 0, .*It is the first row, which `SFTTrainer` reads itself: it is never left out",
+        lambda scene: scene.trainer(pairs_with(BROKEN, at=0), **SKIP),
+    ),
+    Fault(
+        "a bad row in an evaluation that stops at bad rows",
+        "in an evaluation",
+        r"`eval_dataset` row 2, id='pair-2': image 0 cannot be read from its [\d,]+ bytes",
+        lambda scene: scene.trainer(eval_dataset=pairs_with(BROKEN), check_rows=1).evaluate(),
+    ),
+    Fault(
+        "a bad image among the rows that are replayed",
+        "before the first step",
+        r"`replay_dataset` row 2: image 0 cannot be read from its [\d,]+ bytes",
+        _replayed,
+    ),
+    Fault(
+        "a `bad_rows_limit` below 0",
+        "when the config is made",
+        r"`bad_rows_limit` must be a finite number ≥ 0, got -1; below 1 it is a share",
+        lambda scene: scene.config(bad_rows_limit=-1),
+    ),
+    Fault(
+        "a policy for bad rows that does not exist",
+        "when the config is made",
+        r"`bad_rows` must be one of error, skip, got 'drop'",
+        lambda scene: scene.config(bad_rows="drop"),
+    ),
+    Fault(
+        "a `data_timeout` that is no time",
+        "when the config is made",
+        r"`data_timeout` must be a finite number of seconds ≥ 0, got nan; 0 waits for ever",
+        lambda scene: scene.config(data_timeout=float("nan")),
     ),
 ]

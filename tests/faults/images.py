@@ -14,6 +14,7 @@ from pyarrow import ArrowInvalid
 
 from tests.faults.fault import Fault, Scene
 from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava
+from tests.testing.tiny_families import build
 from trl_modality import PairedCollator, images
 
 
@@ -138,6 +139,11 @@ def _grey_as_it_is(mode: str):
         PairedCollator(processor)([{**pair_row(7), "images": [picture(7).convert(mode)], "__index__": 7}])
 
     return provoke
+
+
+def _too_long(scene: Scene) -> None:
+    _, processor = build("qwen2_5_vl")
+    PairedCollator(processor)([{**pair_row(7), "images": [picture(7).resize((3000, 8))], "__index__": 7}])
 
 
 def _animated(scene: Scene) -> bytes:
@@ -293,5 +299,23 @@ FAULTS = [
         SOON,
         r"`train_dataset` row 2: the transform of the dataset raises on it \(KeyError: 'chart'\)\. Mend the function",
         _transform_raises,
+    ),
+    Fault(
+        "a picture that is too long for its processor (Qwen2.5-VL)",
+        SOON,
+        r"row 7, .*the processor cannot collate its text_rich view \(ValueError: absolute aspect ratio must be",
+        _too_long,
+    ),
+    Fault(
+        "a bad image of the vision_centric view alone",
+        SOON,
+        r"row 7, .*image 0 cannot be read from '/nowhere/b.png'",
+        in_memory(vision_centric_images=["/nowhere/b.png"]),
+    ),
+    Fault(
+        "both `images` and `image`",
+        SOON,
+        r"row 7, .*both `images` and `image` are set\. Keep one of the two columns",
+        in_memory(image=picture(1)),
     ),
 ]

@@ -64,6 +64,12 @@ def learnt_from_assistants_alone(scene: Scene) -> None:
     collate([pair_row(0), {"images": [], "messages": [USER], "__index__": 7}])
 
 
+def template_refuses(scene: Scene) -> None:
+    _, processor = tiny_llava()
+    processor.chat_template = "{{ raise_exception('roles must alternate') }}"
+    PairedCollator(processor)([{"images": [], "messages": [USER, USER], "__index__": 7}])
+
+
 def streamed(scene: Scene) -> None:
     """A stream whose function raises on its row 5."""
 
@@ -202,5 +208,19 @@ FAULTS = [
         LATE,
         r"`train_dataset` row 5: the stream raises while it reads this row \(KeyError: 'chart'\)\. Mend its source",
         streamed,
+    ),
+    Fault(
+        "messages that the chat template does not take",
+        SOON,
+        AT + r"the processor cannot collate .*roles must alternate.* The chat template does not take its messages",
+        template_refuses,
+    ),
+    Fault(
+        "a transform of the dataset that loses the texts",
+        SOON,
+        r"`train_dataset` row 0, id='pair-0': neither a pair nor a plain row: it has no text column",
+        lambda scene: scene.trainer(
+            pair_dataset(4).with_transform(lambda batch: {"id": batch["id"], "images": batch["images"]})
+        ),
     ),
 ]

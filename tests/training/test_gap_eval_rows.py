@@ -109,7 +109,7 @@ def test_of_a_stream_the_first_rows_are_asked(config):
             lambda: pair_dataset(3),
             "asks rows of `eval_dataset`.* id='pair-0': `answer` is missing",
         ),
-        ({}, lambda: Dataset.from_list([{"text": "1"}]), "`eval_dataset`, which has no pairs"),
+        ({}, lambda: Dataset.from_list([{"text": "1 2"}]), "`eval_dataset`, which has no pairs"),
         ({}, lambda: None, "`eval_dataset`, which is missing"),
         ({"gap_evaluator": "given"}, lambda: answered_dataset(2), "both given"),
     ],

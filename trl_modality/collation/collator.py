@@ -131,10 +131,13 @@ class PairedCollator:
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         """Collate rows into one batch: group → render → fit → merge."""
+        unread = next((row[BAD_COLUMN] for row in rows if row.get(BAD_COLUMN) is not None), None)
+        if self.quarantine is None and unread is not None:
+            raise unread
         if self.quarantine is None:
             return self.collate_or_raise(rows)
         try:
-            if all(row.get(BAD_COLUMN) is None for row in rows):
+            if unread is None:
                 return self.collate_or_raise(rows)
         except PairError:
             pass  # found below, among all rows that are bad

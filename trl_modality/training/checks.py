@@ -28,7 +28,19 @@ logger = logging.get_logger(__name__)
 
 
 def check_first_image(dataset: AnyDataset) -> None:
-    """Decode the images of the first row: `SFTTrainer` reads that row itself, and would fail without naming it."""
+    """Decode the images of the first row: `SFTTrainer` reads that row itself, and would fail without naming it.
+
+    Raises:
+        PairError: they cannot be read, also where other rows may be left out (`bad_rows='skip'`).
+    """
+    try:
+        _check_first_image(dataset)
+    except PairError as error:
+        first = f"{error.remedy} It is the first row, which `SFTTrainer` reads itself: it is never left out."
+        raise PairError(error.row, error.problem, first) from error
+
+
+def _check_first_image(dataset: AnyDataset) -> None:
     if isinstance(dataset, Dataset):
         row = PairRows(dataset, "train_dataset")[0]
     else:
@@ -260,8 +272,8 @@ def reject_late_pairs(dataset: Any, text_field: str) -> None:
             )
 
 
-def check_collator(collator: Any, overlong: str) -> None:
-    """Refuse a data collator that does not know the views of a pair; warn of one with another `overlong`."""
+def check_collator(collator: Any, overlong: str, bad_rows: str = "error") -> None:
+    """Refuse a data collator that does not know the views of a pair; warn of one with another policy for rows."""
     if not isinstance(collator, PairedCollator):
         raise ValueError(
             f"`data_collator` is a {type(collator).__name__}, which does not know the views of a pair. Give a "
@@ -269,3 +281,7 @@ def check_collator(collator: Any, overlong: str) -> None:
         )
     if collator.overlong != overlong:
         logger.warning(f"`overlong={overlong!r}` is not used: the given `data_collator` has {collator.overlong!r}.")
+    if bad_rows == "skip" and collator.quarantine is None:
+        logger.warning(
+            "`bad_rows='skip'` is not used: the given `data_collator` has no `quarantine`, and stops at bad rows."
+        )
