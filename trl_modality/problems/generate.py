@@ -103,7 +103,7 @@ def generate_pairs(
         count: Number of pairs.
         seed: Seed of all generators. Another seed gives other problems, as a test set needs.
         look: Limits on the look of the pictures; by default `RenderStyle()`.
-        text_rich, vision_centric: Share of the facts that a view leaves to the picture, 0 to 1, or the name of a level.
+        text_rich, vision_centric: Share of the facts left to the picture, from 0 to 1, or the name of a level.
         num_workers: Processes that make rows.
         source: "synthetic", or "real" for charts and tables of the data in `vega_datasets`.
         cache_dir: Folder of the cache; by default that of `datasets`.
