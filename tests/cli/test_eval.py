@@ -53,6 +53,18 @@ def run(capsys, *words):
     return code, capsys.readouterr()
 
 
+def test_begins_anew_where_told_to(llava, pairs, tmp_path, capsys):
+    words = [llava, pairs, "--split", "test", "--output", str(tmp_path / "evals")]
+    assert run(capsys, *words)[0] == 0
+    code, printed = run(capsys, *words, "--batch-size", "3")
+    assert code == 2
+    assert "`batch_size` was 16 and is 3. Give another folder, or start anew with `restart=True`" in printed.err
+    assert run(capsys, *words, "--batch-size", "3", "--restart")[0] == 0
+    assert (tmp_path / "evals" / "answers.jsonl.before-1").is_file()
+    assert "`--restart` needs `--output`" in run(capsys, llava, pairs, "--restart")[1].err
+    assert "`--deadline` is for answers of a `--server`" in run(capsys, llava, pairs, "--deadline", "9")[1].err
+
+
 def test_prints_and_writes(llava, pairs, tmp_path, capsys):
     folder = tmp_path / "evals" / "base"
     words = [llava, pairs, "--split", "test", "--output", str(folder), "--nats"]

@@ -1,7 +1,9 @@
 """The command line as a whole: at once where nothing is to do, and errors without a traceback."""
 
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,6 +44,29 @@ def test_errors_of_users_have_no_traceback_and_ours_do(capsys, monkeypatch):
     monkeypatch.setattr("trl_modality.data.sources.open_split", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["data", "stats", "x"])
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("data", True), ("train", False)])
+def test_interruptions_say_how_to_go_on(command, goes_on, capsys, monkeypatch):
+    module = SimpleNamespace(main=lambda words: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("trl_modality.cli.import_module", lambda *names: module)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main([command, "make", "a folder"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    said = capsys.readouterr().err
+    assert said.startswith(f"\ntrl-modality {command}: interrupted")
+    assert (f"Go on with: trl-modality {command} make 'a folder'" in said) == goes_on
+
+
+def test_sigterm_is_met_as_ctrl_c_is(capsys, monkeypatch):
+    module = SimpleNamespace(main=lambda words: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("trl_modality.cli.import_module", lambda *names: module)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["data", "x"]) == 143
+    assert "interrupted by SIGTERM. Go on with: trl-modality data x" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_histogram_counts_every_value_once():

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return import_module(f".{COMMANDS[words[0]].module}", __name__).main(words[1:])
     except KeyboardInterrupt as error:
         what = "" if words[0] == "train" else f". Go on with: {shlex.join(['trl-modality', *words])}"
-        print(f"\ntrl-modality {words[0]}: {error or 'interrupted'}{what}", file=sys.stderr)
+        print(f"\ntrl-modality {words[0]}: {str(error) or 'interrupted'}{what}", file=sys.stderr)
         return 143 if _chain_has(error, Ended) else 130
     except (ValueError, OSError, ImportError) as error:
         # Errors that users can mend; any other is a bug of this package, and keeps its traceback

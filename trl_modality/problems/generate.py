@@ -95,27 +95,25 @@ def generate_pairs(
 ) -> Dataset:
     """A dataset of generated pairs: row i is problem i of `generators[i % len(generators)]`.
 
-    Rows are written to the cache of `datasets` as they are made, so that about a thousand are in memory at a time. The
-    cache key is made of the arguments and the code of the generators. Rows do not depend on the number of workers.
+    Rows are written to the cache of `datasets` as they are made, about a thousand at a time. The cache key is made of
+    the arguments and the code of the generators. Rows do not depend on the number of workers.
 
     Args:
         generators: Names from `GENERATORS`.
         count: Number of pairs.
         seed: Seed of all generators. Another seed gives other problems, as a test set needs.
         look: Limits on the look of the pictures; by default `RenderStyle()`.
-        text_rich, vision_centric: `vision_ratio` of the two views, the share of the facts that a view leaves to the
-            picture: from 0 to 1, or the name of a level (see `Problem.facts_in_words`).
+        text_rich, vision_centric: Share of the facts left to the picture, from 0 to 1, or the name of a level.
         num_workers: Processes that make rows.
         source: "synthetic", or "real" for charts and tables of the data in `vega_datasets`.
         cache_dir: Folder of the cache; by default that of `datasets`.
 
     Returns:
         The columns `id`, `category`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion`, `answer`,
-        `level_prompts`, and, if `vision_centric` is 1, `vision_centric_images`. Pictures are stored as PNG.
+        `level_prompts` and, if `vision_centric` is 1, `vision_centric_images`. Pictures are PNG.
 
     Raises:
-        ValueError: no or unknown generators, a source that one of them does not have, or a count, a number of workers
-            or a ratio out of bounds.
+        ValueError: no or unknown generators, a source that one of them does not have, or a number out of bounds.
         ImportError: "real" without `vega_datasets`.
         OSError: the cache cannot be written (its folder is named), or a process was killed.
     """

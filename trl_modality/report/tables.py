@@ -78,6 +78,9 @@ def run_table(run: Run) -> Table:
         regrets = [e.text.regret.get(task) if e.text else None for e in evaluations]
         if any(regrets):
             rows.append([Cell(f"{task} regret, points"), *map(points_cell, regrets)])
+    for name in dict.fromkeys(name for e in evaluations for name in e.failures):
+        counts = (e.failures.get(name) for e in evaluations)
+        rows.append([Cell(f"{name} requests without an answer"), *(Cell(f"{n:,}") if n else NOTHING for n in counts)])
     return Table(f"All that was measured: {run.name}", ["", *(e.name for e in evaluations)], rows)
 
 

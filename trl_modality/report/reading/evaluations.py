@@ -121,6 +121,8 @@ class Evaluation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     conditions: Mapping[str, Estimate] = field(default_factory=dict)
     """Accuracy by condition, as shares."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """By condition or text task, the number of requests without a graded answer, where there are any."""
     gap: Estimate | None = None
     """Accuracy of text_rich minus accuracy of vision_centric."""
     vision_gain: Estimate | None = None
@@ -161,7 +163,8 @@ def read_evaluation(folder: Path) -> Evaluation:
         found = _of_pairs(Fields.open(folder / GAP_FILE), found.name, folder)
     if (folder / TEXT_FILE).is_file():
         text = TextResult.read(folder / TEXT_FILE)
-        found = replace(found, model=found.model or text.skill.model, text=_text_scores(text))
+        failures = {**found.failures, **text.skill.failures}
+        found = replace(found, model=found.model or text.skill.model, text=_text_scores(text), failures=failures)
     # The folder's name tells `before` from `after`: a gap.json may be named by its model
     return replace(found, name=folder.name) if folder.parent.name == EVALS else found
 
@@ -177,6 +180,7 @@ def _of_pairs(file: Fields, own_name: str, folder: Path) -> Evaluation:
         confidence=result.confidence,
         settings=result.settings,
         conditions=_accuracies(result.conditions),
+        failures=result.summary.noted.get("failures", {}),
         gap=Estimate.of_difference(result.gap),
         vision_gain=Estimate.of_difference(result.vision_gain),
         nats=result.nats.means if result.nats else {},
