@@ -251,6 +251,7 @@ class ModalityBalancedSFTTrainer(SFTTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self):
+        self._identity.verify(self.state.best_model_checkpoint)
         if not load_renamed_checkpoint(self, self.state.best_model_checkpoint):
             super()._load_best_model()
 
