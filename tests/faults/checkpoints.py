@@ -5,9 +5,11 @@ import shutil
 from functools import partial
 
 from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
 
 from tests.faults.fault import Fault, Scene
 from tests.faults.saved_runs import cut, file_of, flip, go_on, same_weights, save, weights, without_manifests
+from tests.testing.tiny import pair_dataset
 
 
 def _damaged(damage, name: str, scene: Scene, with_manifest: bool = True) -> None:
@@ -109,7 +111,22 @@ def _record_is_set_aside(scene: Scene) -> None:
     assert "checkpoint-4" in scene.checkpoints()
 
 
-RESUMED, TOLD = "on resuming", "the checkpoint {}"
+def _damaged_best(scene: Scene) -> None:
+    class Damage(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                flip(file_of(scene, "model.safetensors"))
+
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "learning_rate": 0.0}
+    evaluating = {"eval_strategy": "steps", "eval_steps": 2, "eval_dataset": pair_dataset(2, 20)}
+    scene.trainer(callbacks=[Damage()], save_strategy="steps", save_steps=2, **best, **evaluating).train()
+
+
+def _both_are_left(scene: Scene) -> None:
+    assert scene.checkpoints() == ["checkpoint-2", "checkpoint-4"]
+
+
+RESUMED = "on resuming"
 
 FAULTS = [
     *(
@@ -253,6 +270,14 @@ FAULTS = [
         warns=True,
         left="training goes on; the broken file is set aside and a new one written",
         check=_record_is_set_aside,
+    ),
+    Fault(
+        "the best checkpoint was damaged before it is loaded at the end",
+        "at the end of training",
+        "checkpoint-2 cannot be gone on from: model.safetensors has other bytes",
+        _damaged_best,
+        left="all checkpoints",
+        check=_both_are_left,
     ),
     Fault(
         "a checkpoint that is not there",

@@ -1,6 +1,7 @@
 """Which run a training is: its folder, its id, what it goes on from."""
 
 import json
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from tests.testing.tiny import pair_dataset, pair_row, tiny_llava, written_out
 from trl_modality.training.checkpoints import run_ids
 from trl_modality.training.fingerprint import Difference, differences, run_fingerprint
 from trl_modality.training.manifest import read_manifest
+from trl_modality.training.run_record import versions
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
@@ -77,7 +79,8 @@ def test_resuming_at_the_last_step_ends_at_once(config, make_trainer):
     assert again.train(resume_from_checkpoint=True).global_step == 3
 
 
-def test_trials_of_a_search_have_folders_of_their_own(config, make_trainer):
+def test_trials_of_a_search_have_folders_of_their_own(config, make_trainer, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)  # which looks for the libraries of searches
     trainer = make_trainer(config(**SAVING))
     trainer.hp_search_backend = HPSearchBackend.OPTUNA
     trainer.hp_space, trainer.hp_name = dict, None
@@ -108,6 +111,17 @@ def test_an_override_may_name_a_part_or_the_whole(config, make_trainer):
     with pytest.raises(ValueError, match=r"`image_processor.image_mean` was .* and is \[0.1, 0.2, 0.3\]"):
         go_on("image_processor.image_std")
     assert [each["name"] for each in of_run(args)["overrides"]] == ["image_processor.image_mean"] * 2
+
+
+def test_another_version_is_no_difference_but_is_told(config, make_trainer, monkeypatch):
+    args = config(max_steps=2, **SAVING)
+    make_trainer(args).train()
+    ours = versions()
+    monkeypatch.setattr("trl_modality.training.resume.versions", lambda: {**ours, "torch": "9.9"})
+    checkpoint = f"{args.output_dir}/checkpoint-1"
+    with pytest.raises(ValueError, match=f"it was saved with torch {re.escape(ours['torch'])} and not 9.9"):
+        make_trainer(config(max_steps=2, seed=7, **SAVING)).train(resume_from_checkpoint=checkpoint)
+    make_trainer(args).train(resume_from_checkpoint=checkpoint)
 
 
 def test_a_dataset_that_is_overridden_is_trained_on(config, make_trainer):

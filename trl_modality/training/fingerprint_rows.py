@@ -27,7 +27,8 @@ def rows_fingerprint(dataset: AnyDataset) -> dict[str, Any]:
     Of a stored dataset these are at most 4,096 rows, spread evenly, and at most 32 MiB, as they are stored: images
     are not decoded, and of an image in a file of its own the name and the size count. So datasets of at most 4,096
     small rows are told apart by any change; of larger ones a change in a few rows may go unseen, but not another
-    order, swapped views or other rows throughout. Of a stream the first 16 rows count.
+    order, swapped views or other rows throughout. Of a stream the first 16 rows count;
+    one that shuffles fills its buffer for them.
     """
     if isinstance(dataset, IterableDataset):
         with _random_states_kept():

@@ -160,6 +160,11 @@ class RunIdentity(TrainerCallback):
         """Keep the learning rates and the like that the config gives, before those of a checkpoint are loaded."""
         self._hyperparameters.remember(self._trainer.optimizer, self._trainer.lr_scheduler)
 
+    def verify(self, checkpoint: str | None) -> None:
+        """Raise where a checkpoint that is to be loaded is damaged. Every process calls it."""
+        if checkpoint is not None and Path(checkpoint).is_dir():
+            on_main(self._trainer.accelerator, lambda: whole_checkpoint(checkpoint))
+
     def on_train_begin(self, args, state, control, **kwargs):
         overrides = {each.name: (each.old, each.new) for each in self.overrides}
         self._hyperparameters.apply(self._trainer.optimizer, self._trainer.lr_scheduler, overrides)
@@ -211,6 +216,13 @@ def _refusal(checkpoint: Checkpoint, found: list[Difference]) -> str:
     remedies = []
     if any(each.name == OPTIMIZER and each.old == "not saved" for each in found):
         remedies.append("the checkpoint has no state of the optimizer (`save_only_model=True`, or it was removed)")
+    made_with = {} if checkpoint.manifest is None else checkpoint.manifest.versions
+    now = versions()
+    changed = [
+        f"{name} {made_with[name]} and not {now[name]}" for name in now if made_with.get(name, now[name]) != now[name]
+    ]
+    if changed:
+        remedies.append(f"it was saved with {', '.join(changed)}")
     names = list(dict.fromkeys(each.name.partition(".")[0] for each in found))
     return (
         f"the checkpoint {checkpoint.path} is of another run than this one: {_listed(found)}"

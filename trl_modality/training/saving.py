@@ -285,6 +285,7 @@ class SavingSFTTrainer(SFTTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self):
+        self._identity.verify(self.state.best_model_checkpoint)
         if not load_renamed_checkpoint(self, self.state.best_model_checkpoint):
             super()._load_best_model()
 
