@@ -1,4 +1,3 @@
-import math
 import re
 from dataclasses import fields
 
@@ -135,7 +134,6 @@ def test_a_config_of_the_hosts_that_takes_a_large_gap_for_the_best(config, monke
         ("kl_weight", "1.0", "a number"),
         ("beta", "half", "a number"),
         ("replay_ratio", None, "a number"),
-        ("kl_temperature", math.nan, "a number"),
         ("loss_tile_mib", "64", "a number"),
         ("gap_eval_rows", "8", "a whole number"),
         ("curriculum_window", 2.5, "a whole number"),

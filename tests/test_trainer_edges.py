@@ -198,7 +198,7 @@ class UsersConfig(SFTConfig):
 
 def test_fields_of_a_users_config_are_named_when_they_are_dropped(config, monkeypatch):
     warnings = []
-    monkeypatch.setattr("trl_modality.config.logger.warning", warnings.append)
+    monkeypatch.setattr("trl_modality.training.prepare.logger.warning", warnings.append)
     trainer = make(config, args=config(cls=UsersConfig, learning_rate=3e-4))
     assert trainer.args.learning_rate == 3e-4
     assert "`UsersConfig` has fields that ModalityBalancedSFTConfig does not: mine" in warnings[0]

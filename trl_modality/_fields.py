@@ -1,6 +1,5 @@
 """Values of a config's fields that are not of the kind that the field has."""
 
-import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, get_args
@@ -21,7 +20,7 @@ def check_numbers(config: Any, annotations: Mapping[str, Any]) -> None:
         types, value = get_args(annotation) or (annotation,), getattr(config, name)
         if value is None and type(None) in types:
             continue
-        if float in types and (not isinstance(value, Real) or isinstance(value, bool) or math.isnan(value)):
+        if float in types and (not isinstance(value, Real) or isinstance(value, bool)):
             raise ValueError(f"`{name}` must be a number, got {value!r}; write it without quotes.")
         if int in types and (not isinstance(value, Integral) or isinstance(value, bool)):
             raise ValueError(f"`{name}` must be a whole number, got {value!r}; write it without quotes.")

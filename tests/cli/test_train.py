@@ -43,7 +43,7 @@ def train(folders, tmp_path, monkeypatch):
 
     def run(recipe, *flags):
         """Run a recipe on the tiny model for 4 steps; returns what it logged for each."""
-        out = tmp_path / "out"
+        out = tmp_path / Path(recipe).name
         base = {
             "model_name_or_path": folders / "model",
             "dtype": "float32",
@@ -79,7 +79,7 @@ def test_recipes_of_the_paper(train, recipe):
         assert {name for name in (TEXT, VISION, KL) if name in log} == measured
         assert log["loss"] > 0
     if recipe == "mix":
-        whole = train("kl", "--kl_weight", "1", "--save_strategy", "no")  # in one folder with the first
+        whole = train("kl", "--kl_weight", "1")
         assert logs[0][TEXT] + logs[0][VISION] < 0.7 * (whole[0][TEXT] + whole[0][VISION])
 
 
@@ -102,7 +102,7 @@ def test_the_gap_is_measured_at_every_evaluation(train, folders, tmp_path):
     measured = {"gap_eval_rows": 2, "gap_eval_max_new_tokens": 4, "eval_strategy": "steps", "eval_steps": 2}
     recipe.write_text(yaml.safe_dump({**settings, **measured}))
     train(recipe.with_suffix(""), "--dataset_name", str(pairs))
-    out = tmp_path / "out"
+    out = tmp_path / "gap"
     state = json.loads((out / "trainer_state.json").read_text())
     logged = [log for log in state["log_history"] if "eval_accuracy_gap" in log]
     assert [log["step"] for log in logged] == [2, 4]

@@ -95,7 +95,9 @@ def test_adaptive_goes_where_the_gap_is():
     schedule.observe(5.0)  # no further than 0.1 in one window
     assert schedule.mix_at(12).vision_centric == pytest.approx(0.65)
     schedule.observe(None)
-    schedule.observe(math.inf)
+    with pytest.raises(ValueError, match=r"The gap of steps 12 to 16 is inf nats, .* cannot follow"):
+        schedule.observe(math.inf)
+    schedule.observe(None)
     assert schedule.mix_at(23).vision_centric == pytest.approx(0.65)
     for _ in range(20):
         schedule.observe(-1.0)

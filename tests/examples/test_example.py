@@ -121,7 +121,9 @@ def test_example_takes_a_yaml_recipe_and_a_run_that_had_ended_goes_on(tmp_path):
     # The command line wins
     assert (config["kl_weight"], config["divergence"], config["max_steps"]) == (0.25, "jsd", 2)
     first = (out / "model.safetensors").read_bytes()
-    launch(*options, "--max_steps", "3", "--resume_from_checkpoint", str(out / "checkpoint-2"))
+    longer = ["--max_steps", "3", "--resume_overrides", "max_steps"]
+    launch(*options, *longer, "--resume_from_checkpoint", str(out / "checkpoint-2"))
+    assert json.loads((out / "run.json").read_text())["config"]["max_steps"] == 3
     assert (out / "model.safetensors").read_bytes() != first
 
 

@@ -47,7 +47,7 @@ def table() -> str:
 
 def _words(pattern: str) -> str:
     """A regular expression as a reader takes it: what varies is '…'."""
-    for varying in (r"\d+", r"\w+", ".*", ".+", r"\S+"):
+    for varying in (r"[\d,]+", r"\d+", r"\w+", ".*", ".+", r"\S+"):
         pattern = pattern.replace(varying, "…")
     return pattern.replace("\\", "").replace("|", "or").strip("^$")
 

@@ -168,7 +168,7 @@ FAULTS = [
         "a weight becomes NaN in a step that is saved",
         "while saving",
         r"Step 3: trained weights are not finite \(the first is `lm_head.weight`\), so they were not saved. The last "
-        r"step trained row \d+, id='pair-\d'.* `resume_from_checkpoint='.*checkpoint-2'`",
+        r"step trained `train_dataset` row \d+, id='pair-\d'.* `resume_from_checkpoint='.*checkpoint-2'`",
         lambda scene: scene.trainer(callbacks=[Poison(3)], **SAVING).train(),
         "the checkpoint before it, the only one (`save_total_limit=1`), with finite weights",
         _only_checkpoint(2),
@@ -202,7 +202,8 @@ FAULTS = [
     Fault(
         "the gradient of a step is infinite",
         "in training",
-        r"Step 3: the loss is finite, but the norm of the gradients is not. Rows: row \d+, id='pair-\d' "
+        r"Step 3: the loss is finite, but the norm of the gradients is not. "
+        r"Rows: `train_dataset` row \d+, id='pair-\d' "
         r"\(text_rich and vision_centric\); .*nonfinite_rows.jsonl.*on_nonfinite='skip'.*checkpoint-2'`",
         lambda scene: scene.trainer(trainer_class=BadGradient, **SAVING).train(),
         "the last checkpoint; the rows of the step in `nonfinite_rows.jsonl`",
@@ -212,7 +213,7 @@ FAULTS = [
     Fault(
         "the loss of a step is NaN",
         "in training",
-        r"Step 3: the loss is not finite \(on rank 0\). Rows: row \d+, id='pair-\d' .*checkpoint-2'`",
+        r"Step 3: the loss is not finite \(on rank 0\). Rows: `train_dataset` row \d+, id='pair-\d' .*checkpoint-2'`",
         lambda scene: scene.trainer(trainer_class=BadLoss, **SAVING).train(),
         "the last checkpoint; the rows of the micro-batch in `nonfinite_rows.jsonl`",
         _only_checkpoint(2),
@@ -228,7 +229,8 @@ FAULTS = [
     Fault(
         "one row's picture gives NaN",
         "in training",
-        r"the loss is not finite \(on rank 0\). Rows: row 3, id='pair-3' \(text_rich and vision_centric\); they are",
+        r"the loss is not finite \(on rank 0\). Rows: `train_dataset` row 3, id='pair-3' "
+        r"\(text_rich and vision_centric\); they are",
         _train(trainer_class=WithBadPicture, per_device_train_batch_size=4),
         "that row alone in `nonfinite_rows.jsonl`, in each view",
         _one_row_is_written,

@@ -324,9 +324,9 @@ class GapResult:
             metrics[f"{name}_failures"] = count / (count + answered)
         if self.gap is not None:
             metrics["accuracy_gap"] = self.gap.estimate
-            metrics["balanced_accuracy"] = balanced_accuracy(
-                *(self.conditions[name].accuracy for name in (Condition.TEXT_RICH, Condition.VISION_CENTRIC))
-            )
+            found = [self.conditions.get(name) for name in (Condition.TEXT_RICH, Condition.VISION_CENTRIC)]
+            text, vision = (0.0 if each is None else each.accuracy for each in found)
+            metrics["balanced_accuracy"] = balanced_accuracy(text, vision)
         if self.vision_gain is not None:
             metrics["vision_gain"] = self.vision_gain.estimate
         if self.nats is not None:

@@ -81,10 +81,10 @@ class WorstPair:
 
 
 def _read_prompt(prompts: Fields, name: str) -> str:
-    try:
-        return text_of(prompts.data[name] or "")
-    except TypeError:
-        raise prompts.error(name, "must be a text or a list of messages") from None
+    value = prompts.data[name] or ""
+    if not isinstance(value, str | Sequence):
+        raise prompts.error(name, "must be a text or a list of messages")
+    return text_of(value)
 
 
 def pick_examples(

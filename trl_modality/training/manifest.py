@@ -158,7 +158,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest | None:
             raise ValueError
         if content.pop("format") != FORMAT:
             raise DamagedCheckpointError(f"{MANIFEST} is of another version of trl-modality")
-        return Manifest(**content)
+        return Manifest(**{**content, "changing": tuple(content["changing"])})
     except DamagedCheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
