@@ -22,7 +22,7 @@ from trl_modality.cli import main
 
 OBEYED = 2.0
 """Seconds within which a machine that has nothing else to do obeys; a test allows more."""
-ALLOWED = 5.0
+ALLOWED = 20.0
 
 
 class Said(Exception):
