@@ -101,8 +101,8 @@ class Fault:
                 with pytest.raises(self.error) as raised:
                     self.provoke(scene)
                 error: BaseException | None = raised.value
-                while error is not None:  # what a message is a cause of is read with it
-                    lines.append(str(error))
+                while error is not None:  # what a message is a cause of is read with it, and so are its notes
+                    lines += [str(error), *getattr(error, "__notes__", ())]
                     error = error.__cause__
         found = [line for line in lines if re.search(self.seen, line, re.DOTALL)]
         assert found, f"{self.name}: nothing matches {self.seen!r} in {lines}"

@@ -193,6 +193,9 @@ def _told(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
         "get_device_properties": PROPERTIES,
         "mem_get_info": (PROPERTIES.total_memory, PROPERTIES.total_memory),
         "reset_peak_memory_stats": None,
+        # Of a generator of a GPU the host has seed and offset: nothing is waited for
+        "get_rng_state": torch.zeros(16, dtype=torch.uint8),
+        "set_rng_state": None,
         # The device of a `with torch.cuda.device_of(tensor)`
         "_exchange_device": 0,
         "_maybe_exchange_device": 0,
