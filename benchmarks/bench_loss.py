@@ -250,10 +250,9 @@ class Benchmark:
             raise LeftOut(f"would take about {seconds:,.0f} s a run, more than {limit_s:,.0f} s")
 
     def _row(self, case: str, name: str, shape: Shape, setting: str = "", **measured) -> LossRow:
-        like_head = torch.empty(shape.vocab_size, shape.hidden_size, dtype=shape.dtype, device="meta")
-        tile_mib = tiles.default_tile_mib(like_head, shape.dtype, shape.trains_head)
-        if self.device == "cpu":
-            tile_mib = tiles.CPU_TILE_MIB
+        device = "cpu" if self.device == "cpu" else "meta"  # of a GPU no memory is taken
+        head = torch.empty(shape.vocab_size, shape.hidden_size, dtype=shape.dtype, device=device)
+        tile_mib = tiles.default_tile_mib(head, shape.dtype, shape.trains_head)
         return LossRow(
             benchmark="loss",
             case=case,

@@ -41,25 +41,12 @@ def _deterministic():
 @pytest.fixture
 def config(tmp_path):
     """A maker of configs for small float32 CPU runs."""
+    from tests.testing.tiny import SMALL_RUN
     from trl_modality import ModalityBalancedSFTConfig
 
     def make(cls=ModalityBalancedSFTConfig, **kwargs):
-        defaults = {
-            "output_dir": str(tmp_path / "run"),
-            "per_device_train_batch_size": 4,
-            "max_steps": 2,
-            "logging_steps": 1,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0.0,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "save_strategy": "no",
-            "disable_tqdm": True,
-        }
-        return cls(**{**defaults, **kwargs})
+        own = {"output_dir": str(tmp_path / "run"), "per_device_train_batch_size": 4, "max_steps": 2}
+        return cls(**{**SMALL_RUN, **own, "max_grad_norm": 0.0, **kwargs})
 
     return make
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.testing.tiny import pair_dataset, tiny_llava
+from tests.testing.tiny import SMALL_RUN, pair_dataset, tiny_llava
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 
 
@@ -28,21 +28,8 @@ class Scene:
 
     def config(self, **options: Any) -> ModalityBalancedSFTConfig:
         """A config of four steps of two pairs."""
-        usual = {
-            "output_dir": str(self.output),
-            "per_device_train_batch_size": 2,
-            "max_steps": 4,
-            "logging_steps": 1,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "save_strategy": "no",
-            "disable_tqdm": True,
-        }
-        return ModalityBalancedSFTConfig(**{**usual, **options})
+        own = {"output_dir": str(self.output), "per_device_train_batch_size": 2, "max_steps": 4}
+        return ModalityBalancedSFTConfig(**{**SMALL_RUN, **own, **options})
 
     def trainer(self, train_dataset: Any = None, args: Any = None, **given: Any) -> ModalityBalancedSFTTrainer:
         """A trainer of a tiny LLaVA, on eight pairs where no rows are given; options of the config go in `given`."""

@@ -211,6 +211,19 @@ def test_where_it_fails_segments_go_one_by_one_and_a_warning_says_so(monkeypatch
     flex._runs.cache_clear()
 
 
+def test_memory_that_runs_out_says_nothing_of_its_kernels(monkeypatch):
+    """Else a run whose first trial met a full GPU would go segment by segment to its end."""
+
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(flex, "flex_attend", out_of_memory)
+    flex._runs.cache_clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        flex._runs(*SHAPE)
+    assert flex._runs.cache_info().currsize == 0
+
+
 @pytest.mark.usefixtures("uncompiled")
 def test_trying_it_is_invisible_to_checkpointing_and_evaluation():
     """Activation checkpointing counts the tensors that a layer saves; evaluation has gradients switched off."""

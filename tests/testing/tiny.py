@@ -26,6 +26,20 @@ PAIR_FEATURES = Features(
 )
 
 
+# Options of small float32 runs on a CPU that write nothing but what they are told to
+SMALL_RUN = {
+    "logging_steps": 1,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+
+
 def picture(seed: int, size: int = 32) -> PILImage.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
     return PILImage.fromarray(pixels)
