@@ -96,6 +96,11 @@ def _none_is_good(scene: Scene) -> None:
     collate([{**PairRows(rows)[0], "__index__": i} for i in (1, 2)])
 
 
+def _in_workers(scene: Scene) -> None:
+    trained(seen=[0, 0, 1, 0] * 2, dataloader_num_workers=2, max_steps=8)(scene)
+    warnings.warn(listed(scene)[0]["reason"], stacklevel=1)  # what the workers have said
+
+
 def _on_two_ranks(scene: Scene) -> None:
     logs = launch(scene.folder, WORKER, "run", 2)
     assert [bad for _, bad in logs] == [2, 1, None]
@@ -116,8 +121,8 @@ FAULTS = [
     Fault(
         "a bad row that data loader workers meet in several epochs",
         "in training",
-        "",
-        trained(seen=[0, 0, 1, 0] * 2, dataloader_num_workers=2, max_steps=8),
+        r"`train_dataset` row 5, id='pair-5': image 0 cannot be read",
+        _in_workers,
         left="the row is in `bad_rows.jsonl` once",
         check=one_is_listed,
         warns=True,
@@ -134,7 +139,7 @@ FAULTS = [
     Fault(
         "a batch of bad rows alone on one of two ranks",
         "in training",
-        r"`train_dataset` row [23]: the transform of the dataset raises on it",
+        r"`train_dataset` row \d: the transform of the dataset raises on it",
         _on_two_ranks,
         left="the rows are in one `bad_rows.jsonl`; the ranks go on together",
         check=rows_listed(2, 3, 5),

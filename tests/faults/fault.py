@@ -47,6 +47,22 @@ class Scene:
         found = self.output.glob("checkpoint-*")
         return sorted((path.name for path in found), key=lambda name: int(name.rpartition("-")[2]))
 
+    def files_of_checkpoints(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change of all files in the checkpoints."""
+        stats = {str(path): path.stat() for path in self.output.glob("checkpoint-*/**/*")}
+        return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+USUALLY_LEFT = {
+    "before the first step": "nothing was trained or saved",
+    "when the config is made": "nothing was trained or saved",
+    "before the first answer": "nothing was asked",
+    "on resuming": "the checkpoints, as they were",
+    "in training": "what an exception in a step leaves",
+    "in an evaluation": "what an exception in an evaluation leaves",
+}
+"""What is left where a row says nothing of it; `Fault.met` looks at the checkpoints."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -58,8 +74,8 @@ class Fault:
             evaluation", …
         seen: A regular expression that the message must match.
         provoke: What makes it happen; it must raise, or warn where `warns`.
-        left: What is left on disk, or done, in a user's words; `check` proves it.
-        check: Called with the scene after it was met; asserts what `left` says.
+        left: What is left on disk, or done, in a user's words; `check` proves it. Without it, see `what_is_left`.
+        check: Called with the scene after it was met; asserts what `left` says, or returns `False` where it is not so.
         error: The class of what is raised.
         warns: Whether the message is a warning or a logged line instead of an error.
         marks: Of pytest, `pytest.mark.distributed` for more than one process, say.
@@ -75,13 +91,18 @@ class Fault:
     warns: bool = False
     marks: tuple[Any, ...] = field(default=())
 
+    @property
+    def what_is_left(self) -> str:
+        """`left`, or what is left by any fault that is noticed there."""
+        return self.left or ("the run goes on" if self.warns else USUALLY_LEFT.get(self.strikes, ""))
+
     def met(self, scene: Scene) -> str:
         """Provoke it; the message that was seen.
 
         Raises:
             AssertionError: nothing was seen, something else was, or something else is left.
         """
-        with listening() as lines:
+        with listening() as lines, remembering_checkpoints(scene) as at_the_last_start:
             if self.warns:
                 self.provoke(scene)
             else:
@@ -94,8 +115,27 @@ class Fault:
         found = [line for line in lines if re.search(self.seen, line, re.DOTALL)]
         assert found, f"{self.name}: nothing matches {self.seen!r} in {lines}"
         if self.check is not None:
-            self.check(scene)
+            assert self.check(scene) is not False, f"{self.name}: left is something else than {self.left!r}"
+        if not self.warns and (
+            self.strikes == "before the first step" or (at_the_last_start and self.strikes == "on resuming")
+        ):
+            assert scene.files_of_checkpoints() == (at_the_last_start or [{}])[-1], f"{self.name}: checkpoints changed"
         return found[-1]
+
+
+@contextmanager
+def remembering_checkpoints(scene: Scene) -> Iterator[list[dict]]:
+    """A context with the files of the checkpoints at the start of each training in it, in this process."""
+    found: list[dict] = []
+    train = ModalityBalancedSFTTrainer.train
+
+    def remembering(self, *args, **kwargs):
+        found.append(scene.files_of_checkpoints())
+        return train(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModalityBalancedSFTTrainer, "train", remembering)
+        yield found
 
 
 @contextmanager

@@ -118,7 +118,26 @@ def _ended(scene: Scene) -> None:
     raise InterruptedError(f"ended at step {trainer.state.global_step} of {trainer.state.max_steps}")
 
 
+class FailsAtTheStart(TrainerCallback):
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step:
+            raise RuntimeError("the tracker is away")
+
+
+def _fails_before_the_first_step(scene: Scene) -> None:
+    """A callback fails after the checkpoint was loaded; weights on disk are those that were saved."""
+    scene.trainer(**SAVING).train()
+    scene.trainer(callbacks=[FailsAtTheStart()], **SAVING).train(resume_from_checkpoint=True)
+
+
 FAULTS = [
+    Fault(
+        "a callback that fails before the first step of a run that goes on",
+        "on resuming",
+        "the tracker is away",
+        _fails_before_the_first_step,
+        error=RuntimeError,
+    ),
     Fault(
         "an exception in a step",
         "in training",

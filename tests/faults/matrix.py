@@ -5,6 +5,7 @@ python -m tests.faults.matrix        # write docs/faults.md anew
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import tests.faults
@@ -41,15 +42,17 @@ def table() -> str:
         ]
         for fault in faults:
             how = "warning: " if fault.warns else ""
-            lines.append(f"| {fault.name} | {fault.strikes} | {how}{_words(fault.seen)} | {fault.left} |")
+            lines.append(f"| {fault.name} | {fault.strikes} | {how}{_words(fault.seen)} | {fault.what_is_left} |")
     return "\n".join(lines) + "\n"
 
 
 def _words(pattern: str) -> str:
-    """A regular expression as a reader takes it: what varies is '…'."""
-    for varying in (r"[\d,]+", r"\d+", r"\w+", ".*", ".+", r"\S+"):
-        pattern = pattern.replace(varying, "…")
-    return pattern.replace("\\", "").replace("|", "or").strip("^$")
+    """A regular expression as a reader takes it: what varies is '…', one of several is 'a or b'."""
+    pattern = re.sub(r"(?<!\\)\[(?:[^\[\]\\]|\\.)+\][+*]?|\\[dwS][+*]?|(?<!\\)\.[+*]", "…", pattern)
+    pattern = re.sub(
+        r"(?<!\\)\(([^()|]*(?:\|[^()|]*)+)(?<!\\)\)", lambda group: " or ".join(group[1].split("|")), pattern
+    )
+    return re.sub(r"\\(.)", r"\1", pattern.strip("^$")).replace("|", "\\|")
 
 
 def document() -> str:

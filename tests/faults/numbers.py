@@ -224,6 +224,8 @@ FAULTS = [
         "in training",
         r"Step 3: the loss is not finite .*No checkpoint has been saved, so the run has to begin anew",
         _train(trainer_class=BadLoss),
+        "no checkpoint of what is not finite",
+        lambda scene: not scene.checkpoints(),
         error=NonFiniteError,
     ),
     Fault(
@@ -249,6 +251,8 @@ FAULTS = [
         "in training",
         r"Step 4: the loss is not finite .* 2 steps have been skipped \(`nonfinite_limit`\): lower `learning_rate`",
         _train(trainer_class=ManyBadLosses, on_nonfinite="skip", nonfinite_limit=2),
+        "no checkpoint of what is not finite",
+        lambda scene: not scene.checkpoints(),
         error=NonFiniteError,
     ),
     Fault(
@@ -256,6 +260,8 @@ FAULTS = [
         "in training",
         r"Step 3: .*neither is the weight `lm_head.weight`, from an earlier step on.* Lower `learning_rate`, or look",
         _train(callbacks=[Poison(2)], on_nonfinite="skip"),
+        "no checkpoint of what is not finite",
+        lambda scene: not scene.checkpoints(),
         error=NonFiniteError,
     ),
     Fault(
@@ -273,6 +279,8 @@ FAULTS = [
         r"Step 3: the loss is not finite \(on rank 0\), and neither is the weight `lm_head.weight`.*The rows are not "
         r"known, as there are no pairs",
         _text_run,
+        "no checkpoint of what is not finite",
+        lambda scene: not scene.checkpoints(),
         error=NonFiniteError,
     ),
     Fault(

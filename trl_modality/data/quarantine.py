@@ -1,6 +1,5 @@
 """Bad rows that a run leaves out (`bad_rows='skip'`): their list on disk, and how many it may be."""
 
-import fcntl
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,11 @@ from transformers.utils import logging
 
 from ..views import DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PAIR_COLUMNS, PLAIN_COLUMNS, PairError
 
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 logger = logging.get_logger(__name__)
 
@@ -100,6 +104,7 @@ def _key(record: Mapping[str, Any]) -> tuple:
 @contextmanager
 def _locked(file: Any) -> Iterator[None]:
     """A context in which no other process writes, where the file system knows locks."""
-    with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX)
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
     yield  # closing the file gives the lock back

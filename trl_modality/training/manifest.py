@@ -16,6 +16,8 @@ from ..evaluation.asking.records import write_json
 
 
 MANIFEST = "manifest.json"
+# transformers' mark of a checkpoint after SIGTERM that is being written; it is removed after everything else
+UNFINISHED = "checkpoint-is-incomplete.txt"
 FORMAT = 1
 # One read: larger ones do not fit the cache of a core, and take twice as long
 READ_BYTES = 2**20
@@ -109,11 +111,14 @@ def _write(folder: Path, manifest: Manifest) -> None:
 def checkpoint_files(folder: Path) -> list[str]:
     """The files of a checkpoint, by their path in it, in order; folders of sharded checkpoints are gone through.
 
-    Left out are the manifest itself and names that begin with "." or "_": unfinished files, locks.
+    Left out are the manifest itself, the host's mark of an unfinished checkpoint, and names that begin with "." or
+    "_": unfinished files, locks.
     """
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     kept = (path for path in paths if not any(part.startswith(".") for part in path.parts))
-    return sorted(path.as_posix() for path in kept if path.as_posix() != MANIFEST and path.parts[0][0] != "_")
+    return sorted(
+        path.as_posix() for path in kept if str(path) not in (MANIFEST, UNFINISHED) and path.parts[0][0] != "_"
+    )
 
 
 def file_hash(path: str | os.PathLike) -> str:

@@ -44,7 +44,8 @@ class SavingSFTTrainer(SFTTrainer):
         self.add_callback(self._identity)
         # The step whose checkpoint is on disk, but for what the evaluation of that step adds to it
         self._saved_before_evaluation: int | None = None
-        self._last_saved = 0
+        # `None` before the first step may begin: what is loaded until then is not to be saved again
+        self._last_saved: int | None = None
         self._is_saving = self._writes_state_only = False
         self._numbers: RandomNumbers | None = None
         self._begun_step = self._step_at_optimizer = -1
@@ -70,7 +71,7 @@ class SavingSFTTrainer(SFTTrainer):
             return self._train(checkpoint, trial, *args, **kwargs)
 
     def _train(self, *args, **kwargs) -> Any:
-        self._saved_before_evaluation, self._last_saved, self._numbers = None, 0, None
+        self._saved_before_evaluation = self._last_saved = self._numbers = None
         self._begun_step = self._step_at_optimizer = -1
         try:
             return super().train(*args, **kwargs)
@@ -122,6 +123,8 @@ class SavingSFTTrainer(SFTTrainer):
         args, step = self.args, self.state.global_step
         if (
             str(getattr(args.save_strategy, "value", args.save_strategy)) == "no"
+            or self._last_saved is None
+            or step <= self._last_saved
             or args.world_size > 1  # the others may be elsewhere, and would not come
             or self._is_saving
             or self.hp_search_backend is not None
@@ -129,15 +132,14 @@ class SavingSFTTrainer(SFTTrainer):
             or self._step_at_optimizer == step  # which may have been made by half
         ):
             return
-        if step > self._last_saved:
-            folder = self._checkpoint_folder(None)
-            try:
-                with self._args_set(push_to_hub=False):
-                    self._write_checkpoint(None, state_only=False)
-            except Exception as second:
-                error.add_note(f"Step {step} could not be saved ({second}). {how_to_go_on(args.output_dir)}")
-                return
-            error.add_note(f"Step {step} is saved: go on with `resume_from_checkpoint={folder!r}`.")
+        folder = self._checkpoint_folder(None)
+        try:
+            with self._args_set(push_to_hub=False):
+                self._write_checkpoint(None, state_only=False)
+        except Exception as second:
+            error.add_note(f"Step {step} could not be saved ({second}). {how_to_go_on(args.output_dir)}")
+            return
+        error.add_note(f"Step {step} is saved: go on with `resume_from_checkpoint={folder!r}`.")
 
     # Evaluation
 
