@@ -1,4 +1,4 @@
-"""Faults of answers, of prompts for a model, and of graders."""
+"""Answers, prompts for a model, and graders."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Faults of rows in a run that leaves them out."""
+"""Bad rows that a run leaves out (`bad_rows='skip'`)."""
 
 import json
 import warnings

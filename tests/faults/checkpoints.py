@@ -1,4 +1,4 @@
-"""Faults of the files in a checkpoint."""
+"""Files of a checkpoint."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Faults of datasets and their columns."""
+"""Datasets and their columns."""
 
 from datasets import Dataset
 

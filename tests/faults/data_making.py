@@ -1,4 +1,4 @@
-"""Faults in making data."""
+"""Making data."""
 
 import errno
 import os

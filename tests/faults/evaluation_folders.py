@@ -1,4 +1,4 @@
-"""Faults of the folder of an evaluation and of the files in it."""
+"""The folder of an evaluation, and its files."""
 
 import errno
 import functools

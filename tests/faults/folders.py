@@ -1,4 +1,4 @@
-"""Faults of output folders."""
+"""Output folders."""
 
 import shutil
 

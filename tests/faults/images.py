@@ -1,4 +1,4 @@
-"""Faults of images."""
+"""Images."""
 
 import errno
 import io

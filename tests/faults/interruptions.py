@@ -1,4 +1,4 @@
-"""Interruptions of evaluations and of data making, by Ctrl-C or by SIGTERM.
+"""Ctrl-C and SIGTERM in evaluations and in making data.
 
 Each row is a process of its own that gets the signal.
 """

@@ -16,17 +16,27 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
 BEGIN, END = "<!-- made by `tests.faults.matrix`: begin -->", "<!-- end -->"
 
 
+ORDER = (
+    *("columns", "rows", "images", "suspicions", "bad_rows", "reading"),
+    *("folders", "choosing", "numbers", "endings", "checkpoints", "resuming", "ranks", "waiting"),
+    *("data_making", "evaluation_folders", "answers", "servers", "interruptions"),
+)
+"""The modules with rows, as a run meets them: data, training, resuming, several processes, evaluation."""
+
+
 def all_faults() -> dict[str, list[Fault]]:
     """The rows by the module of `tests/faults` that lists them as `FAULTS`; its docstring is their heading."""
     found = {}
-    names = sorted(
-        each.name for each in pkgutil.iter_modules(tests.faults.__path__) if not each.name.startswith("test_")
-    )
-    for name in names:
+    for name in ORDER:
         module = importlib.import_module(f"tests.faults.{name}")
-        if rows := getattr(module, "FAULTS", None):
-            found[(module.__doc__ or name).strip().splitlines()[0].rstrip(".")] = rows
+        found[module.__doc__.strip().splitlines()[0].rstrip(".")] = module.FAULTS
     return found
+
+
+def modules() -> list[str]:
+    """The modules of `tests/faults` with rows, whether they are in the table or not."""
+    names = [each.name for each in pkgutil.iter_modules(tests.faults.__path__) if not each.name.startswith("test_")]
+    return [name for name in names if hasattr(importlib.import_module(f"tests.faults.{name}"), "FAULTS")]
 
 
 def table() -> str:

@@ -1,4 +1,4 @@
-"""Faults of runs on several processes."""
+"""Runs on several processes."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Faults of the processes that read rows."""
+"""Processes that read rows."""
 
 import multiprocessing
 import os

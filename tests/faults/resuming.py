@@ -1,4 +1,4 @@
-"""Faults of a run that goes on from a checkpoint of another one."""
+"""A run that goes on from a checkpoint of another one."""
 
 from functools import partial
 

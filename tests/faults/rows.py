@@ -1,4 +1,4 @@
-"""Faults of the texts of rows."""
+"""Texts of rows."""
 
 from datasets import Dataset, IterableDataset
 

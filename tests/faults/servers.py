@@ -1,4 +1,4 @@
-"""Faults of a server that is asked in an evaluation."""
+"""A server that is asked in an evaluation."""
 
 import json
 import os

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults.fault import Fault, Scene
-from tests.faults.matrix import DOCUMENT, all_faults, document
+from tests.faults.matrix import DOCUMENT, ORDER, all_faults, document, modules
 
 
 ALL = [pytest.param(fault, id=fault.name, marks=fault.marks) for faults in all_faults().values() for fault in faults]
@@ -17,6 +17,10 @@ def test_it_is_met(fault, tmp_path):
 def test_names_are_given_once():
     names = [fault.name for faults in all_faults().values() for fault in faults]
     assert len(names) == len(set(names))
+
+
+def test_no_module_is_left_out():
+    assert sorted(ORDER) == sorted(modules())
 
 
 def test_the_document_is_of_these_rows():

@@ -1,4 +1,4 @@
-"""Faults of one process among several: it stops, ends, or fails"""
+"""One process among several that stops, ends or fails."""
 
 import pytest
 
