@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data bench-trust recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ bench-collator: $(READY)  ## pairs a second, ours and TRL's collator called twic
 
 bench-sampler: $(READY)  ## time to the first batch, memory and rows a second of the order, up to a billion rows
 	$(BIN)/python benchmarks/bench_sampler.py
+
+bench-trust: $(READY)  ## the health gate by step, the manifest by save (three minutes)
+	$(BIN)/python benchmarks/bench_trust.py
 
 bench-data: $(READY)  ## generated pairs a second, one core
 	$(BIN)/python benchmarks/bench_generators.py
