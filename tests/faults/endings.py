@@ -6,10 +6,12 @@ import signal
 import threading
 import time
 
+import pytest
 import torch
 from transformers import TrainerCallback
 
 from tests.faults.fault import Fault, Scene
+from tests.testing.interrupts import obeying_ctrl_c
 from tests.testing.tiny import pair_dataset, tiny_llava
 from trl_modality import ModalityBalancedSFTTrainer
 
@@ -68,12 +70,11 @@ def _ctrl_c(scene: Scene) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     trainer = scene.trainer(max_steps=100_000, callbacks=[At(3, lambda: threading.Timer(0.1, send).start())], **SAVING)
-    try:
+    with obeying_ctrl_c(), pytest.raises(KeyboardInterrupt):
         trainer.train()
-    except KeyboardInterrupt:
-        assert time.monotonic() - sent[0] < 2
-        return
-    raise AssertionError("it trained on")
+    seconds = time.monotonic() - sent[0]
+    print(f"Ctrl-C in training: stopped after {seconds:.2f} s")
+    assert seconds < 10  # two on a machine that has nothing else to do
 
 
 def _sigterm(scene: Scene) -> None:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,16 @@ ROOT = Path(__file__).resolve().parents[2]
 # A shell that runs the tests in the background has its children ignore SIGINT
 START = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
 COMMAND = START + "from trl_modality.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@contextmanager
+def obeying_ctrl_c() -> Iterator[None]:
+    """A context in which SIGINT interrupts this process, even where a shell told it to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Interrupted(NamedTuple):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from tests.testing.interrupts import obeying_ctrl_c
 from tests.testing.tiny import pair_dataset, tiny_llava
 from trl_modality import ModalityBalancedSFTTrainer
 from trl_modality.training import saving
@@ -230,15 +231,13 @@ def test_ctrl_c(tmp_path, config, monkeypatch):
                 threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     trainer.add_callback(Stops())
-    with pytest.raises(KeyboardInterrupt):
+    with obeying_ctrl_c(), pytest.raises(KeyboardInterrupt):
         trainer.train()
-    ended = time.monotonic()
     (line,) = said
     assert line.startswith(
         f"Stopped in step {trainer.state.global_step + 1} of 100000. Go on from the last checkpoint"
     )
     assert Path(line.partition("resume_from_checkpoint='")[2].partition("'")[0]).name in checkpoints(tmp_path)
-    assert time.monotonic() - ended < 2
 
 
 @pytest.fixture
