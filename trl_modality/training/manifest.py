@@ -12,6 +12,7 @@ from typing import Any
 
 import xxhash
 
+from .._compat import UNFINISHED_MARK
 from ..evaluation.asking.records import write_json
 
 
@@ -109,11 +110,13 @@ def _write(folder: Path, manifest: Manifest) -> None:
 def checkpoint_files(folder: Path) -> list[str]:
     """The files of a checkpoint, by their path in it, in order; folders of sharded checkpoints are gone through.
 
-    Left out are the manifest itself and names that begin with "." or "_": unfinished files, locks.
+    Left out are the manifest itself, the mark that the host sets until it is there, and names that begin with "." or
+    "_": unfinished files, locks.
     """
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     kept = (path for path in paths if not any(part.startswith(".") for part in path.parts))
-    return sorted(path.as_posix() for path in kept if path.as_posix() != MANIFEST and path.parts[0][0] != "_")
+    names = (path.as_posix() for path in kept if path.parts[0][0] != "_")
+    return sorted(name for name in names if name not in (MANIFEST, UNFINISHED_MARK))
 
 
 def file_hash(path: str | os.PathLike) -> str:
