@@ -103,7 +103,9 @@ class GuardedSFTTrainer(SavingSFTTrainer):
             factor = taken / (taken - skipped)
             self._total_loss_scalar *= factor
             self._tr_loss *= factor
-        return super()._finalize_training(trial, num_train_samples, start_time)
+        output = super()._finalize_training(trial, num_train_samples, start_time)
+        self._health.check_weights(agree=True)  # no step comes after the last one that would show it
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.model.training:
