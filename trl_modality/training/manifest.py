@@ -64,23 +64,39 @@ class ManifestWriter:
 
     def __init__(self):
         self._known: dict[tuple[str, int, int, int], str] = {}
+        self._last: tuple[Path, dict[str, Any], dict[str, Any]] | None = None
 
-    def write(self, folder: str | os.PathLike, **told: Any) -> Manifest:
+    def write(self, folder: str | os.PathLike, names: Sequence[str] | None = None, **told: Any) -> Manifest:
         """Hash the files of a checkpoint and write its manifest, atomically.
 
         Called by one process, after all have written their files.
 
         Args:
             folder: The checkpoint.
+            names: Of its files; `None` is all of them.
             **told: The fields of `Manifest` but `files` and `saved_at`.
         """
         folder = Path(folder)
-        paths = checkpoint_files(folder)
+        paths = checkpoint_files(folder) if names is None else names
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             entries = dict(zip(paths, pool.map(self._entry, (folder / path for path in paths)), strict=True))
         manifest = Manifest(**told, files=entries, saved_at=datetime.now(UTC).isoformat())
         _write(folder, manifest)
+        self._last = folder, told, _changes(folder, paths)
         return manifest
+
+    def write_if_changed(self, folder: str | os.PathLike) -> None:
+        """Write the manifest that was written last anew where its files are others by now: callbacks change them.
+
+        Files that a callback adds are none of the checkpoint, unless a host would load them.
+        """
+        folder = Path(folder)
+        if self._last is None or self._last[0] != folder or not folder.is_dir():
+            return
+        _, told, before = self._last
+        names = [name for name in checkpoint_files(folder) if name in before or name in LOADED]
+        if _changes(folder, names) != before:
+            self.write(folder, names, **told)
 
     def _entry(self, path: Path) -> dict[str, Any]:
         stat = path.stat()
@@ -90,6 +106,12 @@ class ManifestWriter:
         self._known.setdefault(key, "")
         self._known[key] = self._known[key] or _hash_of_written(path)
         return {"size": stat.st_size, "xxh3_128": self._known[key]}
+
+
+def _changes(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """By file, what is another once it was written to."""
+    stats = {name: (folder / name).stat() for name in names}
+    return {name: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats.items()}
 
 
 def mark_changing(folder: str | os.PathLike, names: Sequence[str]) -> None:

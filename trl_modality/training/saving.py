@@ -173,6 +173,8 @@ class SavingSFTTrainer(SFTTrainer):
             if self.args.should_save:
                 shutil.rmtree(self._checkpoint_folder(trial), ignore_errors=True)
             self._saved_before_evaluation = None
+        elif self._last_saved == self.state.global_step:
+            self._identity.callbacks_ran(self._checkpoint_folder(trial))
 
     def _evaluate_what_is_due(self, trial, ignore_keys_for_eval, start_time) -> None:
         """Evaluate the step that a training goes on from, if its evaluation did not end in the training before."""
@@ -236,9 +238,9 @@ class SavingSFTTrainer(SFTTrainer):
             states[EVALUATION_IS_DUE] = True
         model: Any = self.model_wrapped
         self._writes_state_only, self._is_saving = state_only, True
-        folder = self._checkpoint_folder(trial)
+        folder, is_pushed = self._checkpoint_folder(trial), self.args.push_to_hub
         try:
-            with self._args_set(save_total_limit=None), replacing_its_file(self.state):
+            with self._args_set(save_total_limit=None, push_to_hub=False), replacing_its_file(self.state):
                 super()._save_checkpoint(model, trial)
             self._identity.checkpoint_saved(folder)
         except Exception as error:
@@ -256,6 +258,9 @@ class SavingSFTTrainer(SFTTrainer):
             self._writes_state_only = False
         self._is_saving = False  # an exception leaves it: nothing is to be saved after it
         self._last_saved, self._whole = self.state.global_step, os.path.abspath(folder)
+        if is_pushed:
+            with self._args_set(**self._given_args):
+                self._push_from_checkpoint(folder)  # the host would push it without its manifest
 
     def _evaluation_changes_optimizer(self) -> bool:
         """Whether an evaluation changes learning rates, or in which of their two modes an optimizer's weights are."""
