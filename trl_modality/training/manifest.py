@@ -18,6 +18,8 @@ from ..evaluation.asking.records import write_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+SHARDS = ".metadata"
+"""In a folder of FSDP, the file that says which tensor is where; nothing can be loaded without it."""
 # One read: larger ones do not fit the cache of a core, and take twice as long
 READ_BYTES = 2**20
 # Files from this size on are not hashed again where their time of change is the same: a smaller one may be written
@@ -136,7 +138,7 @@ def checkpoint_files(folder: Path) -> list[str]:
     "_": unfinished files, locks.
     """
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    kept = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+    kept = (path for path in paths if path.name == SHARDS or not any(part.startswith(".") for part in path.parts))
     names = (path.as_posix() for path in kept if path.parts[0][0] != "_")
     return sorted(name for name in names if name not in (MANIFEST, UNFINISHED_MARK))
 
