@@ -13,12 +13,14 @@ from accelerate.state import GradientState
 from datasets import Dataset
 from packaging.version import Version
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+from transformers.trainer_jit_checkpoint import CheckpointManager
 from trl import SFTConfig, SFTTrainer
 
 from tests.testing.tiny import pair_dataset, pair_row, tiny_llava, written_out
 from tests.testing.tiny_families import build
 from trl_modality import ModalityBalancedSFTTrainer
 from trl_modality._compat import (
+    UNFINISHED_MARK,
     DataCollatorForVisionLanguageModeling,
     GreedyLR,
     name_attention,
@@ -124,6 +126,9 @@ def test_how_the_host_makes_a_step_and_a_checkpoint():
         "use_mtime",
     ]
     assert hasattr(GreedyLR, "step")
+    jit = inspect.getsource(CheckpointManager.execute_jit_checkpoint)
+    assert f'"{UNFINISHED_MARK}"' in jit
+    assert jit.index("self.trainer._save_checkpoint(") < jit.index("os.remove(sentinel_file)")
 
 
 def test_the_hosts_collator_has_the_settings_that_ours_takes_over():

@@ -37,6 +37,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx as gathered_head
 
 
 __all__ = [
+    "UNFINISHED_MARK",
     "DataCollatorForVisionLanguageModeling",
     "GreedyLR",
     "VarlenKernel",
@@ -48,6 +49,10 @@ __all__ = [
     "rotate_checkpoints",
     "varlen_kernel",
 ]
+
+# Not documented: the file by which `enable_jit_checkpoint` marks a checkpoint until it is written, which is after its
+# manifest. Expiry: when the host writes into a folder that it renames.
+UNFINISHED_MARK = "checkpoint-is-incomplete.txt"
 
 
 def head_logit_scale(text_config) -> float:

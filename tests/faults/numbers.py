@@ -274,6 +274,13 @@ FAULTS = [
         error=NonFiniteError,
     ),
     Fault(
+        "the last step of a run that saves no checkpoint makes the weights NaN",
+        "at the end of training",
+        r"Step 4: trained weights are not finite \(the first is `lm_head.weight`\).* The last step trained .*id=",
+        _train(callbacks=[Poison(4)], save_strategy="no"),
+        error=NonFiniteError,
+    ),
+    Fault(
         "a run without pairs becomes NaN",
         "in training",
         r"Step 3: the loss is not finite \(on rank 0\), and neither is the weight `lm_head.weight`.*The rows are not "

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import TrainerCallback
+from trl import SFTTrainer
 
 from tests.testing.interrupts import obeying_ctrl_c
 from tests.testing.tiny import pair_dataset, tiny_llava
 from trl_modality import ModalityBalancedSFTTrainer
+from trl_modality._compat import UNFINISHED_MARK
 from trl_modality.training import saving
+from trl_modality.training.manifest import read_manifest
 
 
 class Fails(ModalityBalancedSFTTrainer):
@@ -218,6 +221,44 @@ def test_sigterm(tmp_path, config, event, options):
     resumed = trainer_of(config, tmp_path / "stopped", **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / "checkpoint-2"))
     assert_same_run(resumed, whole, without_logs_of=(2,) if event == "on_step_end" else ())
+
+
+@pytest.mark.parametrize("event", ["on_evaluate", "on_save", "on_epoch_end"])
+def test_sigterm_after_a_save(tmp_path, config, monkeypatch, event):
+    """The checkpoint that is there is not written again in its place, where a kill would leave nothing of it."""
+    written = []
+    write = SFTTrainer._save_optimizer_and_scheduler
+    monkeypatch.setattr(
+        SFTTrainer, "_save_optimizer_and_scheduler", lambda self, folder: (written.append(folder), write(self, folder))
+    )
+
+    class Terminates(TrainerCallback):
+        def __init__(self):
+            self.manager = None
+
+        def asked(self, args, state, control, **kwargs):
+            if state.global_step == 3 and self.manager is not None:
+                self.manager.is_checkpoint_requested = True
+
+    setattr(Terminates, event, Terminates.asked)
+    callback = Terminates()
+    options = {"save_steps": 3, "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 3}
+    whole = trainer_of(config, tmp_path / "whole", **options)
+    whole.train()
+    written.clear()
+    stopped = trainer_of(config, tmp_path / "stopped", [callback], enable_jit_checkpoint=True, **options)
+    callback.manager = next(
+        each.jit_manager for each in stopped.callback_handler.callbacks if getattr(each, "jit_manager", None)
+    )
+    stopped.train()
+    folder = str(tmp_path / "stopped" / "checkpoint-3")
+    assert written == [folder]
+    assert stopped.state.global_step < 6
+    assert not Path(folder, UNFINISHED_MARK).exists()
+    assert UNFINISHED_MARK not in read_manifest(folder).files
+    resumed = trainer_of(config, tmp_path / "stopped", **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(resumed, whole)
 
 
 def test_ctrl_c(tmp_path, config, monkeypatch):

@@ -123,7 +123,8 @@ def test_every_byte_of_every_file_counts(tmp_path):
     folder = tmp_path / "checkpoint-7"
     (folder / "pytorch_model_fsdp_0").mkdir(parents=True)
     shards = [folder / "pytorch_model_fsdp_0" / f"__{i}_0.distcp" for i in range(2)]
-    for path in (*shards, folder / "trainer_state.json"):
+    index = folder / "pytorch_model_fsdp_0" / ".metadata"
+    for path in (*shards, index, folder / "trainer_state.json"):
         path.write_bytes(os.urandom(3000))
     (folder / "_in_use.lock").touch()
     (folder / ".unfinished").touch()
@@ -131,13 +132,14 @@ def test_every_byte_of_every_file_counts(tmp_path):
     written = ManifestWriter().write(folder, **told)
     assert list(written.files) == checkpoint_files(folder)
     assert list(written.files) == [
+        "pytorch_model_fsdp_0/.metadata",
         "pytorch_model_fsdp_0/__0_0.distcp",
         "pytorch_model_fsdp_0/__1_0.distcp",
         "trainer_state.json",
     ]
     assert read_manifest(folder) == written
     verify_files(folder, written)
-    for path in (*shards, folder / "trainer_state.json"):
+    for path in (*shards, index, folder / "trainer_state.json"):
         content = path.read_bytes()
         for place in (0, 1499, 2999):
             path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])

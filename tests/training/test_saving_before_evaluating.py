@@ -272,3 +272,44 @@ def test_a_run_that_is_killed_while_it_notes_an_evaluation_keeps_the_checkpoint(
         file.write(b"?")
     with pytest.raises(ValueError, match="optimizer.pt has other bytes"):
         whole_checkpoint(verify)
+
+
+@pytest.mark.parametrize("options", [{}, {"eval_strategy": "steps", "eval_steps": 1}], ids=["", "evaluated"])
+def test_a_checkpoint_is_pushed_once_with_its_manifest(config, make_trainer, monkeypatch, options):
+    pushed = []
+
+    def push(self, folder):
+        verify_files(folder, read_manifest(folder))
+        pushed.append((Path(folder).name, read_manifest(folder).changing, self.args.logging_nan_inf_filter))
+        if len(pushed) == 2:
+            raise ConnectionError(104, "the hub is away")
+
+    monkeypatch.setattr(SFTTrainer, "_push_from_checkpoint", push)
+    args = config(max_steps=3, save_strategy="steps", save_steps=1, **options)
+    trainer = make_trainer(args, eval_dataset=pair_dataset(2))
+    trainer.args.push_to_hub = True
+    with pytest.raises(ConnectionError, match="the hub is away"):  # and not that it could not be written
+        trainer.train()
+    assert pushed == [("checkpoint-1", (), True), ("checkpoint-2", (), True)]
+    assert newest_whole_checkpoint(args.output_dir).path.name == "checkpoint-2"
+
+
+def test_callbacks_may_change_a_checkpoint_after_it_was_saved(config, make_trainer):
+    """As those do that save a model in another way; what they put beside it is none of the checkpoint."""
+
+    class Changes(TrainerCallback):
+        def on_save(self, args, state, control, model=None, **kwargs):
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            (folder / "training_args.bin").unlink()
+            (folder / "notes.txt").write_text("mine")
+            state.log_history[-1]["mine"] = 1.0
+            state.save_to_json(str(folder / "trainer_state.json"))
+
+    args = config(max_steps=2, save_strategy="steps", save_steps=1)
+    make_trainer(args, callbacks=[Changes()]).train()
+    newest = newest_whole_checkpoint(args.output_dir)
+    assert newest.path.name == "checkpoint-2"
+    assert not {"training_args.bin", "notes.txt"} & set(newest.manifest.files)
+    trainer = make_trainer(args)
+    trainer.train(resume_from_checkpoint=str(Path(args.output_dir, "checkpoint-1")))
+    assert trainer.state.log_history[0]["mine"] == 1.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -206,6 +206,21 @@ def _token_layout(model: Any, batch: dict[str, Any], given: TokenLayout | None, 
     return given.to(batch["labels"].device)
 
 
+def _whole(parameter: Any) -> Any:
+    """A parameter that FSDP2 has sharded as one tensor, whose gradient becomes the mean over the ranks.
+
+    FSDP2 reduces the gradients of what its hooks have put together; here a rank would keep, of its shard, the gradient
+    of its own rows alone.
+    """
+    if not isinstance(parameter, DTensor):
+        return parameter
+    mesh = parameter.device_mesh
+    whole = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if whole.requires_grad:
+        whole.register_hook(lambda gradient: gradient / mesh.size())
+    return whole
+
+
 def _losses(
     hidden, tokens: TokenLayout, layout: ViewLayout, settings: LossSettings, num_items, head, rules: HeadRules
 ) -> PairedModelOutput:
@@ -214,7 +229,7 @@ def _losses(
         num_items = tokens.n_counted(layout, settings.supervised_views)
     # ZeRO-3 shards the head again afterwards: its gradient is made by then
     with gathered_head(head.weight, head.bias):
-        weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
+        weight, bias = _whole(head.weight), _whole(head.bias)
         tokens.check_labels(vocab_size=len(weight))
         groups = _token_groups(hidden, tokens, settings, kl_factor=layout.kl_factor)
         loss, stats = grouped_linear_loss(

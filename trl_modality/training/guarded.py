@@ -103,7 +103,9 @@ class GuardedSFTTrainer(SavingSFTTrainer):
             factor = taken / (taken - skipped)
             self._total_loss_scalar *= factor
             self._tr_loss *= factor
-        return super()._finalize_training(trial, num_train_samples, start_time)
+        output = super()._finalize_training(trial, num_train_samples, start_time)
+        self._health.check_weights(agree=True)  # no step comes after the last one that would show it
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.model.training:
@@ -136,7 +138,16 @@ class GuardedSFTTrainer(SavingSFTTrainer):
             states[HEALTH_STATE] = {"skipped_steps": self._health.skipped}
         super()._put_states(states)
 
+    @property
+    def _saves_together(self) -> bool:
+        """Whether saving a model takes every rank: those that another does not come to would wait for it."""
+        state = self.accelerator.state
+        if self.is_fsdp_enabled:
+            return "FULL_STATE_DICT" in str(state.fsdp_plugin.state_dict_type)
+        return self.is_deepspeed_enabled and state.deepspeed_plugin.zero_stage == 3
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if not _internal_call:
-            self._health.check_weights(agree=False)  # a user may call it on one rank alone
+            # A user may call it on one rank alone, unless all have to put the weights together
+            self._health.check_weights(agree=self._saves_together)
         super().save_model(output_dir, _internal_call)

@@ -12,13 +12,14 @@ from typing import Any
 
 import xxhash
 
+from .._compat import UNFINISHED_MARK
 from ..evaluation.asking.records import write_json
 
 
 MANIFEST = "manifest.json"
-# transformers' mark of a checkpoint after SIGTERM that is being written; it is removed after everything else
-UNFINISHED = "checkpoint-is-incomplete.txt"
 FORMAT = 1
+SHARDS = ".metadata"
+"""In a folder of FSDP, the file that says which tensor is where; nothing can be loaded without it."""
 # One read: larger ones do not fit the cache of a core, and take twice as long
 READ_BYTES = 2**20
 # Files from this size on are not hashed again where their time of change is the same: a smaller one may be written
@@ -65,23 +66,39 @@ class ManifestWriter:
 
     def __init__(self):
         self._known: dict[tuple[str, int, int, int], str] = {}
+        self._last: tuple[Path, dict[str, Any], dict[str, Any]] | None = None
 
-    def write(self, folder: str | os.PathLike, **told: Any) -> Manifest:
+    def write(self, folder: str | os.PathLike, names: Sequence[str] | None = None, **told: Any) -> Manifest:
         """Hash the files of a checkpoint and write its manifest, atomically.
 
         Called by one process, after all have written their files.
 
         Args:
             folder: The checkpoint.
+            names: Of its files; `None` is all of them.
             **told: The fields of `Manifest` but `files` and `saved_at`.
         """
         folder = Path(folder)
-        paths = checkpoint_files(folder)
+        paths = checkpoint_files(folder) if names is None else names
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             entries = dict(zip(paths, pool.map(self._entry, (folder / path for path in paths)), strict=True))
         manifest = Manifest(**told, files=entries, saved_at=datetime.now(UTC).isoformat())
         _write(folder, manifest)
+        self._last = folder, told, _changes(folder, paths)
         return manifest
+
+    def write_if_changed(self, folder: str | os.PathLike) -> None:
+        """Write the manifest that was written last anew where its files are others by now: callbacks change them.
+
+        Files that a callback adds are none of the checkpoint, unless a host would load them.
+        """
+        folder = Path(folder)
+        if self._last is None or self._last[0] != folder or not folder.is_dir():
+            return
+        _, told, before = self._last
+        names = [name for name in checkpoint_files(folder) if name in before or name in LOADED]
+        if _changes(folder, names) != before:
+            self.write(folder, names, **told)
 
     def _entry(self, path: Path) -> dict[str, Any]:
         stat = path.stat()
@@ -91,6 +108,12 @@ class ManifestWriter:
         self._known.setdefault(key, "")
         self._known[key] = self._known[key] or _hash_of_written(path)
         return {"size": stat.st_size, "xxh3_128": self._known[key]}
+
+
+def _changes(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """By file, what is another once it was written to."""
+    stats = {name: (folder / name).stat() for name in names}
+    return {name: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats.items()}
 
 
 def mark_changing(folder: str | os.PathLike, names: Sequence[str]) -> None:
@@ -111,14 +134,13 @@ def _write(folder: Path, manifest: Manifest) -> None:
 def checkpoint_files(folder: Path) -> list[str]:
     """The files of a checkpoint, by their path in it, in order; folders of sharded checkpoints are gone through.
 
-    Left out are the manifest itself, the host's mark of an unfinished checkpoint, and names that begin with "." or
+    Left out are the manifest itself, the mark that the host sets until it is there, and names that begin with "." or
     "_": unfinished files, locks.
     """
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    kept = (path for path in paths if not any(part.startswith(".") for part in path.parts))
-    return sorted(
-        path.as_posix() for path in kept if str(path) not in (MANIFEST, UNFINISHED) and path.parts[0][0] != "_"
-    )
+    kept = (path for path in paths if path.name == SHARDS or not any(part.startswith(".") for part in path.parts))
+    names = (path.as_posix() for path in kept if path.parts[0][0] != "_")
+    return sorted(name for name in names if name not in (MANIFEST, UNFINISHED_MARK))
 
 
 def file_hash(path: str | os.PathLike) -> str:

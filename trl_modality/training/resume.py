@@ -188,6 +188,11 @@ class RunIdentity(TrainerCallback):
             told = {"step": step, "run_id": self.run_id, "ranks": ranks, "versions": versions()}
             self._writer.write(folder, **told, fingerprint=self._fingerprint)
 
+    def callbacks_ran(self, folder: Any) -> None:
+        """Take into a manifest what callbacks have changed in the checkpoint after it was saved."""
+        if self._trainer.is_world_process_zero():
+            self._writer.write_if_changed(folder)
+
 
 def _warn_of_newer(folder: Path, checkpoint: Checkpoint) -> None:
     newer = [each for each in checkpoints_of(folder) if step_of(each) > manifest_step(checkpoint)]

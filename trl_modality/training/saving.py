@@ -5,7 +5,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class SavingSFTTrainer(SFTTrainer):
         self._saved_before_evaluation: int | None = None
         # `None` before the first step may begin: what is loaded until then is not to be saved again
         self._last_saved: int | None = None
+        self._whole: str | None = None
+        """The checkpoint that was written, or gone on from, last."""
         self._is_saving = self._writes_state_only = False
         self._numbers: RandomNumbers | None = None
         self._begun_step = self._step_at_optimizer = -1
@@ -68,6 +70,8 @@ class SavingSFTTrainer(SFTTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args, **kwargs) -> Any:
         identity = self._identity.training(resume_from_checkpoint, trial)
         with waiting_for_others(self.args), identity as checkpoint:
+            # With overrides, the learning rates in it are others by now
+            self._whole = None if checkpoint is None or self._identity.overrides else os.path.abspath(checkpoint)
             return self._train(checkpoint, trial, *args, **kwargs)
 
     def _train(self, *args, **kwargs) -> Any:
@@ -147,7 +151,7 @@ class SavingSFTTrainer(SFTTrainer):
         # `skip_scheduler`: the evaluation before the first step
         if self.control.should_save and self.args.save_strategy != SaveStrategy.BEST and not skip_scheduler:
             with self._args_set(push_to_hub=False):
-                self._write_checkpoint(trial, state_only=False)
+                self._write_checkpoint(trial, state_only=self._is_saved(trial))
             self._saved_before_evaluation = self.state.global_step
         self._numbers = RandomNumbers(self.state.global_step, self.args.device)
         try:
@@ -171,6 +175,8 @@ class SavingSFTTrainer(SFTTrainer):
             if self.args.should_save:
                 shutil.rmtree(self._checkpoint_folder(trial), ignore_errors=True)
             self._saved_before_evaluation = None
+        elif self._last_saved == self.state.global_step:
+            self._identity.callbacks_ran(self._checkpoint_folder(trial))
 
     def _evaluate_what_is_due(self, trial, ignore_keys_for_eval, start_time) -> None:
         """Evaluate the step that a training goes on from, if its evaluation did not end in the training before."""
@@ -197,9 +203,9 @@ class SavingSFTTrainer(SFTTrainer):
         return os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def _save_checkpoint(self, model, trial):
-        is_written = self._saved_before_evaluation == self.state.global_step
+        is_new = self._saved_before_evaluation == self.state.global_step and self._evaluation_changes_optimizer()
         self._saved_before_evaluation = None
-        self._write_checkpoint(trial, state_only=is_written and not self._evaluation_changes_optimizer())
+        self._write_checkpoint(trial, state_only=self._is_saved(trial) and not is_new)
         if self.args.should_save:
             # After everything else: what is deleted is not needed any more
             rotate_checkpoints(
@@ -208,6 +214,14 @@ class SavingSFTTrainer(SFTTrainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def _is_saved(self, trial: Any) -> bool:
+        """Whether the checkpoint of the current step is on disk already.
+
+        It is not written again in its place, as the host does at a signal after it: a kill meanwhile, which is what
+        follows such signals, would leave nothing of it.
+        """
+        return self._whole == os.path.abspath(self._checkpoint_folder(trial))
 
     def _write_checkpoint(self, trial: Any, *, state_only: bool) -> None:
         """Write the checkpoint of the current step; or only what an evaluation changes, where the rest is written.
@@ -226,9 +240,9 @@ class SavingSFTTrainer(SFTTrainer):
             states[EVALUATION_IS_DUE] = True
         model: Any = self.model_wrapped
         self._writes_state_only, self._is_saving = state_only, True
-        folder = self._checkpoint_folder(trial)
+        folder, is_pushed = self._checkpoint_folder(trial), self.args.push_to_hub
         try:
-            with self._args_set(save_total_limit=None), replacing_its_file(self.state):
+            with self._args_set(save_total_limit=None, push_to_hub=False), replacing_its_file(self.state):
                 super()._save_checkpoint(model, trial)
             self._identity.checkpoint_saved(folder)
         except Exception as error:
@@ -245,7 +259,10 @@ class SavingSFTTrainer(SFTTrainer):
             states.pop(EVALUATION_IS_DUE, None)
             self._writes_state_only = False
         self._is_saving = False  # an exception leaves it: nothing is to be saved after it
-        self._last_saved = self.state.global_step
+        self._last_saved, self._whole = self.state.global_step, os.path.abspath(folder)
+        if is_pushed:
+            with self._args_set(**self._given_args):
+                self._push_from_checkpoint(folder)  # the host would push it without its manifest
 
     def _evaluation_changes_optimizer(self) -> bool:
         """Whether an evaluation changes learning rates, or in which of their two modes an optimizer's weights are."""
@@ -271,16 +288,15 @@ class SavingSFTTrainer(SFTTrainer):
 
     def _save_rng_state(self, output_dir):
         numbers = self._numbers
-        if numbers is not None and numbers.step == self.state.global_step:
-            with numbers.restored():  # what came after the step will come anew
+        is_of_step = numbers is not None and numbers.step == self.state.global_step
+        with numbers.restored() if is_of_step else nullcontext():  # what came after the step will come anew
+            if not self._writes_state_only:
                 super()._save_rng_state(output_dir)
-        elif self._writes_state_only:
+                return
             with tempfile.TemporaryDirectory(prefix=".rng-", dir=self.args.output_dir) as folder:
                 super()._save_rng_state(folder)
                 for name in os.listdir(folder):
                     os.replace(os.path.join(folder, name), os.path.join(output_dir, name))
-        else:
-            super()._save_rng_state(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if not load_renamed_checkpoint(self, resume_from_checkpoint):
