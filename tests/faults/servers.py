@@ -99,7 +99,8 @@ FAULTS = [
     _fails("a call of a tool in place of an answer", said(None, "tool_calls", tool_calls=[1]), "a call of a tool"),
     _fails("reasoning without an answer", said(None, "length", reasoning="Hm"), "reasoning without an answer; set"),
     _fails("a reply with empty `choices`", (200, {"choices": []}, {}), "the reply is none of /v1/chat/completions"),
-    _fails("a reply in parts in place of a text", said([{"text": "1"}]), "its content is no text but a list"),
+    _fails("a reply of reasoning in parts, without a text", said([{"type": "thinking"}]), "the reply has no content"),
+    _fails("an answer that a router broke off", said("Half", "error"), "the reply is an error: no reason is given"),
     _fails("an error with the status 200", (200, {"error": {"message": "no"}}, {}), "the reply is an error: no"),
     _fails(
         "a prompt beyond a server's context",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import email.utils
 import http.client
 import io
@@ -33,11 +34,12 @@ MAX_BYTES = 8 << 20
 class ServerGenerator:
     """Answers requests over `/v1/chat/completions`, at temperature 0, several at a time.
 
-    Images are sent as PNG at their places in the content of a message. A request is repeated, after pauses that
-    double, where the server is busy, fails (429, 5xx), does not answer in time or answers what is not JSON; all that
-    within `deadline`. Where the server has no answer for a request (it is filtered, refused, longer than the model's
-    context or than `max_bytes`, or has no content), its `Generation` has `failure` set. The server's own batching may
-    change floating point, and with it an answer.
+    Images are sent as PNG at their places in the content of a message. A request is repeated where the server is busy,
+    fails (429, 5xx), does not answer in time or answers what is not JSON. The pauses before that double, and are not
+    shorter than the server asks for by `Retry-After`; all is within `deadline`. Where the server has no answer for a
+    request (it is filtered, refused, broken off, longer than the model's context or than `max_bytes`, or has no
+    content), its `Generation` has `failure` set. The server's own batching may change floating point, and with it an
+    answer.
 
     Args:
         url: URL of the server, with or without `/v1`.
@@ -167,7 +169,8 @@ class ServerGenerator:
 
     def _pause(self, attempt: int, wanted: float | None, problem: str, deadline: Deadline) -> None:
         """Wait before the next try; `ConnectionError` where it would begin after the deadline."""
-        seconds = min(self.pause * 2**attempt, LONGEST_PAUSE) if wanted is None else wanted
+        # A server that says "in 1 s" each time is not given up on sooner than one that says nothing
+        seconds = max(min(self.pause * 2**attempt, LONGEST_PAUSE), wanted or 0.0)
         if seconds >= deadline.left:
             asked = f" and asks to wait {wanted:g} s" if wanted else ""
             raise ConnectionError(
@@ -182,9 +185,9 @@ def _seconds(retry_after: str | None) -> float | None:
     """The pause that a `Retry-After` asks for, a number of seconds or a date; `None` for what is neither."""
     if retry_after is None:
         return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(retry_after))
     try:
-        if retry_after.strip().isdecimal():
-            return float(retry_after)
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
