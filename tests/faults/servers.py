@@ -8,6 +8,7 @@ from tests.faults.fault import Fault, Scene
 from tests.testing.answering import quiz_row
 from tests.testing.serving import drip, hang, said, serving
 from trl_modality.evaluation.gap import ModalityGapEvaluator
+from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.models.server import ServerGenerator
 
 
@@ -27,12 +28,23 @@ def _direct():
         os.environ.pop("no_proxy") if before is None else os.environ.update(no_proxy=before)
 
 
-def evaluates(answer, **options):
+class InterruptedGrader(Grader):
+    """A grader that gets a Ctrl-C at the second answer that it grades."""
+
+    def __call__(self, text, expected, choices=None):
+        if text:  # the others are tries before the first question
+            self.graded = getattr(self, "graded", 0) + 1
+            if self.graded == 2:
+                raise KeyboardInterrupt
+        return super().__call__(text, expected, choices)
+
+
+def evaluates(answer, grader=None, **options):
     """A maker of an evaluation of three rows in both views by a server, one question after the other."""
 
     def provoke(scene: Scene) -> None:
         evaluate = ModalityGapEvaluator(
-            [quiz_row(i) for i in range(3)], conditions=CONDITIONS, show_progress=False, batch_size=3
+            [quiz_row(i) for i in range(3)], conditions=CONDITIONS, show_progress=False, batch_size=3, grader=grader
         )
         with _direct(), serving(answer, concurrency=1, **{"retries": 1, **options}) as (server, generator):
             scene.server = server
@@ -146,6 +158,15 @@ FAULTS = [
         r"cannot be reached \(IncompleteRead",
     ),
     _ends("a server that hangs up", (None, b"", {}), "cannot be reached .*gave up after 2 tries"),
+    Fault(
+        "Ctrl-C while the answers of a server are graded",
+        ASKING,
+        r"interrupted: 3 of 6 are done; they are kept in \S+answers.jsonl, and the same call goes on from there",
+        evaluates(lambda body, asked: said("1"), grader=InterruptedGrader()),
+        "all answers that had come",
+        _kept(3),
+        KeyboardInterrupt,
+    ),
     Fault(
         "a key that a server does not take",
         ASKING,

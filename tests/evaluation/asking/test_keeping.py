@@ -53,6 +53,39 @@ def test_a_part_of_a_batch_is_kept_and_the_rest_is_asked(tmp_path, error):
     assert not list(tmp_path.glob("*before*"))
 
 
+class Interrupting:
+    """A grader that is interrupted at some of its calls."""
+
+    def __init__(self, *at, error=KeyboardInterrupt):
+        self.at, self.error, self.calls = at, error, 0
+
+    def __call__(self, text, expected, choices):
+        self.calls += 1
+        if self.calls in self.at:
+            raise self.error
+        return Grader()(text, expected, choices)
+
+
+@pytest.mark.parametrize(
+    ("grader", "seconds", "kept"),
+    [
+        (Interrupting(3), 1.0, 4),  # the rest is graded at once
+        (Interrupting(3), 0.0, 2),  # there is no time for that
+        (Interrupting(3, 4), 1.0, 2),  # a second Ctrl-C
+        (Interrupting(3, error=OSError("no worker")), 0.0, 4),
+    ],
+)
+def test_answers_outlast_an_interruption_of_their_grading(tmp_path, monkeypatch, grader, seconds, kept):
+    monkeypatch.setattr("trl_modality.evaluation.asking.ask.GRADING_LEFT", seconds)
+    file = tmp_path / "answers.jsonl"
+    with pytest.raises(BaseException, match=f"interrupted: {kept} of 10 are done|no worker"):
+        ask(OneByOne(), QUESTIONS, grader, file, 4, show_progress=False)
+    assert [record["key"] for record in read_records(file)[1]] == [f"q{i}" for i in range(kept)]
+    again = OneByOne()
+    assert run(again, file) == run(OneByOne())
+    assert len(again.asked) == 10 - kept
+
+
 def test_an_interruption_without_a_file_says_that_nothing_is_kept():
     with pytest.raises(Interrupted, match="^interrupted: 6 of 10 are done; nothing is kept, since no folder"):
         run(OneByOne(stops_at="5"))

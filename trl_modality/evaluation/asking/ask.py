@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +23,8 @@ MAX_TEXT = 200_000
 """Characters of an answer that are kept and graded: its first and its last half of them, with a mark in between."""
 ALL_FAILED = 16
 """So many questions without a single answer end a call."""
+GRADING_LEFT = 1.0
+"""Seconds in which answers are still graded after Ctrl-C; those that are not are asked again."""
 
 
 @dataclass(frozen=True)
@@ -125,26 +130,47 @@ class _Asker:
     def __call__(self, batch: list[Question]) -> list[dict[str, Any]]:
         """The record of each answer. An error has those that were made before it as its attribute `records`."""
         requests = [each.request if isinstance(each.request, Request) else each.request() for each in batch]
+        made: dict[int, dict[str, Any]] = {}
         try:
             generations = self._generator(requests)
+            if len(generations) != len(batch):
+                raise ValueError(
+                    f"{self._generator.name} gave {len(generations)} answers to {len(batch)} requests, the first of "
+                    f"which is {batch[0].key}; a generator gives one to each."
+                )
+            for position, generation in enumerate(generations):
+                made[position] = self._record(batch[position], generation)
         except BaseException as error:
             raised = error
             if isinstance(error, RequestError):
                 raised = ValueError(f"{batch[error.position].key}: {error}")
-            answered: dict[int, Generation] = getattr(self._generator, "answered", {})
-            if self._has_answer or any(each.failure is None for each in answered.values()):
-                raised.records = [self._record(batch[i], answered[i]) for i in sorted(answered)]  # pyright: ignore
+            is_interruption = isinstance(error, KeyboardInterrupt)
+            raised.records = self._kept(batch, made, GRADING_LEFT if is_interruption else math.inf)  # pyright: ignore
             if raised is error:
                 raise
             raise raised from error
-        if len(generations) != len(batch):
-            raise ValueError(
-                f"{self._generator.name} gave {len(generations)} answers to {len(batch)} requests, the first of which "
-                f"is {batch[0].key}; a generator gives one to each."
-            )
-        records = [self._record(*each) for each in zip(batch, generations, strict=True)]
+        records = list(made.values())
         self._check(records)
         return records
+
+    def _kept(self, batch: list[Question], made: dict[int, dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+        """The records of a batch that ended early, of a generator whose answers do not depend on their batch.
+
+        Args:
+            batch: The questions.
+            made: The records so far, by position.
+            seconds: For grading the answers that have none yet.
+        """
+        answered: dict[int, Generation] = getattr(self._generator, "answered", {})
+        if not (self._has_answer or any(each.failure is None for each in answered.values())):
+            return []
+        end = time.monotonic() + seconds
+        with contextlib.suppress(KeyboardInterrupt, OSError, ImportError):  # the first error is the one that is raised
+            for position in sorted(answered.keys() - made.keys()):
+                if time.monotonic() >= end:
+                    break
+                made[position] = self._record(batch[position], answered[position])
+        return [made[position] for position in sorted(made) if position in answered]
 
     def _record(self, question: Question, generation: Generation) -> dict[str, Any]:
         text, failure, graded = _shortened(generation.text), generation.failure, None
