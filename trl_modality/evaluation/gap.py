@@ -26,11 +26,11 @@ from .conditions import (
 from .grading.grader import Grader
 from .models.requests import Generator
 from .nats import measure_nats
-from .results import GAP_FILE, GapResult, summarize, summarize_groups
+from .results import ANSWERS, GAP_FILE, GapResult, summarize, summarize_groups
 from .worst_pairs import pick_examples
 
 
-ANSWERS, ZOOM_ANSWERS, NATS = "answers.jsonl", "zoom.jsonl", "nats.jsonl"
+ZOOM_ANSWERS, NATS = "zoom.jsonl", "nats.jsonl"
 
 
 class ModalityGapEvaluator:
