@@ -102,9 +102,7 @@ def read_run(folder: str | Path) -> Run:
     has_record = (folder / RUN_FILE).is_file()
     if not (has_record or evaluations or log):
         if unfinished:
-            raise ValueError(
-                f"{unfinished[0]}: {UNFINISHED}. Run it again: it goes on from its answers."
-            )
+            raise ValueError(f"{unfinished[0]}: {UNFINISHED}. Run it again: it goes on from its answers.")
         raise ValueError(
             f"{folder} is not the folder of a run or of an evaluation: there is no {RUN_FILE}, no trainer_state.json "
             f"(there or in a checkpoint-N), no {EVALS}/NAME/{GAP_FILE}, no {GAP_FILE} and no {TEXT_FILE} in it."
