@@ -116,7 +116,7 @@ FAULTS = [
     Fault(
         "a bad row that data loader workers meet in several epochs",
         "in training",
-        "",
+        "",  # the workers say it, in processes of their own
         trained(seen=[0, 0, 1, 0] * 2, dataloader_num_workers=2, max_steps=8),
         left="the row is in `bad_rows.jsonl` once",
         check=one_is_listed,

@@ -5,6 +5,7 @@ python -m tests.faults.matrix        # write docs/faults.md anew
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import tests.faults
@@ -41,15 +42,22 @@ def table() -> str:
         ]
         for fault in faults:
             how = "warning: " if fault.warns else ""
-            lines.append(f"| {fault.name} | {fault.strikes} | {how}{_words(fault.seen)} | {fault.left} |")
+            seen = how + _words(fault.seen) if fault.seen else "in the log of the process that reads the row"
+            lines.append(f"| {fault.name} | {fault.strikes} | {seen} | {fault.left} |")
     return "\n".join(lines) + "\n"
 
 
 def _words(pattern: str) -> str:
-    """A regular expression as a reader takes it: what varies is '…'."""
-    for varying in (r"[\d,]+", r"\d+", r"\w+", ".*", ".+", r"\S+"):
-        pattern = pattern.replace(varying, "…")
-    return pattern.replace("\\", "").replace("|", "or").strip("^$")
+    """A regular expression as a reader takes it: what varies is '…', and a "|" is a word."""
+
+    def word(found: re.Match) -> str:
+        token = found[0]
+        if token.startswith("\\") and token[1] not in "dwS":
+            return token if token == r"\|" else token[1]  # a "|" would end the cell
+        return " or " if token == "|" else "…"
+
+    words = re.sub(r"\\[dwS][+*]?|\\.|\[(?:\\.|[^\]])*\][+*]?|\.[+*]|\|", word, pattern)
+    return re.sub("…(?:…)+", "…", words).strip("^$")
 
 
 def document() -> str:
