@@ -159,13 +159,15 @@ class ServerGenerator:
                 wanted = _seconds(error.headers.get("Retry-After"))
             except Busy as error:
                 problem = f"{self.url} {error}"
+            except TimeoutError:  # one of connecting comes as a `URLError`
+                problem = f"{self.url} did not answer in time"
             except (OSError, http.client.HTTPException) as error:
                 problem = f"{self.url} cannot be reached ({getattr(error, 'reason', None) or repr(error)})"
             if deadline.stop.is_set():
                 raise Stopped
             if attempt < self.retries:
                 self._pause(attempt, wanted, problem, deadline)
-        raise ConnectionError(f"{problem}; gave up after {self.retries + 1} tries.")
+        raise ConnectionError(f"{problem}; gave up after {_tries(self.retries + 1)}.")
 
     def _pause(self, attempt: int, wanted: float | None, problem: str, deadline: Deadline) -> None:
         """Wait before the next try; `ConnectionError` where it would begin after the deadline."""
@@ -174,11 +176,15 @@ class ServerGenerator:
         if seconds >= deadline.left:
             asked = f" and asks to wait {wanted:g} s" if wanted else ""
             raise ConnectionError(
-                f"{problem}{asked}; gave up after {attempt + 1} tries, since a whole answer must be there within "
+                f"{problem}{asked}; gave up after {_tries(attempt + 1)}, since a whole answer must be there within "
                 f"{self.deadline:g} s. Try again later, or set `deadline` (`--deadline`) higher."
             )
         logger.warning(f"{problem}; trying again in {seconds:g} s")
         deadline.stop.wait(seconds)
+
+
+def _tries(count: int) -> str:
+    return "1 try" if count == 1 else f"{count} tries"
 
 
 def _seconds(retry_after: str | None) -> float | None:
