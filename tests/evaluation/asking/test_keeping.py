@@ -1,6 +1,8 @@
 """What is kept where a batch ends early, of mixed files, and of questions without an answer."""
 
 import json
+import signal
+import time
 
 import pytest
 
@@ -84,6 +86,22 @@ def test_answers_outlast_an_interruption_of_their_grading(tmp_path, monkeypatch,
     again = OneByOne()
     assert run(again, file) == run(OneByOne())
     assert len(again.asked) == 10 - kept
+
+
+def test_an_answer_that_takes_long_to_grade_does_not_hold_up_an_interruption(tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_modality.evaluation.asking.ask.GRADING_LEFT", 0.3)
+    grader = Interrupting(2)
+
+    def grade(text, expected, choices):
+        if text == "2":
+            time.sleep(30)
+        return grader(text, expected, choices)
+
+    before, started = signal.getsignal(signal.SIGALRM), time.monotonic()
+    with pytest.raises(Interrupted, match="2 of 10 are done"):
+        ask(OneByOne(), QUESTIONS, grade, tmp_path / "answers.jsonl", 4, show_progress=False)
+    assert time.monotonic() - started < 15
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_an_interruption_without_a_file_says_that_nothing_is_kept():

@@ -8,8 +8,10 @@ import json
 import logging
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,7 +167,8 @@ class _Asker:
         if not (self._has_answer or any(each.failure is None for each in answered.values())):
             return []
         end = time.monotonic() + seconds
-        with contextlib.suppress(KeyboardInterrupt, OSError, ImportError):  # the first error is the one that is raised
+        # The first error is the one that is raised
+        with contextlib.suppress(KeyboardInterrupt, OSError, ImportError), _interrupted_after(seconds):
             for position in sorted(answered.keys() - made.keys()):
                 if time.monotonic() >= end:
                     break
@@ -204,6 +207,22 @@ class _Asker:
                 f"{self._generator.name}: not one of the {self._asked:,} questions asked so far has a graded answer; "
                 f"{records[0]['key']}: {records[0]['failure']}."
             )
+
+
+@contextlib.contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """A context that an alarm interrupts, where there are alarms: a single answer may take long to grade."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and hasattr(signal, "setitimer") and 0 < seconds < math.inf):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _shortened(text: str) -> str:
