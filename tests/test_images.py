@@ -71,6 +71,19 @@ def test_every_mode_that_is_let_through_is_seen_right():
     assert (pixels(clear) == 1.0).all()
 
 
+def test_values_of_8_bits_in_a_wider_type_are_what_they_are():
+    """As an array of integers becomes an image."""
+    grey = (RAMP >> 8).astype(np.uint8)
+    wanted = pixels(Image.fromarray(grey))
+    of_16, of_32 = (Image.fromarray(grey.astype(kind)) for kind in (np.uint16, np.int32))
+    assert (of_16.mode, of_32.mode) == ("I;16", "I")
+    for wider in (of_16, of_32, {"bytes": encoded(of_16), "path": None}):
+        assert np.array_equal(pixels(wider), wanted)
+    for value in (-1, 256):
+        with pytest.raises(ImageFault, match="more than 8 bits"):
+            read_image(Image.fromarray(np.full((9, 9), value, dtype=np.int32)))
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_a_photograph_is_upright_however_it_is_given(tmp_path, orientation):
     image = picture(3).resize((32, 32))

@@ -134,10 +134,12 @@ def check_mode(image: Any) -> None:
     """Refuse an image that Pillow cannot turn into RGB without cutting its values; warn of one with several frames.
 
     Raises:
-        ImageFault: more than 8 bits a channel.
+        ImageFault: floats, or values beyond 0 to 255.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         low, high = image.getextrema()
+        if image.mode != "F" and low >= 0 and high <= 255:
+            return  # values of 8 bits in a wider type, which stay what they are
         raise ImageFault(
             f"has more than 8 bits (mode {image.mode!r}, values from {low:g} to {high:g}): turned into RGB, all above "
             "255 would be white, and fractions black.",
@@ -148,7 +150,7 @@ def check_mode(image: Any) -> None:
         _say_once(
             "animated",
             f"An image ({image.format}) has {image.n_frames} frames, of which the model is shown the first alone. If "
-            "the others matter, store each as an image of its own. It is said once.",
+            "the others matter, store each as an image of its own. This is said once.",
         )
 
 

@@ -315,7 +315,9 @@ def validate_plain(row: Mapping[str, Any], name: str | None = None, text_field: 
             f"neither a pair nor a plain row: it has {sorted(given) or 'no text column'}.",
             f"Give both view prompts, or `prompt` and `completion`, or `messages`, or `{text_field}`.",
         )
-    if text_field in given and not isinstance(row[text_field], str):
+    # TRL's collator reads the first of these, and an empty prompt is one
+    column = next(field for field in ("messages", text_field, "completion") if field in given)
+    if column == text_field and not isinstance(row[text_field], str):
         kind = type(row[text_field]).__name__
         raise PairError(name, f"`{text_field}` is {kind}, not a string.", "Fill it in or remove the row.")
     for field in given - {text_field}:
@@ -324,8 +326,6 @@ def validate_plain(row: Mapping[str, Any], name: str | None = None, text_field: 
     if {"prompt", "completion"} <= given and isinstance(row["prompt"], str) != isinstance(row["completion"], str):
         string = "prompt" if isinstance(row["prompt"], str) else "completion"
         raise PairError(name, f"`{string}` given as a string, the other as a message list.", "Use one form for both.")
-    # TRL's collator reads the first of these, and an empty prompt is one
-    column = next(field for field in ("messages", text_field, "completion") if field in given)
     if not (row[column] if isinstance(row[column], str) else _has_text(row[column])):
         raise PairError(name, f"`{column}` is empty.", "Fill it in or remove the row.")
 

@@ -1,6 +1,8 @@
 """`trl-modality data`: folders that read back, the same for the same command; rows as text; counts as text."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
@@ -8,7 +10,7 @@ from PIL import Image
 
 from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row
 from trl_modality.cli import main
-from trl_modality.cli.data_make import parse_look
+from trl_modality.cli.data_make import _move, parse_look
 from trl_modality.data.rows import PairRows
 from trl_modality.problems.render_style import RenderStyle
 from trl_modality.views import validate_pair
@@ -149,3 +151,33 @@ def test_stats(tmp_path, capsys):
     assert "pairs without `answer`: 4 (100.0 %)" in printed
     assert "same question and images as an earlier row: 1 (25.0 %)\n  row 3 as row 0\n" in printed
     assert "same `id` as an earlier row: 1 (25.0 %)\n  row 3 as row 0\n" in printed
+
+
+def test_files_are_moved_all_or_none(tmp_path, monkeypatch):
+    """Where another command has ended between the look into the folder and the move, or Ctrl-C comes in between."""
+    folder = tmp_path / ".unfinished-a"
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("mine")
+    rename = Path.rename
+
+    def others_first(path, target):
+        if path == folder / "data":
+            (target / "theirs").mkdir(parents=True)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", others_first)
+    with pytest.raises(OSError, match="not empty"):
+        _move(folder, tmp_path)
+    assert not (tmp_path / "README.md").exists()
+    shutil.rmtree(tmp_path / "data")
+
+    def interrupted(path, target):
+        if path == folder / "README.md":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _move(folder, tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "data"]
+    assert list(tmp_path.iterdir()) == [folder]

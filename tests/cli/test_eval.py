@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 from tests.testing.tiny import PAIR_FEATURES, pair_row, tiny_llava
 from trl_modality.cli import main
+from trl_modality.evaluation.asking.folder_lock import locked_folder
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +64,14 @@ def test_begins_anew_where_told_to(llava, pairs, tmp_path, capsys):
     assert (tmp_path / "evals" / "answers.jsonl.before-1").is_file()
     assert "`--restart` needs `--output`" in run(capsys, llava, pairs, "--restart")[1].err
     assert "`--deadline` is for answers of a `--server`" in run(capsys, llava, pairs, "--deadline", "9")[1].err
+
+
+def test_a_folder_in_use_is_an_error_without_a_traceback(llava, pairs, tmp_path, capsys):
+    with locked_folder(tmp_path / "evals", "an evaluation", "folder"):
+        code, printed = run(capsys, llava, pairs, "--split", "test", "--output", str(tmp_path / "evals"))
+    assert code == 2
+    assert "trl-modality eval: " in printed.err
+    assert "evals is in use by an evaluation (process" in printed.err
 
 
 def test_prints_and_writes(llava, pairs, tmp_path, capsys):

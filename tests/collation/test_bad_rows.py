@@ -150,6 +150,22 @@ def test_a_list_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     assert "row 0: image 0 cannot be read" in said[-1]
 
 
+def test_a_row_with_half_a_surrogate_pair_is_listed(tmp_path):
+    quarantine = Quarantine(tmp_path / "bad_rows.jsonl")
+    for _ in range(2):
+        quarantine.add({INDEX_COLUMN: 3, "id": "\ud83d é"}, PairError("row 3", "it has \ud83d.", "Mend it."))
+    assert [(record["id"], record["reason"]) for record in quarantine.records()] == [
+        ("\ud83d é", "row 3: it has \ud83d. Mend it.")
+    ]
+
+
+def test_a_system_without_locks_lists_rows_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_modality.data.quarantine.fcntl", None)
+    quarantine = Quarantine(tmp_path / "bad_rows.jsonl")
+    quarantine.add({INDEX_COLUMN: 3}, PairError("row 3", "it is empty.", "Mend it."))
+    assert [record["index"] for record in quarantine.records()] == [3]
+
+
 def test_the_field_of_an_error():
     def of(problem):
         return field_of(PairError("row 1", problem, ""))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.testing.tiny import pair_row
+from tests.testing.tiny import pair_row, picture
 from tests.testing.tiny_families import build
 from trl_modality import PairedCollator, PairError
 from trl_modality.views import escape_image_token
@@ -68,6 +68,36 @@ def test_an_escaped_token_is_text(model, form):
 def test_escaping_keeps_what_is_no_token():
     assert escape_image_token("a < b, <image>, <images>", "<image>") == "a < b, < image>, <images>"
     assert "<|image_pad|>" not in escape_image_token("<|image_pad|><|image_pad|>", "<|image_pad|>")
+
+
+def test_a_text_column_beside_messages_is_not_read():
+    _, processor = build("llava")
+    row = {"messages": [{"role": "user", "content": "red?"}, {"role": "assistant", "content": "1"}]}
+    with_others = PairedCollator(processor)([{**row, "text": {"de": "rot?"}}])
+    assert with_others["input_ids"].equal(PairedCollator(processor)([row])["input_ids"])
+    with pytest.raises(PairError, match="`text` is dict, not a string"):
+        PairedCollator(processor)([{"text": {"de": "rot?"}}])
+
+
+def test_an_image_that_becomes_no_token_has_its_size_in_the_message():
+    _, processor = build("llava")
+    row = {**pair_row(0), "images": [picture(0).resize((1, 40))]}
+    with pytest.raises(PairError, match=r"no image token, but .* \(of 1 x 40 pixels\).* smaller than a patch"):
+        PairedCollator(processor)([row])
+
+
+@pytest.mark.parametrize(
+    ("options", "row", "remedy"),
+    [
+        ({"assistant_only_loss": True}, {"text": "red blue"}, "Unset the option, or give the row in the form"),
+        ({}, {"prompt": "red?", "text": "red blue"}, "Unset the option, or give the row in the form"),
+        ({}, {"messages": [{"role": "developer", "content": "red"}]}, "Write its messages with these roles"),
+    ],
+)
+def test_remedies_fit_what_the_host_refuses(options, row, remedy):
+    _, processor = build("llava")
+    with pytest.raises(PairError, match=remedy):
+        PairedCollator(processor, **options)([row])
 
 
 def test_a_token_of_videos():

@@ -77,6 +77,16 @@ def test_a_filler_is_the_first_row_with_an_image():
     assert StreamRows(plain(), "train_dataset").filler() is None
 
 
+def test_a_filler_is_no_bad_row():
+    """Which may be left out (`bad_rows='skip'`), and is named with its number when its turn comes."""
+
+    def rows():
+        yield {"x": 0, "images": "a.png"}
+        yield {"x": 1, "images": ["a.png"]}
+
+    assert StreamRows(IterableDataset.from_generator(rows), "train_dataset").filler()["x"] == 1
+
+
 def test_a_stream_without_rows_is_an_error():
     with pytest.raises(ValueError, match="`train_dataset` is a stream without rows"):
         StreamRows(plain().filter(lambda row: False), "train_dataset").take(1)

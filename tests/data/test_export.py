@@ -90,7 +90,7 @@ def test_header_is_what_datasets_writes():
 
 def test_what_is_refused(tmp_path):
     (tmp_path / "x").write_text("")
-    with pytest.raises(FileExistsError, match="not an empty folder; remove it or write elsewhere"):
+    with pytest.raises(FileExistsError, match="not an empty folder .it has x.; remove it or write elsewhere"):
         write_dataset({"train": pair_dataset(1)}, tmp_path, CARD)
     with pytest.raises(ValueError, match="split 'test' has no row"):
         write_dataset({"train": pair_dataset(1), "test": pair_dataset(1).select([])}, tmp_path / "out", CARD)

@@ -64,7 +64,7 @@ def test_a_condition_or_a_group_without_an_answer(tmp_path):
     table = gap_table(result)
     assert "4/4, 2 failures" in table
     assert "no answer, 6 failures" in table
-    assert "failures: requests without a graded answer; neither right nor wrong" in table
+    assert "failures: requests without a graded answer (`failure` in answers.jsonl says why); they are" in table
     assert GapResult.read(tmp_path / "evals" / "gap.json") == result
     assert Summary.from_dict(result.summary.to_dict()) == result.summary
 

@@ -371,7 +371,11 @@ def test_a_killed_evaluation_ends_with_the_same_bytes(tmp_path):
     assert lengths == [1, 1 + 18, 1 + 58, 1 + 60 + 6]
     assert not (tmp_path / "killed" / "base" / "gap.json").exists()
     assert run("killed") == 0
-    names = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
-    assert len(names) == 14
+    names, others = (
+        sorted(path.relative_to(tmp_path / side) for path in (tmp_path / side).rglob("*") if path.is_file())
+        for side in ("whole", "killed")
+    )
+    assert len(names) == 15
+    assert others == names, "nothing is left of the killed ones"
     for name in names:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

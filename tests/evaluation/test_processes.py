@@ -6,13 +6,14 @@ from tests.testing.forks import run_script
 
 
 WORKER = """
-import json, sys, time
+import contextlib, json, sys, time
 from pathlib import Path
 
 import torch
 from tests.testing.answering import FakeGenerator, quiz_row
 from tests.testing.tiny import pair_row, tiny_llava
 from trl_modality.evaluation.asking.ask import Question, ask
+from trl_modality.evaluation.asking.folder_lock import FolderInUseError, locked_folder
 from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.models.generation import TransformersGenerator
 from trl_modality.evaluation.asking.records import Journal
@@ -81,6 +82,15 @@ if processes > 1:
         ask(refuse, questions, evaluate.grader, batch_size=1, show_progress=False)
     except ValueError as error:
         (folder / f"error-{rank}").write_text(str(error))
+
+    # Only the first process holds folders and sees who does; where it may not, the others must not wait for it
+    with locked_folder(folder / "held", "another", "folder") if rank == 0 else contextlib.nullcontext():
+        torch.distributed.barrier()
+        for name, run in {"pairs": evaluate, "text": tasks.ask}.items():
+            try:
+                run(generator, folder / "held")
+            except FolderInUseError as error:
+                (folder / f"{name}-{rank}").write_text(str(error))
     torch.distributed.destroy_process_group()
 """
 
@@ -99,9 +109,12 @@ def launch(folder, processes, kind):
 def test_two_processes_are_one(tmp_path, kind):
     one, two = launch(tmp_path / "one", 1, kind), launch(tmp_path / "two", 2, kind)
     names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
-    assert names[:2] == ["answers.jsonl", "gap.json"]
+    assert names[:3] == ["_in_use.lock", "answers.jsonl", "gap.json"]
     for name in names:
         assert (two / name).read_bytes() == (one / name).read_bytes(), name
     first, second = ((two.parent / f"{rank}.json").read_text() for rank in (0, 1))
     assert first == second
     assert [(two.parent / f"error-{rank}").read_text() for rank in (0, 1)] == ["q1: not this one"] * 2
+    for rank in (0, 1):
+        for name in ("pairs", "text"):
+            assert "held is in use by another (process" in (two.parent / f"{name}-{rank}").read_text()

@@ -60,7 +60,6 @@ def _two_at_once(scene: Scene) -> None:
 
     def meanwhile(args):
         result = _generated(args)
-        out.mkdir()
         (out / "README.md").write_text("mine")
         return result
 
@@ -69,6 +68,38 @@ def _two_at_once(scene: Scene) -> None:
         from trl_modality.cli import data
 
         data.main(["make", str(out), "--generators", "bar", "--count", "4"])
+
+
+def _second_one(scene: Scene) -> None:
+    """The same command, given again while it works."""
+    args = ["make", str(scene.folder / "charts"), "--generators", "bar", "--count", "4"]
+
+    def meanwhile(given):
+        from trl_modality.cli import data
+
+        try:
+            data.main(args)
+        except FileExistsError as error:
+            scene.refused = error
+        return _generated(given)
+
+    _generated = making._generated
+    with _replaced(making, "_generated", meanwhile):
+        assert main(["data", *args]) == 0
+    raise scene.refused
+
+
+def _killed_and_again(scene: Scene) -> None:
+    left = scene.folder / "charts" / ".unfinished-abc"
+    left.mkdir(parents=True)
+    from trl_modality.cli import data
+
+    data.main(["make", str(scene.folder / "charts"), "--generators", "bar", "--count", "4"])
+
+
+def _first_is_whole(scene: Scene) -> None:
+    names = sorted(each.name for each in (scene.folder / "charts").iterdir())
+    assert names == ["README.md", "contact_sheet.png", "data"]
 
 
 def _the_other_is_left(scene: Scene) -> None:
@@ -120,7 +151,24 @@ FAULTS = [
         OSError,
     ),
     Fault(
-        "two commands that make pairs in one folder",
+        "a second command that makes pairs in a folder, at the same time",
+        "before a pair is made",
+        r"charts is not empty: .unfinished-\w+ in it is of a command that makes data there now, or was killed. Wait",
+        _second_one,
+        "the first one goes on to its end",
+        _first_is_whole,
+        FileExistsError,
+    ),
+    Fault(
+        "a folder in which data making was killed",
+        "before a pair is made",
+        r".unfinished-abc in it .* or was killed. Wait for it, remove that folder",
+        _killed_and_again,
+        "the folder, as it was",
+        error=FileExistsError,
+    ),
+    Fault(
+        "a folder that another program writes into while pairs are made",
         MAKING,
         "charts is not empty any more: it has README.md. Write elsewhere",
         _two_at_once,

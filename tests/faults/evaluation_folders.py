@@ -7,10 +7,12 @@ from pathlib import Path
 
 from tests.faults.fault import Fault, Scene
 from tests.testing.answering import FakeGenerator, number_of, quiz_row
+from trl_modality.evaluation.asking.folder_lock import FolderInUseError
 from trl_modality.evaluation.asking.records import Journal
 from trl_modality.evaluation.baseline import read_baseline
 from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.text.regret import text_skill
+from trl_modality.evaluation.text.run import TextTasks
 
 
 CONDITIONS = ("text_rich", "vision_centric")
@@ -163,8 +165,48 @@ def _full_at_the_end(scene: Scene) -> None:
 
 def _result_as_it_was(scene: Scene) -> None:
     names = sorted(path.name for path in (scene.folder / "evals").iterdir())
-    assert names == ["answers.jsonl", "gap.json"]
+    assert names == ["_in_use.lock", "answers.jsonl", "gap.json"]
     assert (scene.folder / "evals" / "gap.json").read_bytes() == scene.result
+
+
+def _text_tasks(scene: Scene) -> TextTasks:
+    path = scene.folder / "gsm8k.jsonl"
+    path.write_text('{"question": "What is 1 plus 2?", "answer": "#### 3"}\n')
+    return TextTasks([f"gsm8k:{path}"])
+
+
+def _pairs_meanwhile(scene: Scene) -> None:
+    """A second evaluation while the first one asks its model."""
+    tasks = _text_tasks(scene)
+
+    def answer(request) -> str:
+        for each in (lambda: evaluate(scene, model("other")), lambda: tasks.ask(model(), scene.folder / "evals")):
+            try:
+                each()
+                raise AssertionError("two evaluations at once")
+            except FolderInUseError as error:
+                scene.refused = error
+        return str(number_of(request))
+
+    evaluate(scene, FakeGenerator(answer, "right", None))
+    raise scene.refused
+
+
+def _text_meanwhile(scene: Scene) -> None:
+    def answer(request) -> str:
+        evaluate(scene)
+        return "3"
+
+    _text_tasks(scene).ask(FakeGenerator(answer), scene.folder / "evals", show_progress=False)
+
+
+def _first_goes_on(scene: Scene) -> None:
+    assert len(file(scene).read_bytes().splitlines()) == 13
+    assert json.loads((scene.folder / "evals" / "gap.json").read_text())["model"] == "right"
+
+
+def _no_pairs_asked(scene: Scene) -> None:
+    assert not file(scene).exists()
 
 
 def _folder_is_a_file(scene: Scene) -> None:
@@ -207,6 +249,24 @@ FAULTS = [
         "the old answers under another name, and the new ones",
         _both_there,
         warns=True,
+    ),
+    Fault(
+        "a second evaluation in a folder, at the same time",
+        AT_START,
+        r"evals is in use by an evaluation \(process \d+ on .*, since .*\).*or give another `folder`",
+        _pairs_meanwhile,
+        "the first one goes on to its end",
+        _first_goes_on,
+        FolderInUseError,
+    ),
+    Fault(
+        "an evaluation in a folder where text tasks are asked",
+        AT_START,
+        r"evals is in use by an evaluation \(process \d+ on .*, since .*\)",
+        _text_meanwhile,
+        "nothing of the second one",
+        _no_pairs_asked,
+        FolderInUseError,
     ),
     Fault(
         "a file in which two evaluations were mixed",
@@ -309,7 +369,7 @@ FAULTS = [
     Fault(
         "a folder that cannot be made",
         AT_START,
-        r"answers.jsonl cannot be written \((File exists|Not a directory)",
+        r"evals cannot be written \((File exists|Not a directory)",
         _folder_is_a_file,
         "nothing was asked",
         error=OSError,

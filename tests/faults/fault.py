@@ -58,6 +58,7 @@ USUALLY_LEFT = {
     "when the config is made": "nothing was trained or saved",
     "before the first answer": "nothing was asked",
     "on resuming": "the checkpoints, as they were",
+    "at the end of training": "the last checkpoint",
     "in training": "what an exception in a step leaves",
     "in an evaluation": "what an exception in an evaluation leaves",
 }

@@ -92,7 +92,7 @@ FAULTS = [
     Fault(
         "a new run in a folder with checkpoints of another",
         "before the first step",
-        "has checkpoints of another run .checkpoint-1, checkpoint-2, checkpoint-3, checkpoint-4.*or remove them",
+        r"has checkpoints of another run \(checkpoint-1, checkpoint-2, checkpoint-3, checkpoint-4.*or remove them",
         _new_in_old,
         left="the checkpoints and the record of the other run, untouched",
         check=_old_is_left,
@@ -100,13 +100,13 @@ FAULTS = [
     Fault(
         "a new run in a folder with checkpoints of `SFTTrainer`",
         "before the first step",
-        "has checkpoints of another run .checkpoint-1",
+        r"has checkpoints of another run \(checkpoint-1",
         _new_beside_an_sft_trainers,
     ),
     Fault(
         "a run resumed from elsewhere in a folder with checkpoints of another",
         "on resuming",
-        "has checkpoints of another run .checkpoint-1, checkpoint-2",
+        r"has checkpoints of another run \(checkpoint-1, checkpoint-2",
         _of_another_folder,
     ),
     Fault(

@@ -57,12 +57,16 @@ def table() -> str:
 
 
 def _words(pattern: str) -> str:
-    """A regular expression as a reader takes it: what varies is '…', one of several is 'a or b'."""
-    pattern = re.sub(r"(?<!\\)\[(?:[^\[\]\\]|\\.)+\][+*]?|\\[dwS][+*]?|(?<!\\)\.[+*]", "…", pattern)
-    pattern = re.sub(
-        r"(?<!\\)\(([^()|]*(?:\|[^()|]*)+)(?<!\\)\)", lambda group: " or ".join(group[1].split("|")), pattern
-    )
-    return re.sub(r"\\(.)", r"\1", pattern.strip("^$")).replace("|", "\\|")
+    """A regular expression as a reader takes it: what varies is '…', one of several is "a or b"."""
+
+    def word(found: re.Match) -> str:
+        token = found[0]
+        if token.startswith("\\") and token[1] not in "dwS":
+            return token if token == r"\|" else token[1]  # a "|" would end the cell
+        return {"|": " or ", "(": "", ")": ""}.get(token, "…")
+
+    words = re.sub(r"\\[dwS][+*]?|\\.|\[(?:\\.|[^\]])*\][+*]?|\.[+*]|[|()]", word, pattern)
+    return re.sub("…(?:…)+", "…", words).strip("^$")
 
 
 def document() -> str:

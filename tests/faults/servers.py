@@ -8,6 +8,7 @@ from tests.faults.fault import Fault, Scene
 from tests.testing.answering import quiz_row
 from tests.testing.serving import drip, hang, said, serving
 from trl_modality.evaluation.gap import ModalityGapEvaluator
+from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.models.server import ServerGenerator
 
 
@@ -27,12 +28,23 @@ def _direct():
         os.environ.pop("no_proxy") if before is None else os.environ.update(no_proxy=before)
 
 
-def evaluates(answer, **options):
+class InterruptedGrader(Grader):
+    """A grader that gets a Ctrl-C at the second answer that it grades."""
+
+    def __call__(self, text, expected, choices=None):
+        if text:  # the others are tries before the first question
+            self.graded = getattr(self, "graded", 0) + 1
+            if self.graded == 2:
+                raise KeyboardInterrupt
+        return super().__call__(text, expected, choices)
+
+
+def evaluates(answer, grader=None, **options):
     """A maker of an evaluation of three rows in both views by a server, one question after the other."""
 
     def provoke(scene: Scene) -> None:
         evaluate = ModalityGapEvaluator(
-            [quiz_row(i) for i in range(3)], conditions=CONDITIONS, show_progress=False, batch_size=3
+            [quiz_row(i) for i in range(3)], conditions=CONDITIONS, show_progress=False, batch_size=3, grader=grader
         )
         with _direct(), serving(answer, concurrency=1, **{"retries": 1, **options}) as (server, generator):
             scene.server = server
@@ -99,7 +111,8 @@ FAULTS = [
     _fails("a call of a tool in place of an answer", said(None, "tool_calls", tool_calls=[1]), "a call of a tool"),
     _fails("reasoning without an answer", said(None, "length", reasoning="Hm"), "reasoning without an answer; set"),
     _fails("a reply with empty `choices`", (200, {"choices": []}, {}), "the reply is none of /v1/chat/completions"),
-    _fails("a reply in parts in place of a text", said([{"text": "1"}]), "its content is no text but a list"),
+    _fails("a reply of reasoning in parts, without a text", said([{"type": "thinking"}]), "the reply has no content"),
+    _fails("an answer that a router broke off", said("Half", "error"), "the reply is an error: no reason is given"),
     _fails("an error with the status 200", (200, {"error": {"message": "no"}}, {}), "the reply is an error: no"),
     _fails(
         "a prompt beyond a server's context",
@@ -123,7 +136,7 @@ FAULTS = [
     _ends(
         "a server that hangs",
         (200, hang, {}),
-        r"127.0.0.1:\d+/v1/chat/completions .* a whole answer must be there within 0.6 s.*`--deadline`",
+        r"/v1/chat/completions did not answer in time; .* a whole answer must be there within 0.6 s.*`--deadline`",
         deadline=0.6,
     ),
     _ends(
@@ -135,7 +148,7 @@ FAULTS = [
     _ends(
         "a server that asks to wait for a day",
         (429, b"slow down", {"Retry-After": "99999"}),
-        "answered 429: slow down and asks to wait 99999 s; gave up after 1 tries, since a whole answer must be there",
+        "answered 429: slow down and asks to wait 99999 s; gave up after 1 try, since a whole answer must be there",
     ),
     _ends("a proxy's page in place of JSON", (200, b"<html>", {"Content-Type": "text/html"}), r"\(text/html\): '<htm"),
     _ends("half of a reply", (200, WHOLE[:20], {}), "answered what is not whole JSON"),
@@ -145,6 +158,15 @@ FAULTS = [
         r"cannot be reached \(IncompleteRead",
     ),
     _ends("a server that hangs up", (None, b"", {}), "cannot be reached .*gave up after 2 tries"),
+    Fault(
+        "Ctrl-C while the answers of a server are graded",
+        ASKING,
+        r"interrupted: 3 of 6 are done; they are kept in \S+answers.jsonl, and the same call goes on from there",
+        evaluates(lambda body, asked: said("1"), grader=InterruptedGrader()),
+        "all answers that had come",
+        _kept(3),
+        KeyboardInterrupt,
+    ),
     Fault(
         "a key that a server does not take",
         ASKING,

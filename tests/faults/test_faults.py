@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults.fault import Fault, Scene
-from tests.faults.matrix import DOCUMENT, ORDER, all_faults, document, modules
+from tests.faults.matrix import DOCUMENT, ORDER, _words, all_faults, document, modules
 
 
 ALL = [pytest.param(fault, id=fault.name, marks=fault.marks) for faults in all_faults().values() for fault in faults]
@@ -27,6 +27,19 @@ def test_the_document_is_of_these_rows():
     assert DOCUMENT.read_text(encoding="utf-8") == document(), (
         "run `PYTHONPATH=examples python -m tests.faults.matrix`"
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        (r"row \d of \d+ \(x\.y\).*", "row … of … (x.y)…"),
+        (r"[\d,]+ MiB in \S+a.txt", "… MiB in …a.txt"),
+        (r"is \[0.1, [^\]]+\]", "is [0.1, …]"),
+        (r"<\|pad\|>|cut", r"<\|pad\|> or cut"),
+    ],
+)
+def test_patterns_in_words(pattern, words):
+    assert _words(pattern) == words
 
 
 def test_a_fault_that_is_not_seen_fails(tmp_path):

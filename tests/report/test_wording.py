@@ -5,7 +5,7 @@ import pytest
 from trl_modality.report.reading.evaluations import Changes, Estimate, Evaluation, TextScores
 from trl_modality.report.reading.logs import Log
 from trl_modality.report.reading.runs import Run
-from trl_modality.report.wording import differences, headline, trained, vision_gain
+from trl_modality.report.wording import comparison_notes, differences, headline, trained, vision_gain
 
 
 def share(value, half=0.03):
@@ -19,6 +19,15 @@ def evaluation(name, gap, text_rich=0.97, **more):
 
 def run_of(before, after, **more):
     return Run("run", (before, after), **more)
+
+
+def test_requests_without_an_answer_are_told():
+    gap = Estimate(0.4, 0.3, 0.5)
+    after = evaluation("after", gap, failures={"text_rich": 1200, "gsm8k": 1})
+    assert comparison_notes([run_of(evaluation("before", gap), after)]) == [
+        "run, after: requests without an answer (1,200 of text_rich, 1 of gsm8k) are neither right nor wrong; all "
+        "figures leave them out."
+    ]
 
 
 def test_the_gap_went():

@@ -51,3 +51,17 @@ def test_ids_of_a_training_set_may_be_double(said):
     rows = [pair_row(i) for i in range(8)] * 2
     assert said(rows) == []
     assert "8 `id`(s) are those of several of the 16 pairs" in said(rows, "eval_dataset['test']")[0]
+
+
+def test_a_completion_that_is_one_of_the_choices_in_its_prompt(said):
+    """It has to be there; without `choices` in the row, nobody knows."""
+    answer = "the third line from the left"
+    rows = []
+    for i in range(8):
+        row = {**pair_row(i), "completion": [{"role": "assistant", "content": f"{answer} {i}"}]}
+        for column in ("text_rich_prompt", "vision_centric_prompt"):
+            row[column] = [{"role": "user", "content": f"{row[column][0]['content']} (A) the first (B) {answer} {i}"}]
+        rows.append({**row, "choices": ["the first", f"{answer} {i}"]})
+    assert said(rows) == []
+    (warning,) = said([{**row, "choices": None} for row in rows])
+    assert "Take it out of the prompt, unless it is one of several choices there." in warning

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
-from ..data.export import Card, require_empty, write_dataset
+from ..data.export import UNFINISHED, Card, require_empty, write_dataset
 from .text_tables import plural
 
 
@@ -56,17 +56,15 @@ def run(args: argparse.Namespace) -> int:
 def _all_or_nothing(out: Path) -> Iterator[Path]:
     """A folder to write into, whose files move to `out` at the end; after an error `out` is as it was before.
 
-    It is inside of `out`, so that both are on one disk, and `out` may be a mounted volume.
+    It is inside of `out`, so that both are on one disk, and `out` may be a mounted volume; and it is there from the
+    beginning, so that a second command is refused before it makes anything.
     """
     existed = out.exists()
-    folder = out / f".unfinished-{os.getpid()}"
+    out.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=out))
     try:
         yield folder
-        if others := [each.name for each in out.iterdir() if each != folder]:
-            raise FileExistsError(f"{out} is not empty any more: it has {others[0]}. Write elsewhere.")
-        for each in folder.iterdir():
-            each.rename(out / each.name)
-        folder.rmdir()
+        _move(folder, out)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if not existed:
@@ -74,6 +72,24 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
                 out.rmdir()
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted: {out} is as it was before, and nothing of this is kept") from error
+        raise
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Move all that is in the folder to `out`, or nothing.
+
+    Folders go first: of two commands that end at once, the second one cannot move its own onto that of the first.
+    """
+    moved: list[Path] = []
+    try:
+        if others := [each.name for each in out.iterdir() if not each.name.startswith(UNFINISHED)]:
+            raise FileExistsError(f"{out} is not empty any more: it has {others[0]}. Write elsewhere.")
+        for each in sorted(folder.iterdir(), key=Path.is_file):
+            moved.append(each.rename(out / each.name))
+        folder.rmdir()
+    except BaseException:
+        for each in moved:
+            each.rename(folder / each.name)
         raise
 
 

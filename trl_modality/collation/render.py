@@ -181,17 +181,29 @@ class Renderer:
         has_token = (part["input_ids"] == image_token_id).any(1).tolist()
         for row, name, found in zip(rows, names, has_token, strict=True):
             if row["images"] and not found:
-                raise PairError(
-                    name,
-                    f"{column} has no image slot, but the row has {len(row['images'])} image(s).",
-                    f"Put {getattr(self._processor, 'image_token', 'the image token')!r} where each image belongs.",
-                )
+                raise PairError(name, *_no_image_token(row, column, self._processor))
             if found and not row["images"]:
                 raise PairError(
                     name,
                     f"{column} has an image slot, but the row has no image.",
                     f"Give the image or drop the slot. {ESCAPE}",
                 )
+
+
+def _no_image_token(row: Mapping[str, Any], column: str, processor: ProcessorMixin) -> tuple[str, str]:
+    """The problem and the remedy of a row with images and without a token of them."""
+    n_images, token = len(row["images"]), getattr(processor, "image_token", "the image token")
+    if isinstance(row.get("messages", row.get("prompt", "")), str):
+        return (
+            f"{column} has no image slot, but the row has {n_images} image(s).",
+            f"Put {token!r} where each image belongs.",
+        )
+    sizes = ", ".join(f"{image.width} x {image.height}" for image in row["images"])
+    return (
+        f"{column} has no image token, but the row has {n_images} image(s) (of {sizes} pixels).",
+        "Its image may be smaller than a patch of the processor: scale it up. Or the chat template leaves out blocks "
+        "of type 'image': use the template of a model with images.",
+    )
 
 
 def _check_completions(text: Part, vision: Part, names: Sequence[str]) -> None:

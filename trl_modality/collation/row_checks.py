@@ -100,4 +100,8 @@ def remedy_of(error: Exception, rows: Sequence[Mapping[str, Any]]) -> str:
         return "Its text is not valid Unicode: write it with `text.encode('utf-8', 'replace').decode()`."
     if type(error).__module__.startswith("jinja2"):
         return "The chat template does not take its messages: check their roles and their order."
+    if "Invalid role" in str(error):
+        return "Write its messages with these roles."
+    if "_only_loss`" in str(error):  # TRL's word for rows of another form than the option is for
+        return "Unset the option, or give the row in the form that it is for."
     return "Check its images and its image slots."

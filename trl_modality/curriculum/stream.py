@@ -76,10 +76,8 @@ class StreamRows:
         place = -1
         try:
             for place, row in enumerate(islice(self._iterator or (), FILLER_ROWS)):
-                if images_of(row, View.TEXT_RICH):
+                if _shows_images(row):
                     return {**row, INDEX_COLUMN: place, DATASET_COLUMN: self._name}
-        except PairError:
-            raise
         except Exception as error:
             raise unread_stream(self._name, place + 1, error) from error
         return None
@@ -95,6 +93,13 @@ class StreamRows:
         # Once it was given a state, a stream begins there until it is given another
         self._stream.load_state_dict(state or {})
         self._iterator = iter(self._stream)
+
+
+def _shows_images(row: Mapping[str, Any]) -> bool:
+    try:
+        return bool(images_of(row, View.TEXT_RICH))
+    except PairError:  # it is named, or left out, when its turn comes
+        return False
 
 
 def unread_stream(name: str, place: int, error: Exception) -> PairError:

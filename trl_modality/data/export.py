@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 ROWS_AT_ONCE = 64  # rows in memory at a time, with their images
+UNFINISHED = ".unfinished-"  # start of the name of a folder inside of one that is being written
 
 WHAT = (
     "Pairs for [trl-modality](https://pypi.org/project/trl-modality): one question in two views, `text_rich` (image, "
@@ -56,8 +57,16 @@ class Card:
 def require_empty(folder: str | Path) -> Path:
     """The folder as a path, if it is empty or does not exist; else raises `FileExistsError`."""
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not an empty folder; remove it or write elsewhere.")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is not a folder; remove it or write elsewhere.")
+    names = sorted(each.name for each in folder.iterdir()) if folder.exists() else []
+    if names and names[0].startswith(UNFINISHED):
+        raise FileExistsError(
+            f"{folder} is not empty: {names[0]} in it is of a command that makes data there now, or was killed. Wait "
+            "for it, remove that folder, or write elsewhere."
+        )
+    if names:
+        raise FileExistsError(f"{folder} is not an empty folder (it has {names[0]}); remove it or write elsewhere.")
     return folder
 
 

@@ -14,7 +14,7 @@ from ..views import DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PAIR_COLUMNS, P
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # Windows: two processes may list a row twice there
     fcntl = None
 
 logger = logging.get_logger(__name__)
@@ -69,7 +69,7 @@ class Quarantine:
                 content = file.read()
                 if _key(record) not in map(_key, _records(content)):
                     start = b"\n" if content and not content.endswith(b"\n") else b""  # a line cut off
-                    file.write(start + json.dumps(record, ensure_ascii=False).encode() + b"\n")
+                    file.write(start + _line(record))
         except OSError as problem:  # the training is worth more than the list
             logger.warning(f"{str(self.path)!r} cannot be written ({problem}). {error} The row is left out.")
 
@@ -83,6 +83,11 @@ def field_of(error: PairError) -> str | None:
     columns = {*PAIR_COLUMNS, *PLAIN_COLUMNS}
     named = next((name for name in re.findall(r"`(\w+)`", error.problem) if name in columns), None)
     return IMAGE_COLUMNS[0] if named is None and re.match(r"image \d", error.problem) else named
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    # A text that is bad may be so for half of a surrogate pair, which UTF-8 cannot hold; as an escape it is valid JSON
+    return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _records(content: bytes) -> Iterator[dict[str, Any]]:
@@ -103,8 +108,8 @@ def _key(record: Mapping[str, Any]) -> tuple:
 
 @contextmanager
 def _locked(file: Any) -> Iterator[None]:
-    """A context in which no other process writes, where the file system knows locks."""
-    if fcntl is not None:
-        with suppress(OSError):
+    """A context in which no other process writes, where the system and its file system know locks."""
+    with suppress(OSError):
+        if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
     yield  # closing the file gives the lock back

@@ -11,6 +11,7 @@ from typing import Any
 from ..views import INDEX_COLUMN, PairError, describe_row
 from .asking.ask import Question, ask
 from .asking.batches import Processes
+from .asking.folder_lock import locked_evaluation
 from .asking.records import write_json
 from .baseline import check_asked, compare, read_baseline
 from .checked_rows import CheckedRows, check_rows
@@ -25,11 +26,11 @@ from .conditions import (
 from .grading.grader import Grader
 from .models.requests import Generator
 from .nats import measure_nats
-from .results import GAP_FILE, GapResult, summarize, summarize_groups
+from .results import ANSWERS, GAP_FILE, GapResult, summarize, summarize_groups
 from .worst_pairs import pick_examples
 
 
-ANSWERS, ZOOM_ANSWERS, NATS = "answers.jsonl", "zoom.jsonl", "nats.jsonl"
+ZOOM_ANSWERS, NATS = "zoom.jsonl", "nats.jsonl"
 
 
 class ModalityGapEvaluator:
@@ -134,6 +135,7 @@ class ModalityGapEvaluator:
 
         Raises:
             FileNotFoundError: the baseline has no answers.
+            FolderInUseError: another evaluation writes into the folder.
             ValueError: the folder has results of other settings or weights (the setting is named); the baseline has
                 other rows or conditions, is unfinished or was graded otherwise; or nats are to be measured with a
                 generator that does not hold the model itself.
@@ -147,27 +149,28 @@ class ModalityGapEvaluator:
             files = (ANSWERS, ZOOM_ANSWERS) if Condition.ZOOM in self.conditions else (ANSWERS,)
             others = read_baseline(baseline, files, self._grading_settings())
             check_asked(others, self._rows_by_condition(), baseline)
-        answers = self._ask(generator, place, restart) if self.generate else []
-        comparison = None
-        if baseline is not None and others is not None:
-            comparison = compare(answers, others, baseline, self.confidence)
-        result = GapResult(
-            name=name or (place.resolve().name if place else generator.name),
-            model=generator.name,
-            dataset=self.dataset_name,
-            rows=len(self._checked),
-            confidence=self.confidence,
-            settings=self._settings(generator),
-            summary=summarize(answers, self.confidence),
-            groups=summarize_groups(answers, self.confidence),
-            nats=self._measure_nats(generator, place, restart) if self.nats else None,
-            examples=pick_examples(answers, self._checked.rows, place),
-            baseline=comparison,
-            versions=_versions(),
-            answers=answers,
-        )
-        if place is not None and Processes().rank == 0:
-            write_json(place / GAP_FILE, result.to_dict())
+        with locked_evaluation(place):
+            answers = self._ask(generator, place, restart) if self.generate else []
+            comparison = None
+            if baseline is not None and others is not None:
+                comparison = compare(answers, others, baseline, self.confidence)
+            result = GapResult(
+                name=name or (place.resolve().name if place else generator.name),
+                model=generator.name,
+                dataset=self.dataset_name,
+                rows=len(self._checked),
+                confidence=self.confidence,
+                settings=self._settings(generator),
+                summary=summarize(answers, self.confidence),
+                groups=summarize_groups(answers, self.confidence),
+                nats=self._measure_nats(generator, place, restart) if self.nats else None,
+                examples=pick_examples(answers, self._checked.rows, place),
+                baseline=comparison,
+                versions=_versions(),
+                answers=answers,
+            )
+            if place is not None and Processes().rank == 0:
+                write_json(place / GAP_FILE, result.to_dict())
         return result
 
     def _ask(self, generator: Generator, folder: Path | None, restart: bool) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from .worst_pairs import WorstPair
 AnswerRecord = Mapping[str, Any]
 """One graded answer, as in a line of `answers.jsonl`."""
 KIND, FORMAT = "gap", 1
-GAP_FILE = "gap.json"
+ANSWERS, GAP_FILE = "answers.jsonl", "gap.json"
 GROUPINGS = ("category", "level")
 NOTED = ("failures", "shortened", "undecided")
 NO_GROUP = "(none)"

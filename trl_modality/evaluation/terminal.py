@@ -12,7 +12,8 @@ from .results import NOTED, Comparison, GapResult, Summary
 
 NUMBER, INTERVAL = 9, 16  # characters of a column
 _MEANING = {
-    "failures": "requests without a graded answer; neither right nor wrong (`failure` in answers.jsonl says why)",
+    "failures": "requests without a graded answer (`failure` in answers.jsonl says why); they are neither right nor "
+    "wrong, and differences are of the rows with an answer on both sides",
     "shortened": "answers too long to be kept whole; their middle is left out",
     "undecided": "comparing formulas took too long; counted as wrong",
 }

@@ -114,9 +114,10 @@ def differences(first: Evaluation, second: Evaluation) -> list[str]:
 
 
 def comparison_notes(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each two evaluations that the report shows side by side although they are not comparable."""
+    """Sentences on evaluations that are not comparable though they stand side by side, and on failed requests."""
     notes = []
     for run in runs:
+        notes += [_note_on_failures(run, evaluation) for evaluation in run.evaluations if evaluation.failures]
         if run.before is not None and run.last is not None and (found := differences(run.before, run.last)):
             notes.append(
                 f"{run.name}: {run.before.name} and {run.last.name} were not measured alike: {'; '.join(found)}. "
@@ -128,6 +129,12 @@ def comparison_notes(runs: Sequence[Run]) -> list[str]:
         if found := differences(one, other):
             notes.append(f"{first.name} and {second.name} were not measured alike: {'; '.join(found)}.")
     return notes
+
+
+def _note_on_failures(run: Run, evaluation: Evaluation) -> str:
+    counts = ", ".join(f"{count:,} of {name}" for name, count in evaluation.failures.items())
+    where = run.name if evaluation.name == run.name else f"{run.name}, {evaluation.name}"
+    return f"{where}: requests without an answer ({counts}) are neither right nor wrong; all figures leave them out."
 
 
 def _notes_on_steps(run: Run) -> list[str]:

@@ -24,7 +24,7 @@ class PairFacts(NamedTuple):
     is_swapped: bool
     """The text_rich prompt is shorter than the vision_centric one."""
     has_completion_in_prompt: bool
-    """The vision_centric prompt has the whole completion in it."""
+    """The vision_centric prompt has the whole completion in it, and the row has no `choices`."""
     completion: int
     """A hash of the completion."""
     id: Any
@@ -37,7 +37,7 @@ def facts_of(row: Mapping[str, Any]) -> PairFacts:
     return PairFacts(
         text == vision and shows_same_images(row),
         len(text) < len(vision),
-        len(completion) >= LONG and completion in vision,
+        len(completion) >= LONG and completion in vision and not row.get("choices"),
         hash(completion),
         row.get("id"),
     )
@@ -68,7 +68,7 @@ def say_what_is_suspicious(name: str, facts: Sequence[PairFacts], *, changes_pro
         (
             _share(facts, "has_completion_in_prompt") >= NEARLY_ALL,
             "have their `completion` in their `vision_centric_prompt`, which teaches to copy it",
-            "Take it out of the prompt.",
+            "Take it out of the prompt, unless it is one of several choices there.",
         ),
         (
             len({each.completion for each in facts}) == 1,

@@ -1,6 +1,8 @@
 """What is kept where a batch ends early, of mixed files, and of questions without an answer."""
 
 import json
+import signal
+import time
 
 import pytest
 
@@ -51,6 +53,55 @@ def test_a_part_of_a_batch_is_kept_and_the_rest_is_asked(tmp_path, error):
     assert records == run(OneByOne())
     assert [record["key"] for record in records] == [question.key for question in QUESTIONS]
     assert not list(tmp_path.glob("*before*"))
+
+
+class Interrupting:
+    """A grader that is interrupted at some of its calls."""
+
+    def __init__(self, *at, error=KeyboardInterrupt):
+        self.at, self.error, self.calls = at, error, 0
+
+    def __call__(self, text, expected, choices):
+        self.calls += 1
+        if self.calls in self.at:
+            raise self.error
+        return Grader()(text, expected, choices)
+
+
+@pytest.mark.parametrize(
+    ("grader", "seconds", "kept"),
+    [
+        (Interrupting(3), 1.0, 4),  # the rest is graded at once
+        (Interrupting(3), 0.0, 2),  # there is no time for that
+        (Interrupting(3, 4), 1.0, 2),  # a second Ctrl-C
+        (Interrupting(3, error=OSError("no worker")), 0.0, 4),
+    ],
+)
+def test_answers_outlast_an_interruption_of_their_grading(tmp_path, monkeypatch, grader, seconds, kept):
+    monkeypatch.setattr("trl_modality.evaluation.asking.ask.GRADING_LEFT", seconds)
+    file = tmp_path / "answers.jsonl"
+    with pytest.raises(BaseException, match=f"interrupted: {kept} of 10 are done|no worker"):
+        ask(OneByOne(), QUESTIONS, grader, file, 4, show_progress=False)
+    assert [record["key"] for record in read_records(file)[1]] == [f"q{i}" for i in range(kept)]
+    again = OneByOne()
+    assert run(again, file) == run(OneByOne())
+    assert len(again.asked) == 10 - kept
+
+
+def test_an_answer_that_takes_long_to_grade_does_not_hold_up_an_interruption(tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_modality.evaluation.asking.ask.GRADING_LEFT", 0.3)
+    grader = Interrupting(2)
+
+    def grade(text, expected, choices):
+        if text == "2":
+            time.sleep(30)
+        return grader(text, expected, choices)
+
+    before, started = signal.getsignal(signal.SIGALRM), time.monotonic()
+    with pytest.raises(Interrupted, match="2 of 10 are done"):
+        ask(OneByOne(), QUESTIONS, grade, tmp_path / "answers.jsonl", 4, show_progress=False)
+    assert time.monotonic() - started < 15
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_an_interruption_without_a_file_says_that_nothing_is_kept():

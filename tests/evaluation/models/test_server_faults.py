@@ -1,5 +1,6 @@
 """A server that misbehaves: it hangs, drips, answers too much or not at all. Every request ends, and is named."""
 
+import gzip
 import time
 
 import pytest
@@ -70,6 +71,15 @@ def test_a_pause_is_as_long_as_asked(caplog):
     assert "trying again in 1 s" in caplog.text
 
 
+def test_a_short_pause_that_is_asked_for_does_not_end_the_tries_sooner():
+    options = {"retries": 3, "pause": 0.1}
+    _, seconds, asked = raised(lambda body, count: (503, b"", {"Retry-After": "0"}), **options)
+    assert seconds >= 0.1 + 0.2 + 0.4
+    assert asked == 4
+    _, seconds, _ = raised(lambda body, count: (503, b"", {"Retry-After": "0.5"}), **{**options, "retries": 1})
+    assert seconds >= 0.5
+
+
 def test_an_answer_that_is_too_large_is_not_read_to_its_end():
     written = []
 
@@ -94,7 +104,10 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end():
         (said(None, "tool_calls", tool_calls=[{"id": "1"}]), "a call of a tool in place of an answer"),
         (said(None, "length", reasoning_content="Hm"), "reasoning without an answer; set `max_new_tokens` higher"),
         (said("", "length", reasoning="Hm"), "reasoning without an answer"),
-        (said([{"type": "text", "text": "3"}]), "its content is no text but a list"),
+        (said(None, "length"), "the reply has no content; set `max_new_tokens` higher (finish_reason 'length')"),
+        (said(["3"]), "its content is no text but a list"),
+        (said([{"type": "thinking", "thinking": "Hm"}]), "the reply has no content"),
+        (said("The ans", "error"), "the reply is an error: no reason is given (finish_reason 'error')"),
         ((200, {"choices": []}, {}), "the reply is none of /v1/chat/completions: {'choices': []}"),
         ((200, {"choices": [{}]}, {}), "the reply is none of /v1/chat/completions"),
         ((200, [], {}), "the reply is none of"),
@@ -104,6 +117,8 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end():
             "the prompt is too long for the server (400: This model's maximum context length is 4096 tokens.",
         ),
         ((413, b"", {}), "the prompt is too long for the server (413: "),
+        ((422, {"error": "`inputs` tokens + `max_new_tokens` must be <= 9"}, {}), "the prompt is too long for the"),
+        ((400, [{"error": {"message": "exceeds the maximum number of tokens allowed (9)"}}], {}), "the prompt is too"),
         (
             (400, {"error": {"message": "triggering Azure's content management policy"}}, {}),
             "the server's content filter refused the prompt",
@@ -130,6 +145,13 @@ def test_an_answer_is_an_answer(content):
 
 
 WHOLE = b'{"choices": [{"message": {"content": "8"}, "finish_reason": "stop"}]}'
+# As a router says that the model behind it failed, with the half of an answer
+ROUTER = {
+    "message": {"content": "The ans"},
+    "finish_reason": "error",
+    "error": {"code": 502, "message": "the provider failed"},
+}
+BROKEN_OFF = (200, {"choices": [ROUTER]}, {})
 
 
 @pytest.mark.parametrize(
@@ -140,6 +162,10 @@ WHOLE = b'{"choices": [{"message": {"content": "8"}, "finish_reason": "stop"}]}'
         ((200, WHOLE[:30], {"Content-Length": str(len(WHOLE))}), "cannot be reached (IncompleteRead"),
         ((200, b"\xff\xfe{", {}), "is not whole JSON"),
         ((200, {"error": {"code": 429, "message": "slow down"}}, {}), "answered an error 429: slow down"),
+        ((200, {"error": {"code": "429", "message": "slow down"}}, {}), "answered an error 429: slow down"),
+        ((200, gzip.compress(WHOLE)[:-20], {"Content-Encoding": "gzip"}), "is not whole JSON"),
+        ((200, b"\x1f\x8bno", {"Content-Encoding": "gzip"}), "the gzip of its answer is broken"),
+        (BROKEN_OFF, "answered an error 502: the provider failed"),
     ],
 )
 def test_what_is_not_whole_is_asked_for_again(first, said_of_it, caplog):
@@ -150,6 +176,34 @@ def test_what_is_not_whole_is_asked_for_again(first, said_of_it, caplog):
     message, _, asked = raised(lambda body, count: first, retries=1)
     assert said_of_it in message
     assert asked == 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        said([{"type": "text", "text": "8"}]),
+        said([{"type": "thinking", "thinking": [{"type": "text", "text": "5 + 3"}]}, {"type": "text", "text": "8"}]),
+        (200, gzip.compress(WHOLE), {"Content-Encoding": "gzip"}),
+        (200, b"\n\n \n" + WHOLE, {}),
+    ],
+    ids=["in parts", "after reasoning", "zipped", "after blank lines that keep the connection"],
+)
+def test_an_answer_in_another_form_is_one(reply):
+    with serving(lambda body, count: reply) as (_, generator):
+        answer = generator([ASKED])[0]
+    assert (answer.text, answer.is_complete, answer.failure) == ("8", True, None)
+
+
+def test_a_zipped_answer_meets_the_limit_too():
+    reply = (200, gzip.compress(b" " * 1_000_000), {"Content-Encoding": "gzip"})
+    with serving(lambda body, count: reply, max_bytes=300_000) as (_, generator):
+        assert generator([ASKED])[0].failure == "the answer has more than 300,000 bytes (`max_bytes`)"
+
+
+@pytest.mark.parametrize("reason", ["length", "model_length", "max_tokens"])
+def test_an_answer_that_is_cut_off_is_not_complete(reason):
+    with serving(lambda body, count: said("8", reason)) as (_, generator):
+        assert not generator([ASKED])[0].is_complete
 
 
 def test_a_wrong_content_type_alone_is_no_fault():

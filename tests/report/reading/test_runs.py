@@ -137,6 +137,20 @@ def test_a_wrong_folder(tmp_path):
         read_runs([])
 
 
+def test_an_evaluation_that_did_not_end_is_named(tmp_path):
+    """One that is interrupted, or still going on while the report is written."""
+    MadeEvaluation(tmp_path / "evals/before", BEFORE, rows=20).write()
+    for path in ("evals/after/answers.jsonl", "evals/text/text/gsm8k.jsonl"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("")
+    run = read_run(tmp_path)
+    assert [e.name for e in run.evaluations] == ["before"]
+    for name, note in zip(("after", "text"), run.notes, strict=True):
+        assert note.startswith(f"{tmp_path / 'evals' / name}: this evaluation has answers and no result: it is still")
+    with pytest.raises(ValueError, match=r"after: this evaluation has .*\. Run it again: it goes on from its answers"):
+        read_run(tmp_path / "evals" / "after")
+
+
 def change(path, *keys_and_value):
     """Set a field of a JSON file, inside of objects and lists."""
     *keys, last, value = keys_and_value

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +25,8 @@ MAX_TEXT = 200_000
 """Characters of an answer that are kept and graded: its first and its last half of them, with a mark in between."""
 ALL_FAILED = 16
 """So many questions without a single answer end a call."""
+GRADING_LEFT = 1.0
+"""Seconds in which answers are still graded after Ctrl-C; those that are not are asked again."""
 
 
 @dataclass(frozen=True)
@@ -125,26 +132,48 @@ class _Asker:
     def __call__(self, batch: list[Question]) -> list[dict[str, Any]]:
         """The record of each answer. An error has those that were made before it as its attribute `records`."""
         requests = [each.request if isinstance(each.request, Request) else each.request() for each in batch]
+        made: dict[int, dict[str, Any]] = {}
         try:
             generations = self._generator(requests)
+            if len(generations) != len(batch):
+                raise ValueError(
+                    f"{self._generator.name} gave {len(generations)} answers to {len(batch)} requests, the first of "
+                    f"which is {batch[0].key}; a generator gives one to each."
+                )
+            for position, generation in enumerate(generations):
+                made[position] = self._record(batch[position], generation)
         except BaseException as error:
             raised = error
             if isinstance(error, RequestError):
                 raised = ValueError(f"{batch[error.position].key}: {error}")
-            answered: dict[int, Generation] = getattr(self._generator, "answered", {})
-            if self._has_answer or any(each.failure is None for each in answered.values()):
-                raised.records = [self._record(batch[i], answered[i]) for i in sorted(answered)]  # pyright: ignore
+            is_interruption = isinstance(error, KeyboardInterrupt)
+            raised.records = self._kept(batch, made, GRADING_LEFT if is_interruption else math.inf)  # pyright: ignore
             if raised is error:
                 raise
             raise raised from error
-        if len(generations) != len(batch):
-            raise ValueError(
-                f"{self._generator.name} gave {len(generations)} answers to {len(batch)} requests, the first of which "
-                f"is {batch[0].key}; a generator gives one to each."
-            )
-        records = [self._record(*each) for each in zip(batch, generations, strict=True)]
+        records = list(made.values())
         self._check(records)
         return records
+
+    def _kept(self, batch: list[Question], made: dict[int, dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+        """The records of a batch that ended early, of a generator whose answers do not depend on their batch.
+
+        Args:
+            batch: The questions.
+            made: The records so far, by position.
+            seconds: For grading the answers that have none yet.
+        """
+        answered: dict[int, Generation] = getattr(self._generator, "answered", {})
+        if not (self._has_answer or any(each.failure is None for each in answered.values())):
+            return []
+        end = time.monotonic() + seconds
+        # The first error is the one that is raised
+        with contextlib.suppress(KeyboardInterrupt, OSError, ImportError), _interrupted_after(seconds):
+            for position in sorted(answered.keys() - made.keys()):
+                if time.monotonic() >= end:
+                    break
+                made[position] = self._record(batch[position], answered[position])
+        return [made[position] for position in sorted(made) if position in answered]
 
     def _record(self, question: Question, generation: Generation) -> dict[str, Any]:
         text, failure, graded = _shortened(generation.text), generation.failure, None
@@ -178,6 +207,22 @@ class _Asker:
                 f"{self._generator.name}: not one of the {self._asked:,} questions asked so far has a graded answer; "
                 f"{records[0]['key']}: {records[0]['failure']}."
             )
+
+
+@contextlib.contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """A context that an alarm interrupts, where there are alarms: a single answer may take long to grade."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and hasattr(signal, "setitimer") and 0 < seconds < math.inf):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _shortened(text: str) -> str:

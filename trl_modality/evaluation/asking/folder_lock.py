@@ -6,21 +6,39 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .records import write_json
+from .batches import Processes
+from .records import named_errors, write_json
 
 
 # Uploads to the hub leave out what begins with "_"
 LOCK, HOLDER = "_in_use.lock", "_in_use.json"
 
 
-class FolderInUseError(RuntimeError):
+class FolderInUseError(OSError):
     """A folder is written to by another process, or by another run of this one."""
+
+
+@contextmanager
+def locked_evaluation(folder: str | os.PathLike | None) -> Iterator[None]:
+    """A context in which no other evaluation writes into the folder; `None` for one that writes nothing.
+
+    Of several processes the first one holds it; where it cannot, the error is raised on all of them.
+
+    Raises:
+        FolderInUseError: somebody else holds it; the message says who and since when.
+        OSError: the folder cannot be written to.
+    """
+    with ExitStack() as held:
+        if folder is not None:
+            lock = locked_folder(folder, "an evaluation", "folder")
+            Processes().from_first(lambda: held.enter_context(lock))
+        yield
 
 
 @contextmanager
@@ -41,7 +59,8 @@ def locked_folder(folder: str | os.PathLike, doing: str, option: str) -> Iterato
         OSError: the folder cannot be written to.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with named_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
     is_locked = True
     try:

@@ -50,7 +50,7 @@ class Journal:
         """
         if self.path is None:
             return []
-        with _named(self.path):
+        with named_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = self._lines()
             if not lines:
@@ -68,7 +68,7 @@ class Journal:
             OSError: they cannot be written; the file and the free space are named.
         """
         if self.path is not None and records:
-            with _named(self.path), open(self.path, "ab") as file:
+            with named_errors(self.path), open(self.path, "ab") as file:
                 file.write(b"".join(map(_line, records)))
 
     def _lines(self) -> list[bytes]:
@@ -214,7 +214,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    with _named(path):
+    with named_errors(path):
         try:
             # A model may write half of a surrogate pair, which UTF-8 cannot hold; as an escape it is valid JSON
             unfinished.write_bytes(text.encode(errors="backslashreplace"))
@@ -226,7 +226,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """A context in which an `OSError` names the file and the free space beside it, which a full disk's does not."""
     try:
         yield

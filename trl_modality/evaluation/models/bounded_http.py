@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 import urllib.request
+import zlib
 from typing import Any
 
 
@@ -159,4 +160,16 @@ def post(url: str, body: bytes, headers: dict[str, str], deadline: Deadline, max
             raise TooLongError
         if response.length:  # `read` with a number says nothing of a body that ends early
             raise http.client.IncompleteRead(content, response.length)
+        if response.headers["Content-Encoding"] == "gzip":  # not asked for, but proxies do it
+            content = _unzipped(content, max_bytes)
         return content, response.headers.get_content_type() if response.headers["Content-Type"] else ""
+
+
+def _unzipped(content: bytes, max_bytes: int) -> bytes:
+    try:
+        content = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(content, max_bytes + 1)
+    except zlib.error as error:
+        raise http.client.HTTPException(f"the gzip of its answer is broken: {error}") from error
+    if len(content) > max_bytes:
+        raise TooLongError
+    return content

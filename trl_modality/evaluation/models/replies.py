@@ -15,11 +15,12 @@ from .requests import Generation
 _SHOWN = 200  # characters of what a server says
 _TOO_LONG = re.compile(
     r"maximum context length|context_length_exceeded|context (?:size|window|length)|max_model_len|"
-    r"(?:prompt|input) is too long|too many (?:input )?tokens",
+    r"(?:prompt|input) is too long|too many (?:input )?tokens|maximum number of tokens|`inputs` tokens",
     re.IGNORECASE,
 )
 _FILTERED = re.compile(r"content_filter|content management policy", re.IGNORECASE)
 _BUSY = (408, 425, 429)
+_CUT_OFF = ("length", "model_length", "max_tokens")  # finish_reason of answers that are not whole
 
 
 class Busy(Exception):
@@ -55,8 +56,10 @@ def generation_of(reply: Any) -> Generation:
     message = choice.get("message") if isinstance(choice, Mapping) else None
     if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
         return _failed(_without_choices(reply))
-    content, reason = message.get("content"), choice.get("finish_reason")
+    content, reason = _text_of(message.get("content")), choice.get("finish_reason")
     ended = f"finish_reason {reason!r}"
+    if reason == "error" or choice.get("error"):  # of the model behind a router; its content is what was there by then
+        return _failed(f"{_without_choices({'error': choice.get('error') or 'no reason is given'})} ({ended})")
     if content is not None and not isinstance(content, str):
         return _failed(f"its content is no text but a {type(content).__name__} ({ended})")
     if reason == "content_filter":
@@ -65,8 +68,17 @@ def generation_of(reply: Any) -> Generation:
         if not content:
             return _failed(f"{why.format(shown=str(message.get('refusal'))[:_SHOWN])} ({ended})")
     elif content is None:
-        return _failed(f"the reply has no content ({ended})")
-    return Generation(content, reason != "length")
+        more = "; set `max_new_tokens` higher" if reason in _CUT_OFF else ""
+        return _failed(f"the reply has no content{more} ({ended})")
+    return Generation(content, reason not in _CUT_OFF)
+
+
+def _text_of(content: Any) -> Any:
+    """The text of a content that is given in parts, without those of reasoning; any other content as it is."""
+    if not isinstance(content, list) or not all(isinstance(part, Mapping) for part in content):
+        return content
+    texts = [part["text"] for part in content if part.get("type") == "text" and isinstance(part.get("text"), str)]
+    return "".join(texts) if texts else None
 
 
 _INSTEAD = {
@@ -85,10 +97,12 @@ def _failed(why: str) -> Generation:
 def _without_choices(reply: Any) -> str:
     error = reply.get("error") if isinstance(reply, Mapping) else None
     if isinstance(error, Mapping):
-        code = error.get("code")
-        if isinstance(code, int) and (code >= 500 or code in _BUSY):
+        code = str(error.get("code"))
+        if code.isdecimal() and (int(code) >= 500 or int(code) in _BUSY):
             raise Busy(f"answered an error {code}: {str(error.get('message'))[:_SHOWN]}")
         return f"the reply is an error: {str(error.get('message') or error)[:_SHOWN]}"
+    if isinstance(error, str):
+        return f"the reply is an error: {error[:_SHOWN]}"
     return f"the reply is none of /v1/chat/completions: {str(reply)[:_SHOWN]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import email.utils
 import http.client
 import io
@@ -33,11 +34,12 @@ MAX_BYTES = 8 << 20
 class ServerGenerator:
     """Answers requests over `/v1/chat/completions`, at temperature 0, several at a time.
 
-    Images are sent as PNG at their places in the content of a message. A request is repeated, after pauses that
-    double, where the server is busy, fails (429, 5xx), does not answer in time or answers what is not JSON; all that
-    within `deadline`. Where the server has no answer for a request (it is filtered, refused, longer than the model's
-    context or than `max_bytes`, or has no content), its `Generation` has `failure` set. The server's own batching may
-    change floating point, and with it an answer.
+    Images are sent as PNG at their places in the content of a message. A request is repeated where the server is busy,
+    fails (429, 5xx), does not answer in time or answers what is not JSON. The pauses before that double, and are not
+    shorter than the server asks for by `Retry-After`; all is within `deadline`. Where the server has no answer for a
+    request (it is filtered, refused, broken off, longer than the model's context or than `max_bytes`, or has no
+    content), its `Generation` has `failure` set. The server's own batching may change floating point, and with it an
+    answer.
 
     Args:
         url: URL of the server, with or without `/v1`.
@@ -157,34 +159,41 @@ class ServerGenerator:
                 wanted = _seconds(error.headers.get("Retry-After"))
             except Busy as error:
                 problem = f"{self.url} {error}"
+            except TimeoutError:  # one of connecting comes as a `URLError`
+                problem = f"{self.url} did not answer in time"
             except (OSError, http.client.HTTPException) as error:
                 problem = f"{self.url} cannot be reached ({getattr(error, 'reason', None) or repr(error)})"
             if deadline.stop.is_set():
                 raise Stopped
             if attempt < self.retries:
                 self._pause(attempt, wanted, problem, deadline)
-        raise ConnectionError(f"{problem}; gave up after {self.retries + 1} tries.")
+        raise ConnectionError(f"{problem}; gave up after {_tries(self.retries + 1)}.")
 
     def _pause(self, attempt: int, wanted: float | None, problem: str, deadline: Deadline) -> None:
         """Wait before the next try; `ConnectionError` where it would begin after the deadline."""
-        seconds = min(self.pause * 2**attempt, LONGEST_PAUSE) if wanted is None else wanted
+        # A server that says "in 1 s" each time is not given up on sooner than one that says nothing
+        seconds = max(min(self.pause * 2**attempt, LONGEST_PAUSE), wanted or 0.0)
         if seconds >= deadline.left:
             asked = f" and asks to wait {wanted:g} s" if wanted else ""
             raise ConnectionError(
-                f"{problem}{asked}; gave up after {attempt + 1} tries, since a whole answer must be there within "
+                f"{problem}{asked}; gave up after {_tries(attempt + 1)}, since a whole answer must be there within "
                 f"{self.deadline:g} s. Try again later, or set `deadline` (`--deadline`) higher."
             )
         logger.warning(f"{problem}; trying again in {seconds:g} s")
         deadline.stop.wait(seconds)
 
 
+def _tries(count: int) -> str:
+    return "1 try" if count == 1 else f"{count} tries"
+
+
 def _seconds(retry_after: str | None) -> float | None:
     """The pause that a `Retry-After` asks for, a number of seconds or a date; `None` for what is neither."""
     if retry_after is None:
         return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(retry_after))
     try:
-        if retry_after.strip().isdecimal():
-            return float(retry_after)
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..asking import ask as asking
 from ..asking.batches import Processes
+from ..asking.folder_lock import locked_evaluation
 from ..asking.records import write_json
 from ..models.requests import Generator
 from .gsm8k import read_gsm8k
@@ -137,16 +138,18 @@ class TextTasks:
             restart: Where the folder has answers of other settings, move them aside and begin anew.
 
         Raises:
+            FolderInUseError: another evaluation writes into the folder.
             ValueError: `folder` or the baseline has answers to other questions or with other settings.
         """
         if self.baseline is not None:
             own = {"model": generator.name, "batch_size": batch_size, **getattr(generator, "settings", {})}
             for task, (_, _, settings) in self._prepared.items():
                 check_baseline(self.baseline, task, {**own, **settings})
-        for task, (asked, grade, settings) in self._prepared.items():
-            file = Path(folder) / "text" / f"{task}.jsonl"
-            asking.ask(generator, asked, grade, file, batch_size, show_progress, settings, restart)
-        return write_text_result(folder, list(self._prepared), name, self.baseline, confidence)
+        with locked_evaluation(folder):
+            for task, (asked, grade, settings) in self._prepared.items():
+                file = Path(folder) / "text" / f"{task}.jsonl"
+                asking.ask(generator, asked, grade, file, batch_size, show_progress, settings, restart)
+            return write_text_result(folder, list(self._prepared), name, self.baseline, confidence)
 
 
 def write_text_result(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluation.json_fields import Fields
+from ...evaluation.results import ANSWERS
 from .evaluations import EVALS, GAP_FILE, TEXT_FILE, Evaluation, read_evaluation
 from .logs import Log, read_log
 
 
 RUN_FILE = "run.json"
+UNFINISHED = "this evaluation has answers and no result: it is still going on, or was interrupted"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def read_run(folder: str | Path) -> Run:
     ]
     if any((folder / name).is_file() for name in (GAP_FILE, TEXT_FILE)):
         evaluations.append(read_evaluation(folder))
+    unfinished = [path for path in (*sorted(folder.glob(f"{EVALS}/*")), folder) if _is_unfinished(path)]
     log, notes = read_log(folder)
+    notes += [f"{path}: {UNFINISHED}, and is not shown." for path in unfinished]
     if log is not None and (late := [e.name for e in evaluations if e.step is not None and e.step > log.steps]):
         notes.append(
             f"{', '.join(late)}: after the last step of {log.source} ({log.steps:,}), so of another run in this "
@@ -97,6 +101,8 @@ def read_run(folder: str | Path) -> Run:
         )
     has_record = (folder / RUN_FILE).is_file()
     if not (has_record or evaluations or log):
+        if unfinished:
+            raise ValueError(f"{unfinished[0]}: {UNFINISHED}. Run it again: it goes on from its answers.")
         raise ValueError(
             f"{folder} is not the folder of a run or of an evaluation: there is no {RUN_FILE}, no trainer_state.json "
             f"(there or in a checkpoint-N), no {EVALS}/NAME/{GAP_FILE}, no {GAP_FILE} and no {TEXT_FILE} in it."
@@ -130,3 +136,10 @@ def _read_record(path: Path, own_name: str) -> Run:
         config=record.inner("config").data,
         versions=record.inner("versions").data,
     )
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether an evaluation wrote answers into a folder, of pairs or of text tasks, and not their result."""
+    has_answers = (folder / ANSWERS).is_file(), any(folder.glob("text/*.jsonl"))
+    has_result = (folder / GAP_FILE).is_file(), (folder / TEXT_FILE).is_file()
+    return any(answers and not result for answers, result in zip(has_answers, has_result, strict=True))
