@@ -44,6 +44,7 @@ __all__ = [
     "gathered_head",
     "head_logit_scale",
     "keep_4bit_trainable",
+    "keeping_dtypes",
     "load_renamed_checkpoint",
     "replacing_its_file",
     "rotate_checkpoints",
@@ -138,6 +139,20 @@ def keep_4bit_trainable(model: torch.nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, flag):
             setattr(module, flag, False)
+
+
+@contextmanager
+def keeping_dtypes(model: torch.nn.Module) -> Iterator[None]:
+    """A context after which trained weights have the precision that they had before.
+
+    TRL trains the adapters of 4-bit models in bfloat16; `load_adapter` of peft, by which `Trainer` resumes, makes them
+    float32, and the steps that follow are others. Expiry: when `Trainer` loads with `autocast_adapter_dtype=False`.
+    """
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters() if parameter.requires_grad}
+    yield
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != dtypes.get(name, parameter.dtype):
+            parameter.data = parameter.data.to(dtypes[name])
 
 
 def name_attention(config: Any, name: str) -> None:

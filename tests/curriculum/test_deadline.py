@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from accelerate import skip_first_batches
 from torch.utils.data import DataLoader
 
 from trl_modality.curriculum.deadline import DataTimeout, WorkerDied, saying_why_workers_die, with_deadline
@@ -35,7 +36,7 @@ def loader(rows, **options):
 def test_it_gives_the_same_batches_every_epoch(persistent):
     watched = with_deadline(loader(Rows(), persistent_workers=persistent), 60.0)
     assert [list(watched), list(watched)] == [[[0, 1], [2, 3], [4, 5]]] * 2
-    assert watched.timeout == 30.0
+    assert watched.timeout == 60.0
 
 
 def test_no_workers_or_no_limit_leaves_it_as_it_is():
@@ -55,6 +56,13 @@ def test_a_wait_below_the_limit_passes():
 def test_a_wait_above_the_limit_names_the_row():
     with pytest.raises(DataTimeout, match=r"for 1 s .*worker 1 \(pid \d+\) began row 2 \d+ s ago"):
         list(with_deadline(loader(Rows(slow=2, seconds=600.0)), 1.0))
+
+
+def test_a_loader_that_skips_batches_has_the_limit_too():
+    """As the host makes one of it where a run goes on from a checkpoint."""
+    with pytest.raises(DataTimeout, match=r"in time: DataLoader timed out after 1.0 seconds \(`data_timeout`\)"):
+        with saying_why_workers_die(), saying_why_workers_die():
+            list(skip_first_batches(with_deadline(loader(Rows(slow=4, seconds=600.0)), 1.0), 1))
 
 
 def test_a_dataset_without_names_for_its_rows():

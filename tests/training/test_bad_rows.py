@@ -7,6 +7,7 @@ from datasets import Dataset, concatenate_datasets
 from tests.testing.bad_rows import unreadable
 from tests.testing.tiny import pair_dataset, tiny_llava
 from trl_modality import ModalityBalancedSFTTrainer
+from trl_modality.training.bad_rows import BadRowBudget, TooManyBadRows
 
 
 SKIP = {"bad_rows": "skip", "train_sampling_strategy": "sequential", "check_rows": 1, "optim": "adamw_torch"}
@@ -42,6 +43,23 @@ def test_a_resumed_run_is_the_same(config, tmp_path, bad):
     whole = train(config(**options), unreadable(bad))
     rest = train(config(**options), unreadable(bad), str(tmp_path / "run" / "checkpoint-2"))
     assert_same(whole, rest)
+
+
+def test_a_resumed_run_has_left_out_what_it_has(config, tmp_path):
+    """Else a run that is resumed often enough would never come to its limit."""
+    options = {**SKIP, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 1, "max_steps": 4}
+    args = config(**options, bad_rows_limit=2)
+    for resume in (None, str(tmp_path / "run" / "checkpoint-3")):
+        with pytest.raises(TooManyBadRows, match="^3 of the 8 rows"):
+            train(args, unreadable([1, 5, 7]), resume)
+    train(config(**options, bad_rows_limit=3), unreadable([1, 5, 7]), resume)
+
+
+@pytest.mark.parametrize(("ranks", "counts"), [(2, [2, 7]), (1, [3, 12]), (3, [1, 4])])
+def test_counts_are_shared_by_other_numbers_of_processes(config, ranks, counts):
+    budget = BadRowBudget(config())
+    budget.load([[1, 5], [2, 7]], rank=ranks - 1, ranks=ranks)
+    assert budget.counts() == counts
 
 
 def test_nothing_changes_where_no_row_is_bad(config):

@@ -190,6 +190,19 @@ def test_gradients(norm):
         scaled.passes(norm)
 
 
+@pytest.mark.parametrize(
+    "optim", ["lomo", "adalomo", "galore_adamw_layerwise", "apollo_adamw_layerwise", "adamw_torch"]
+)
+def test_steps_that_are_made_in_the_backward_cannot_be_skipped(config, optim):
+    args = config(optim=optim, on_nonfinite="skip")
+    trainer = SimpleNamespace(args=args, is_deepspeed_enabled=False)
+    if optim == "adamw_torch":
+        assert HealthGate(trainer).policy == "skip"
+        return
+    with pytest.raises(ValueError, match="cannot skip a step of .* made inside of the backward; use 'stop'"):
+        HealthGate(trainer)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [0.0, -1.0, 6e4, math.inf, -math.inf, math.nan])
 def test_weights(dtype, value):

@@ -68,20 +68,26 @@ def test_adapter_trains_saves_and_reloads(config, tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_resumed_adapter_is_the_uninterrupted_one(config, tmp_path):
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_resumed_adapter_is_the_uninterrupted_one(config, tmp_path, kind):
+    model, processor = tiny_llava()
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+
     def make(name):
-        model, processor = tiny_llava()
         torch.manual_seed(1)
         return ModalityBalancedSFTTrainer(
-            model,
+            str(tmp_path / "base"),
             config(max_steps=4, save_strategy="steps", save_steps=2, output_dir=str(tmp_path / name)),
             train_dataset=pair_dataset(16),
             processing_class=processor,
             peft_config=LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|v_proj)"),
+            quantization_config=quantization(kind),
         )
 
     whole, resumed = make("whole"), make("resumed")
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert a.dtype == b.dtype, name  # the adapter of a 4-bit model is in bfloat16
         assert torch.equal(a, b), name

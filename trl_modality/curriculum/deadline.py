@@ -31,13 +31,21 @@ def with_deadline(loader: Any, seconds: float) -> Any:
     base: DataLoader = getattr(loader, "base_dataloader", loader)
     if not (isinstance(base, DataLoader) and base.num_workers and seconds) or base.timeout:
         return loader
-    # Half of it, twice: a job that is suspended and goes on has waited long without a fault of its workers
-    base.timeout = seconds / 2
+    base.timeout = seconds  # also for the copy that the host makes of a loader to skip batches when it resumes
     reading = Reading(base.num_workers) if hasattr(base.dataset, "reading") else None
     if reading is not None:
         base.dataset.reading = reading  # pyright: ignore[reportAttributeAccessIssue]
     new_iterator = base._get_iterator  # the one place where torch makes its iterators, also those it keeps
-    base._get_iterator = lambda: _WithDeadline(new_iterator(), seconds, reading)  # pyright: ignore
+
+    def iterator_with_deadline() -> Any:
+        # Half of it, twice: a job that is suspended and goes on has waited long without a fault of its workers
+        base.timeout = seconds / 2
+        try:
+            return _WithDeadline(new_iterator(), seconds, reading)
+        finally:
+            base.timeout = seconds
+
+    base._get_iterator = iterator_with_deadline  # pyright: ignore[reportAttributeAccessIssue]
     return loader
 
 
@@ -103,11 +111,17 @@ def saying_why_workers_die() -> Iterator[None]:
     """A context in which the death of a data loader worker, which torch raises wherever the training is, is explained.
 
     Raises:
-        WorkerDied: in place of torch's error.
+        WorkerDied, DataTimeout: in place of torch's error.
     """
     try:
         yield
     except RuntimeError as error:
+        if _is_timeout(error):
+            raise DataTimeout(
+                f"No batch came from the data loader in time: {error} (`data_timeout`). Look at the disk or network "
+                "that the rows come from, then resume from the last checkpoint. Where rows do take that long, raise "
+                "`data_timeout`; 0 waits for ever."
+            ) from error
         if isinstance(error, WorkerDied) or not str(error).startswith("DataLoader worker (pid"):
             raise
         raise WorkerDied(

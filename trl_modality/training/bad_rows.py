@@ -31,7 +31,7 @@ def evaluated_rows(dataset: Dataset, args: Any) -> PairRows:
 
 
 class BadRowBudget:
-    """Counts the bad rows of a training, and ends it where they are too many.
+    """Counts the bad rows of a run, and ends it where they are too many.
 
     Args:
         args: The config.
@@ -39,6 +39,15 @@ class BadRowBudget:
 
     def __init__(self, args: Any):
         self._args, self._n_rows, self._n_bad = args, 0, 0
+
+    def counts(self) -> list[int]:
+        """The bad rows and all rows of this process so far; a run that goes on takes them over with `load`."""
+        return [self._n_bad, self._n_rows]
+
+    def load(self, counts: Sequence[Sequence[int]], rank: int, ranks: int) -> None:
+        """Go on from the `counts` of each process of a checkpoint; other numbers of processes share their sum."""
+        mine = counts[rank] if len(counts) == ranks else [-(-sum(each) // ranks) for each in zip(*counts, strict=True)]
+        self._n_bad, self._n_rows = mine
 
     def add(self, layout: ViewLayout) -> None:
         """Add a micro-batch.

@@ -102,8 +102,8 @@ class HealthGate:
         self.limit = getattr(trainer.args, "nonfinite_limit", 10)
         if self.policy == "skip" and steps_in_backward(trainer):
             raise ValueError(
-                "`on_nonfinite='skip'` cannot skip a step of DeepSpeed or of LOMO, which is made inside of the "
-                "backward; use 'stop', which ends the run right after it."
+                "`on_nonfinite='skip'` cannot skip a step of DeepSpeed, of LOMO or of a layer-wise optimizer: it is "
+                "made inside of the backward; use 'stop', which ends the run right after it."
             )
         self.skipped = self.skipped_here = self.skipped_since_log = self.steps_since_log = 0
         """Skipped steps of the run, of this training, since the last log; and all steps since then."""
@@ -307,7 +307,8 @@ def listed(names: list[str]) -> str:
 
 def steps_in_backward(trainer: Any) -> bool:
     """Whether the optimizer's step is made inside of the backward, where no gate can stand before it."""
-    return bool(trainer.is_deepspeed_enabled) or "lomo" in str(trainer.args.optim)
+    name = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    return bool(trainer.is_deepspeed_enabled) or "lomo" in name or name.endswith("_layerwise")
 
 
 def trained_weights_are_finite(model: torch.nn.Module) -> torch.Tensor:

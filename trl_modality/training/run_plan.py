@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
@@ -90,6 +91,7 @@ class RunPlan(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._active = getattr(kwargs.get("train_dataloader"), "planned_run", self._next)
         self._window, self._gap, self._last_step, self._kl_weight = LossMetrics(), None, 0, None
+        self._bad_rows = BadRowBudget(self._args)
         self._ended_step = state.global_step
         if state.global_step and self._active is not None:
             self.load_state_dict(state.stateful_callbacks.get(PLAN_STATE), state.global_step)
@@ -121,12 +123,18 @@ class RunPlan(TrainerCallback):
         if adaptive is not None:
             sums: Any = self._accelerator.gather(self._window.sums(self._accelerator.device).unsqueeze(0))
             window = sums.tolist()
+        bad_rows = None
+        if self._args.bad_rows == "skip":
+            own = torch.tensor([self._bad_rows.counts()], device=self._accelerator.device)
+            gathered: Any = self._accelerator.gather(own)
+            bad_rows = gathered.tolist()
         return {
             "plan": self._active.signature,
             "rows": self._active.sampler.state_after(step),
             "shares": None if adaptive is None else adaptive.shares,
             "window": window,
             "gap": self._gap,
+            "bad_rows": bad_rows,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any] | None, step: int) -> None:
@@ -146,6 +154,8 @@ class RunPlan(TrainerCallback):
         if not self._args.ignore_data_skip:
             check_same_plan(self._active.signature, saved["plan"], self._args.resume_overrides or ())
         self._active.sampler.start(step, saved["rows"])
+        if saved.get("bad_rows"):
+            self._bad_rows.load(saved["bad_rows"], self._accelerator.process_index, self._accelerator.num_processes)
         adaptive = self._adaptive
         if adaptive is not None and saved["shares"] is not None:
             adaptive.shares, self._gap = list(saved["shares"]), saved.get("gap")

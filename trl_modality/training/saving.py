@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 from transformers.utils import logging
 from trl import SFTTrainer
 
-from .._compat import GreedyLR, load_renamed_checkpoint, replacing_its_file, rotate_checkpoints
+from .._compat import GreedyLR, keeping_dtypes, load_renamed_checkpoint, replacing_its_file, rotate_checkpoints
 from .checkpoints import newest_finished_checkpoint
 from .ranks import waiting_for_others
 from .resume import RunIdentity
@@ -300,7 +300,9 @@ class SavingSFTTrainer(SFTTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if not load_renamed_checkpoint(self, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            own: Any = self.model
+            with keeping_dtypes(own):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self):
         self._identity.verify(self.state.best_model_checkpoint)
