@@ -46,18 +46,26 @@ def test_errors_of_users_have_no_traceback_and_ours_do(capsys, monkeypatch):
         main(["data", "stats", "x"])
 
 
-@pytest.mark.parametrize(("command", "goes_on"), [("data", True), ("train", False)])
-def test_interruptions_say_how_to_go_on(command, goes_on, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        (["data", "make", "a folder"], "Begin again with: trl-modality data make 'a folder'"),
+        (["eval", "a model"], "Begin again with: trl-modality eval 'a model'"),
+        (["eval", "m", "--output", "e"], "Go on with: trl-modality eval m --output e"),
+        (["eval", "m", "--output=e"], "Go on with: trl-modality eval m --output=e"),
+        (["train"], ""),
+    ],
+)
+def test_interruptions_say_how_to_go_on(words, how, capsys, monkeypatch):
     module = SimpleNamespace(main=lambda words: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr("trl_modality.cli.import_module", lambda *names: module)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert main([command, "make", "a folder"]) == 130
+        assert main(words) == 130
     finally:
         signal.signal(signal.SIGINT, before)
     said = capsys.readouterr().err
-    assert said.startswith(f"\ntrl-modality {command}: interrupted")
-    assert (f"Go on with: trl-modality {command} make 'a folder'" in said) == goes_on
+    assert said == f"\ntrl-modality {words[0]}: interrupted" + (f". {how}\n" if how else "\n")
 
 
 def test_sigterm_is_met_as_ctrl_c_is(capsys, monkeypatch):
@@ -65,7 +73,7 @@ def test_sigterm_is_met_as_ctrl_c_is(capsys, monkeypatch):
     monkeypatch.setattr("trl_modality.cli.import_module", lambda *names: module)
     before = signal.getsignal(signal.SIGTERM)
     assert main(["data", "x"]) == 143
-    assert "interrupted by SIGTERM. Go on with: trl-modality data x" in capsys.readouterr().err
+    assert "interrupted by SIGTERM. Begin again with: trl-modality data x" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -217,7 +217,7 @@ FAULTS = [
         Fault(
             f"Ctrl-C while processes make pairs{where}",
             "in data making",
-            r"interrupted: \S+charts is as it was before, and nothing of this is kept. Go on with: trl-modality data",
+            r"interrupted: \S+charts is as it was before, and nothing of this is kept. Begin again with: trl-modality",
             _makes_data(whole_group),
             "no folder, and no process",
             _no_folder,

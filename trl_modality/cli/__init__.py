@@ -57,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _sigterm_as_interruption(words[0]):
             return import_module(f".{COMMANDS[words[0]].module}", __name__).main(words[1:])
     except KeyboardInterrupt as error:
-        what = "" if words[0] == "train" else f". Go on with: {shlex.join(['trl-modality', *words])}"
+        # `train` says itself how to go on; of the others only an evaluation in a folder leaves something to go on from
+        goes_on = words[0] == "eval" and any(word.split("=")[0] == "--output" for word in words)
+        again = f". {'Go on' if goes_on else 'Begin again'} with: {shlex.join(['trl-modality', *words])}"
+        what = "" if words[0] == "train" else again
         print(f"\ntrl-modality {words[0]}: {str(error) or 'interrupted'}{what}", file=sys.stderr)
         return 143 if _chain_has(error, Ended) else 130
     except (ValueError, OSError, ImportError) as error:

@@ -69,6 +69,18 @@ def test_a_file_system_without_locks_is_not_protected(tmp_path, monkeypatch):
         assert not (tmp_path / HOLDER).exists()
 
 
+def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
+    def acquire(self):
+        raise PermissionError(13, "Permission denied", self.lock_file)
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with (
+        pytest.raises(PermissionError, match=r"evals cannot be written \(Permission denied; [\d,]+ MiB are free"),
+        locked_folder(tmp_path / "evals", "an evaluation", "folder"),
+    ):
+        pass
+
+
 def test_an_error_inside_releases_it(tmp_path):
     with pytest.raises(KeyError), locked_folder(tmp_path, "a training run", "output_dir"):
         raise KeyError("x")

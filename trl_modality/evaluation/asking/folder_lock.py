@@ -56,7 +56,7 @@ def locked_folder(folder: str | os.PathLike, doing: str, option: str) -> Iterato
 
     Raises:
         FolderInUseError: somebody else holds it; the message says who and since when.
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to; it is named.
     """
     folder = Path(folder)
     with named_errors(folder):
@@ -70,8 +70,9 @@ def locked_folder(folder: str | os.PathLike, doing: str, option: str) -> Iterato
             f"{folder} is in use by {_holder(folder)}: two at a time would write over each other's files. Wait until "
             f"it ends, or give another `{option}`."
         ) from None
-    except (PermissionError, FileNotFoundError):
-        raise
+    except (PermissionError, FileNotFoundError) as error:
+        with named_errors(folder):
+            raise error
     except (OSError, NotImplementedError):  # a file system without locks
         is_locked = False
     try:
