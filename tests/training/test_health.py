@@ -249,6 +249,10 @@ def test_metrics_of_an_evaluation(config, make_trainer, caplog):
     with pytest.raises(NonFiniteError, match="`eval_f1` = nan"):
         gate.check_metrics({"eval_f1": math.nan}, "f1")
     gate.check_metrics({"eval_f1": math.nan}, "eval_loss")  # of the user's own: perhaps it is not defined here
+    gate.policy = "skip"
+    gate.check_metrics({"eval_f1": math.nan}, "f1")
+    with pytest.raises(NonFiniteError, match="`eval_loss` = nan"):
+        gate.check_metrics({"eval_loss": math.nan}, "f1")
     with torch.no_grad():
         model.lm_head.weight[:] = math.nan
     trainer.is_in_train = False

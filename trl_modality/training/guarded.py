@@ -29,6 +29,24 @@ class GuardedSFTTrainer(SavingSFTTrainer):
             logger.warning(
                 "`fp16=True` does nothing on a CPU: the run is in float32. Use `bf16=True` there, or leave both out."
             )
+        if not getattr(self, "_uses_views", False):
+            self._warn_of_sharded_head()
+
+    def _warn_of_sharded_head(self) -> None:
+        """Say what the loss of TRL (1.16), which runs without pairs have, does to the head under FSDP2.
+
+        It puts the head together by `full_tensor()`, whose backward leaves each rank with the gradient of its own rows
+        for its shard.
+        """
+        model: Any = self.model
+        head = model.get_output_embeddings()
+        is_trained = head is not None and head.weight.requires_grad
+        is_sharded = self.accelerator.is_fsdp2 and self.accelerator.num_processes > 1
+        if is_trained and is_sharded and self.is_world_process_zero():
+            logger.warning(
+                "FSDP2, and no pairs: TRL's own loss trains each rank's shard of the language model's head on the "
+                "rows of that rank alone. Freeze the head (as LoRA does), or use DeepSpeed ZeRO-3 for such a run."
+            )
 
     # To override
 

@@ -273,7 +273,8 @@ class HealthGate:
 
         Args:
             metrics: By name. Of those that `compute_metrics` of the user gave, one that is not finite is warned of.
-            chosen: `metric_for_best_model`, which stops the run as a loss does.
+            chosen: `metric_for_best_model`, which stops the run as a loss does; where steps may be skipped, one that
+                `compute_metrics` gave is passed over instead, since the host chooses nothing by it.
 
         Raises:
             NonFiniteError: a loss, a divergence, an accuracy or the chosen metric is not finite, in training.
@@ -285,7 +286,8 @@ class HealthGate:
             return
         step = self._trainer.state.global_step
         listed = ", ".join(f"`{name}` = {value}" for name, value in found.items())
-        ends = tuple(f"_{name}" for name in (*OURS, *filter(None, [chosen])))
+        stopping = OURS if chosen is None or self.policy == "skip" else (*OURS, chosen)
+        ends = tuple(f"_{name}" for name in stopping)
         if not self._trainer.is_in_train or not any(f"_{name}".endswith(ends) for name in found):
             logger.warning(f"Evaluation at step {step}: {listed}: these numbers are not finite.")
             return

@@ -228,3 +228,19 @@ def test_bad_limits(option):
         serving(None, **option),
     ):
         pass
+
+
+def test_a_request_that_a_server_always_fails_on_is_a_failure_while_it_answers_others():
+    def answer(body, count):
+        is_bad = "Bad?" in str(body["messages"])
+        return (500, b"a worker died", {}) if is_bad else said("8")
+
+    def ask(*texts):
+        with serving(answer, retries=2, concurrency=2, pause=0.05) as (_, generator):
+            return generator([Request([{"role": "user", "content": text}]) for text in texts])
+
+    bad, *others = ask("Bad?", *["Good?"] * 400)
+    assert bad.failure == "the server fails on it (500: a worker died)"
+    assert all(each.text == "8" for each in others)
+    with pytest.raises(ConnectionError, match="answered 500: a worker died; gave up after 3 tries"):
+        ask("Bad?")  # a server that answers nothing is at fault itself

@@ -37,9 +37,9 @@ class ServerGenerator:
     Images are sent as PNG at their places in the content of a message. A request is repeated where the server is busy,
     fails (429, 5xx), does not answer in time or answers what is not JSON. The pauses before that double, and are not
     shorter than the server asks for by `Retry-After`; all is within `deadline`. Where the server has no answer for a
-    request (it is filtered, refused, broken off, longer than the model's context or than `max_bytes`, or has no
-    content), its `Generation` has `failure` set. The server's own batching may change floating point, and with it an
-    answer.
+    request (it is filtered, refused, broken off, longer than the model's context or than `max_bytes`, has no content,
+    or ends in 500 each time while others are answered), its `Generation` has `failure` set. The server's own batching
+    may change floating point, and with it an answer.
 
     Args:
         url: URL of the server, with or without `/v1`.
@@ -100,6 +100,7 @@ class ServerGenerator:
         self.retries, self.pause = retries, pause
         self._key = api_key or os.environ.get(API_KEY_VARIABLE)
         self.answered: dict[int, Generation] = {}
+        self._n_answers = 0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -120,7 +121,9 @@ class ServerGenerator:
         stop = Stop()
 
         def answer(position: int, request: Request) -> Generation:
-            return self._answer(position, request, stop)
+            generation = self._answer(position, request, stop)
+            self._n_answers += 1
+            return generation
 
         in_threads(answer, requests, self.concurrency, self.answered, stop)
         return [self.answered[i] for i in range(len(requests))]
@@ -140,9 +143,9 @@ class ServerGenerator:
             "Content-Type": "application/json",
             **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
         }
-        problem = ""
+        problem, failure, n_answers = "", None, self._n_answers
         for attempt in range(self.retries + 1):
-            wanted: float | None = None
+            failure, wanted = None, None
             try:
                 content, kind = post(self.url, body, headers, deadline, self.max_bytes)
                 return generation_of(json_of(content, kind))
@@ -152,10 +155,11 @@ class ServerGenerator:
             except urllib.error.HTTPError as error:
                 text = message_of(error)
                 problem = f"{self.url} answered {error.code}: {text}"
-                if failure := why_refused(error.code, text):
-                    return Generation("", False, failure=failure)
+                if refused := why_refused(error.code, text):
+                    return Generation("", False, failure=refused)
                 if error.code < 500 and error.code not in RETRIED:
                     raise RequestError(position, problem) from error
+                failure = f"the server fails on it ({error.code}: {text[:200]})" if error.code == 500 else None
                 wanted = _seconds(error.headers.get("Retry-After"))
             except Busy as error:
                 problem = f"{self.url} {error}"
@@ -166,7 +170,11 @@ class ServerGenerator:
             if deadline.stop.is_set():
                 raise Stopped
             if attempt < self.retries:
+                n_answers = self._n_answers
                 self._pause(attempt, wanted, problem, deadline)
+        if failure is not None and self._n_answers > n_answers:
+            # It has answered others since the try before: what it fails on is this request, and would be again
+            return Generation("", False, failure=failure)
         raise ConnectionError(f"{problem}; gave up after {_tries(self.retries + 1)}.")
 
     def _pause(self, attempt: int, wanted: float | None, problem: str, deadline: Deadline) -> None:
