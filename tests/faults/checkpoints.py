@@ -198,7 +198,7 @@ FAULTS = [
     Fault(
         "all checkpoints are damaged",
         RESUMED,
-        "none of the checkpoints in .* can be gone on from. checkpoint-4: model.safetensors .*checkpoint-1: model",
+        "none of the checkpoints in .* can be resumed from. checkpoint-4: model.safetensors .*checkpoint-1: model",
         _all_damaged,
     ),
     Fault(
@@ -274,7 +274,7 @@ FAULTS = [
     Fault(
         "the best checkpoint was damaged before it is loaded at the end",
         "at the end of training",
-        "checkpoint-2 cannot be gone on from: model.safetensors has other bytes",
+        "checkpoint-2 cannot be resumed from: model.safetensors has other bytes",
         _damaged_best,
         left="all checkpoints",
         check=_both_are_left,

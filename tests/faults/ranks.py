@@ -70,7 +70,7 @@ FAULTS = [
     ),
     _rows("an output folder that is in use, on two ranks", "locked", "is in use by a training run"),
     _others(
-        "a damaged checkpoint on two ranks", "damaged", "checkpoint-2 cannot be gone on from: model.safetensors has"
+        "a damaged checkpoint on two ranks", "damaged", "checkpoint-2 cannot be resumed from: model.safetensors has"
     ),
     _others("damaged checkpoints only, on two ranks", "all damaged", "none of the checkpoints in"),
     _others("a new run in an old folder on two ranks", "old folder", "has checkpoints of another run"),

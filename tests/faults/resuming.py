@@ -12,7 +12,7 @@ from trl_modality.curriculum import Mix
 
 
 def _another(scene: Scene, first=None, **given) -> None:
-    """A run is saved and gone on from with something else: `first` is of the run that saves, the rest of the other."""
+    """A run is saved and resumed with something else: `first` is of the run that saves, the rest of the other."""
     first = first or {}
     save(scene, **first)
     go_on(scene, 2, **{**first, **{name: each() if callable(each) else each for name, each in given.items()}})

@@ -37,7 +37,7 @@ def runs_of(ranks: int) -> list[dict]:
 
 
 def check_is_whole(checkpoint: Path) -> None:
-    """A checkpoint that can be gone on from, with finite weights and states."""
+    """A checkpoint that can be resumed from, with finite weights and states."""
     weights = load_file(checkpoint / "model.safetensors")
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=False)["state"]

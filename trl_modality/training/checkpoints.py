@@ -66,7 +66,7 @@ def whole_checkpoint(path: str | os.PathLike) -> Checkpoint:
         return _verified(path)
     except DamagedCheckpointError as error:
         raise DamagedCheckpointError(
-            f"the checkpoint {path} cannot be gone on from: {error}. Take another checkpoint, restore the file from a "
+            f"the checkpoint {path} cannot be resumed from: {error}. Take another checkpoint, restore the file from a "
             "copy, or give `resume_from_checkpoint=True`, which takes the newest whole checkpoint of `output_dir`."
         ) from error
 
@@ -104,7 +104,7 @@ def newest_whole_checkpoint(folder: str | os.PathLike) -> Checkpoint:
             )
         return checkpoint
     raise DamagedCheckpointError(
-        f"none of the checkpoints in {folder} can be gone on from. {'; '.join(skipped)}. Restore one from a copy, or "
+        f"none of the checkpoints in {folder} can be resumed from. {'; '.join(skipped)}. Restore one from a copy, or "
         "begin anew in another `output_dir`."
     )
 

@@ -44,7 +44,7 @@ class Hyperparameters:
         """Put back what the config says, where a name of `IN_OPTIMIZER` is overridden.
 
         The moments of the optimizer stay, unless it is another one. The learning rate becomes what the schedule of
-        this run gives at the step that is gone on from; of a schedule that goes by metrics, it changes by the ratio of
+        this run gives at the step that is resumed from; of a schedule that goes by metrics, it changes by the ratio of
         the two options.
 
         Args:

@@ -119,7 +119,7 @@ def _changes(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int, in
 def mark_changing(folder: str | os.PathLike, names: Sequence[str]) -> None:
     """Say in the manifest of a checkpoint that some of its files are about to be written anew.
 
-    Whoever is killed meanwhile leaves a checkpoint that can be gone on from. The next manifest says nothing of it.
+    Whoever is killed meanwhile leaves a checkpoint that can be resumed from. The next manifest says nothing of it.
     """
     manifest = read_manifest(folder)
     if manifest is not None:

@@ -47,7 +47,7 @@ class SavingSFTTrainer(SFTTrainer):
         # `None` before the first step may begin: what is loaded until then is not to be saved again
         self._last_saved: int | None = None
         self._whole: str | None = None
-        """The checkpoint that was written, or gone on from, last."""
+        """The checkpoint that was written, or resumed from, last."""
         self._is_saving = self._writes_state_only = False
         self._numbers: RandomNumbers | None = None
         self._begun_step = self._step_at_optimizer = -1
