@@ -90,7 +90,9 @@ class PairError(ValueError):
     """
 
     def __init__(self, row: str, problem: str = "", remedy: str = ""):
-        super().__init__(f"{row}: {problem} {remedy}" if problem else row)
+        message = f"{row}: {problem} {remedy}" if problem else row
+        # Half of a surrogate pair, which may be what is wrong with a text, can be neither printed nor logged
+        super().__init__(message.encode(errors="backslashreplace").decode())
         self.row, self.problem, self.remedy = row, problem, remedy
 
     def __reduce__(self) -> tuple:

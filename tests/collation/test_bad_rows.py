@@ -155,7 +155,7 @@ def test_a_row_with_half_a_surrogate_pair_is_listed(tmp_path):
     for _ in range(2):
         quarantine.add({INDEX_COLUMN: 3, "id": "\ud83d é"}, PairError("row 3", "it has \ud83d.", "Mend it."))
     assert [(record["id"], record["reason"]) for record in quarantine.records()] == [
-        ("\ud83d é", "row 3: it has \ud83d. Mend it.")
+        ("\ud83d é", r"row 3: it has \ud83d. Mend it.")
     ]
 
 
