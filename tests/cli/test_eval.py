@@ -165,8 +165,8 @@ def test_what_the_model_cannot_be_run_with(words, message, capsys):
 
 def test_a_server_that_is_not_there(pairs, capsys, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    assert main(["eval", "tiny", pairs, "--split", "train", "--server", "http://127.0.0.1:9"]) == 2
+    words = ["--split", "train", "--server", "http://127.0.0.1:9", "--deadline", "0.5"]
+    assert main(["eval", "tiny", pairs, *words]) == 2
     assert "127.0.0.1:9/v1/chat/completions cannot be reached" in capsys.readouterr().err
 
 

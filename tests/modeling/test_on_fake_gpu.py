@@ -257,6 +257,8 @@ class Watched(ModalityBalancedSFTTrainer):
 ONCE_A_REPORT = {"sums", "report"}
 # The health gate; the host's look at each loss, of which there were two a micro-batch, is turned off for it
 ONCE_A_STEP = {"passes"}
+# Whether the trained weights are finite, after the last step
+ONCE_A_TRAINING = {"check_weights"}
 ONCE_AN_EVALUATION = {"without_examples_from", "on_host", "<dictcomp>", "_changed", "changed", "<lambda>"}
 
 
@@ -300,7 +302,9 @@ def test_a_whole_training(config, options):
     def waiting(points) -> set[str]:
         return {point.by.rpartition(" ")[2] for point in points if point.is_ours}
 
-    assert waiting(in_training) == ONCE_A_REPORT | ONCE_A_STEP
+    assert waiting(in_training) == ONCE_A_REPORT | ONCE_A_STEP | ONCE_A_TRAINING
+    at_the_end = [count for point, count in in_training.items() if point.by.endswith(" check_weights")]
+    assert sum(at_the_end) == 1
     looks = [count for point, count in in_training.items() if point.by.endswith(" passes")]
     assert sum(looks) == trainer.state.global_step
     assert not any(point.by.endswith(" _run_epoch") for point in in_training)
