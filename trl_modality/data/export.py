@@ -28,6 +28,7 @@ COLUMNS = {
     "vision_centric_prompt": "the question alone: the facts are in the image",
     "completion": "what follows either prompt",
     "answer": "the final answer alone",
+    "choices": "the options of the question, in the order of their letters",
     "level_prompts": "the vision_centric prompt at every named level, most words first",
 }
 
