@@ -166,7 +166,7 @@ def test_processes():
             r"row 2, id='What is 2 \+ 1\?': the function '<lambda>', for `completion`, is empty",
         ),
         ({"completion": "result"}, PairError, "row 0: column 'result', for `completion`, is int. Give a string or"),
-        ({"choices": "kind"}, PairError, "row 0: column 'kind', for `choices`, is 'sum'. Give a list with the text of"),
+        ({"choices": "kind"}, PairError, "row 0: column 'kind', for `choices`, is 'sum'. Give a list with the text"),
         ({"text_rich": "question"}, ValueError, "same prompt in all 4 rows, so that both views are the same"),
         ({"images": lambda row: None}, PairError, "row 0: the function '<lambda>' has no image"),
         ({"images": lambda row: 3}, PairError, "row 0: image 0 of the text_rich view is int"),

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .reading import DATASET_HELP, SPLIT_HELP, add_reading_options, reading_options, say
 from .text_tables import histogram, plural, quantile, share, spread
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     from .row_reports import inspect_rows
 
     disable_progress_bars()
-    dataset = open_split(args.dataset, args.split)
+    dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
     if not has_pairs(dataset, args.dataset):
         raise ValueError(
             f"{args.dataset} has no pairs: neither a `text_rich_prompt` nor a `vision_centric_prompt` column. It has "
@@ -53,11 +54,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("trl-modality check", description=DESCRIPTION)
-    parser.add_argument("dataset", metavar="DATASET", help="a folder, or an id on the hub")
+    parser.add_argument("dataset", metavar="DATASET", help=DATASET_HELP)
     parser.add_argument(
         "--model", required=True, metavar="ID_OR_PATH", help="the model whose processor and config are loaded"
     )
-    parser.add_argument("--split", help="by default `train`, or the only one")
+    parser.add_argument("--split", help=SPLIT_HELP)
     parser.add_argument("--max-length", type=int, metavar="N", help="longest row in tokens, as in the training config")
     parser.add_argument(
         "--overlong",
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-workers", type=int, default=0, help="processes beside this one (default 0)")
     parser.add_argument("--errors", type=int, default=10, help="bad rows of each kind to print (default 10; -1: all)")
     parser.add_argument("--trust-remote-code", action="store_true", help="as in transformers")
+    add_reading_options(parser.add_argument_group("of a file"))
     return parser
 
 

@@ -8,6 +8,7 @@ from textwrap import indent
 from typing import Any
 
 from ..views import PROMPT_COLUMN, View, describe_row, is_pair, load_images
+from .reading import reading_options, say
 
 
 DEFAULT_ROWS = 4
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.sources import open_split
 
     disable_progress_bars()
-    dataset = open_split(args.dataset, args.split)
+    dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
     chosen = list(range(min(DEFAULT_ROWS, len(dataset)))) if args.rows is None else args.rows
     if outside := [row for row in chosen if not 0 <= row < len(dataset)]:
         raise ValueError(f"`--rows`: no row {outside[0]}; the dataset has rows 0 to {len(dataset) - 1}.")
