@@ -146,8 +146,8 @@ def select_split(splits: Mapping[str, Any], spec: str, name: str) -> Any:
         raise ValueError(
             f"`{spec}` is no slice of a split ({error}); write, say, `test[:800]` or `train[90%:]`."
         ) from error
-    parts = [splits[each.splitname].select(range(each.from_ or 0, each.to)) for each in ranges]
-    if not any(len(part) for part in parts):
+    parts = [splits[each.splitname].select(range(each.from_, each.to)) for each in ranges if each.from_ < each.to]
+    if not parts:
         raise ValueError(f"`{spec}` of {name} has no row; {wanted[0]} has {len(splits[wanted[0]]):,}.")
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 

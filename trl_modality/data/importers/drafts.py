@@ -86,7 +86,7 @@ def drafts_of(said: Said, turns: str, finder: ImageFinder, where: str, counts: C
     prompts = {}
     for name, prompt in said.prompts.items():
         own = said.images.get({v: k for k, v in zip(IMAGE_FIELDS, reversed(PAIR_PROMPTS), strict=True)}.get(name, ""))
-        prompts[name] = place_images(prompt, shared if own is None else own, name, where)
+        prompts[name] = place_images(prompt, shared if own is None else own, said.named or name, where)
     for turn in said.completion or ():
         if turn.images:
             raise PairError(where, "`completion` has a place for an image.", "Take it out: a model answers in words.")
@@ -94,7 +94,7 @@ def drafts_of(said: Said, turns: str, finder: ImageFinder, where: str, counts: C
     if PAIR_PROMPTS[0] in prompts:
         return [Draft(_pair_columns(said, prompts, labels), where)]
     prompt, facts = prompts["prompt"], said.labels.get("facts")
-    _check_words([*prompt, *(said.completion or ())], where)
+    _check_words([*prompt, *(said.completion or ())], said.named or "prompt", where)
     cut: list[tuple[Sequence[Turn], Sequence[Turn] | None]] = [(prompt, said.completion or None)]
     if said.completion is None:
         cut = _cut(prompt, turns, where, counts, facts)
@@ -209,12 +209,13 @@ def _labels(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return labels
 
 
-def _check_words(turns: Sequence[Turn], where: str) -> None:
+def _check_words(turns: Sequence[Turn], field: str, where: str) -> None:
     """Refuse turns that say nothing."""
-    check_order(turns, "prompt", where)
+    check_order(turns, field, where)
     for place, turn in enumerate(turns):
         if not turn.text.strip() and (turn.role != "user" or not turn.images):
-            raise PairError(where, f"turn {place}, of the {turn.role}, is empty.", "Fill it in, or leave it out.")
+            problem = f"turn {place} of `{field}`, of the {turn.role}, is empty."
+            raise PairError(where, problem, "Fill it in, or leave it out.")
 
 
 def _needs_parts(turns: Sequence[Turn]) -> bool:

@@ -27,6 +27,8 @@ class Said:
     completion: list[Turn] | None = None
     images: dict[str, list[Any]] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
+    named: str = ""
+    """The field of the record that its prompt is in, for messages."""
 
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -109,7 +111,7 @@ def _conversation(*keys: str) -> Callable[[Fields, Record, str], Said]:
         if isinstance(system, str) and system.strip() and not any(turn.role == "system" for turn in turns):
             turns.insert(0, Turn("system", (system,)))
         check_order(turns, key, where)
-        return Said({"prompt": turns}, None, {"images": fields.images(record)}, fields.labels(record))
+        return Said({"prompt": turns}, None, {"images": fields.images(record)}, fields.labels(record), key)
 
     return read
 
@@ -164,7 +166,7 @@ def _table_row(fields: Fields, record: Record, where: str) -> Said:
     if isinstance(system, str) and system.strip():
         turns.insert(0, Turn("system", (system,)))
     said = [] if completion is None else turns_of(_as_text(completion), "completion", where, default_role="assistant")
-    return Said({"prompt": turns}, said, {"images": fields.images(record)}, labels)
+    return Said({"prompt": turns}, said, {"images": fields.images(record)}, labels, "question")
 
 
 def _history(fields: Fields, record: Record, where: str) -> list[Turn]:

@@ -92,7 +92,7 @@ def _listed(content: Any, path: Path) -> Sequence[Any]:
         if content and all(isinstance(value, dict) for value in content.values()):
             return [{"id": key, **value} for key, value in content.items()]
         return [content]
-    raise ValueError(f"{path} holds a {type(content).__name__}, not a list of records.")
+    raise ValueError(f"{path} holds {type(content).__name__}, not a list of records.")
 
 
 def _is_conversation(content: Mapping[str, Any]) -> bool:
