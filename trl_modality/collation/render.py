@@ -25,6 +25,7 @@ from .image_cache import with_cached_images
 from .image_tokens import with_collapsed_image_tokens
 from .layout import TOKEN_FILL, Part
 from .row_checks import check_learnt, check_literal_tokens, check_modes, remedy_of
+from .turns import mask_other_turns
 
 
 class BatchError(ValueError):
@@ -115,6 +116,8 @@ class Renderer:
         for view, rows in host_rows.items():
             parts[view] = self._collate_naming_rows(getattr(self._hosts, group.row_format), rows, names, view)
             self._check_image_tokens(parts[view], rows, names, PROMPT_COLUMN.get(view, "the text"))
+            if view in PROMPT_COLUMN:
+                mask_other_turns(parts[view], rows, names, self._processor)
             check_learnt(parts[view], names, group.row_format)
         if len(parts) > 1:
             _check_completions(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
