@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,15 +30,18 @@ def main(argv: Sequence[str]) -> int:
 
     from ..collation.collator import PairedCollator
     from ..data.sources import open_split
-    from ..training.datasets import has_pairs
+    from ..training.datasets import columns_of, has_pairs
+    from ..views import PLAIN_COLUMNS
     from .row_reports import inspect_rows
 
     disable_progress_bars()
     dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
-    if not has_pairs(dataset, args.dataset):
+    has = has_pairs(dataset, args.dataset)
+    if not has and not {"messages", "completion", "text"} & {*columns_of(dataset, args.dataset)}:
         raise ValueError(
-            f"{args.dataset} has no pairs: neither a `text_rich_prompt` nor a `vision_centric_prompt` column. It has "
-            f"{', '.join(dataset.column_names)}; `trl_modality.data.make_pairs` makes pairs of them."
+            f"{args.dataset} has no pairs: neither a `text_rich_prompt` nor a `vision_centric_prompt` column, and no "
+            f"plain rows to train on either. It has {', '.join(dataset.column_names)}; "
+            "`trl_modality.data.make_pairs` makes pairs of them."
         )
     processor, config = load_processor(args.model, args.trust_remote_code)
     start = time.perf_counter()
@@ -46,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
     found = inspect_rows(dataset, collate, limited, count=args.rows, num_workers=args.num_workers)
     seconds = time.perf_counter() - start
     print(f"{args.dataset} through the {type(processor).__name__} of {args.model}\n")
+    if not has:
+        found_columns = [name for name in dataset.column_names if name in PLAIN_COLUMNS]
+        print(f"0 pairs: the rows have {', '.join(found_columns)}, and are trained on as plain rows\n")
     print("\n".join(report(found, config, args.max_length, args.overlong, args.errors)))
     bad = len(found.errors) + len(found.too_long)
     print(f"\nchecked {plural(found.rows, 'row')} in {seconds:.1f} s: {plural(bad, 'bad row')}")
@@ -118,14 +125,30 @@ def _errors(found: Inspection, n_errors: int) -> list[str]:
     n_bad = len(found.errors) + len(found.too_long)
     lines = [f"bad rows: {share(n_bad, found.rows)}"] if n_bad else [f"no bad row among {found.rows:,}"]
     for errors in (found.errors, found.too_long):
-        shown = errors if n_errors < 0 else errors[:n_errors]
-        lines += [f"  {error}" for error in shown]
-        if len(shown) < len(errors):
+        groups = _equal_errors(errors)
+        shown = groups if n_errors < 0 else groups[:n_errors]
+        lines += [f"  {line}" for line, _ in shown]
+        if rest := sum(count for _, count in groups[len(shown) :]):
             kind = "that are too long" if errors is found.too_long else "of other kinds"
-            lines.append(f"  and {len(errors) - len(shown):,} more {kind} (`--errors -1` prints all)")
+            lines.append(f"  and {rest:,} more {kind} (`--errors -1` prints all)")
     if found.combinations:
         more = f", and {len(found.combinations) - 1:,} more batches" if len(found.combinations) > 1 else ""
         lines.append(f"rows that are fine alone and fail in one batch: {found.combinations[0]}{more}")
+    return lines
+
+
+def _equal_errors(errors: Sequence[str]) -> list[tuple[str, int]]:
+    """A line for each error, those that differ in their row alone in one; and how many errors it stands for."""
+    rows: dict[str, list[str]] = {}
+    for error in errors:
+        row = re.match(r"row \d+(?:, id=(?:'[^']*'|\"[^\"]*\"))?: ", error)
+        name = row[0] if row else ""
+        rows.setdefault(error[len(name) :], []).append(name.removesuffix(": "))
+    lines = []
+    for problem, names in rows.items():
+        others = [name.split(",")[0].removeprefix("row ") for name in names[1:]]
+        more = f" and {plural(len(others), 'more row')} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
+        lines.append((f"{names[0]}{more if others else ''}{': ' if names[0] else ''}{problem}", len(names)))
     return lines
 
 

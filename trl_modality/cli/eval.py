@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.conditions import DEFAULT_CONDITIONS, Condition
+from ..views import PAIR_PROMPTS
 from .check import load_processor
 from .reading import DATASET_HELP, SPLIT_HELP, add_reading_options, reading_options, say
 
@@ -131,6 +132,12 @@ def _evaluate_pairs(args: argparse.Namespace, generator: Any) -> Any:
 
     disable_progress_bars()
     dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
+    if not any(column in dataset.column_names for column in PAIR_PROMPTS):
+        raise ValueError(
+            f"{args.dataset} has no pairs: it has {', '.join(dataset.column_names)}, one view of each question. "
+            "`trl-modality data transcribe` makes the other; facts that a file has in words are named by "
+            "`--columns facts=FIELD`."
+        )
     if args.rows is not None:
         count = min(args.rows, len(dataset))
         dataset = dataset.select([position * len(dataset) // count for position in range(count)])

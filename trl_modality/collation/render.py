@@ -169,11 +169,11 @@ class Renderer:
                         raise PairError(
                             name,
                             f"the processor cannot collate its {view} view ({type(row_error).__name__}: {row_error}).",
-                            remedy_of(row_error, [row]),
+                            remedy_of(row_error, [row], self._processor),
                         ) from row_error
                 # Every row alone is fine: it is their combination
                 raise BatchError(
-                    "; ".join(names), f"({type(error).__name__}: {error})", remedy_of(error, rows)
+                    "; ".join(names), f"({type(error).__name__}: {error})", remedy_of(error, rows, self._processor)
                 ) from error
 
     def _check_image_tokens(self, part: Part, rows: list[dict], names: Sequence[str], column: str) -> None:
@@ -187,7 +187,8 @@ class Renderer:
                 raise PairError(
                     name,
                     f"{column} has no image slot, but the row has {len(row['images'])} image(s).",
-                    f"Put {getattr(self._processor, 'image_token', 'the image token')!r} where each image belongs.",
+                    f"Put {getattr(self._processor, 'image_token', 'the image token')!r} where each image belongs, or "
+                    "give messages in place of strings, which pass by the chat template.",
                 )
             if found and not row["images"]:
                 raise PairError(
