@@ -84,7 +84,7 @@ def say_where_slots_are_words(name: str, dataset: Any) -> None:
         logger.warning(
             f"`{name}`: {len(found)} of the first {len(rows)} rows have {SLOT!r} in the text of their messages (row "
             f"{found[0]}), where it stands for no image: messages show an image as a part of type 'image', or before "
-            "the first user's text. `trl_modality.data.importers.read_rows` reads files with such places (LLaVA, "
+            "the first user's text. `trl_modality.data.read_rows` reads files with such places (LLaVA, "
             "ShareGPT), also as `--dataset_name FILE`."
         )
 

@@ -38,6 +38,10 @@ class Draft:
         """Whether some image stands elsewhere than before the first user's text, where text alone would put it."""
         return any(_needs_parts(self.columns[name]) for name in TEXTS if name in self.columns)
 
+    def used_columns(self) -> list[str]:
+        """The columns with something in them: a file of text alone has none of images."""
+        return [name for name, value in self.columns.items() if name != "images" or value]
+
     def row(self, in_parts: bool) -> dict[str, Any]:
         """The row, with the contents of messages as texts or as parts, checked.
 
@@ -118,16 +122,10 @@ def _found(said: Said, finder: ImageFinder, where: str) -> Said:
             return None
 
     def in_turns(turns: Sequence[Turn]) -> list[Turn]:
-        return [
-            replace(
-                turn,
-                parts=tuple(
-                    Shown(find(part.image)) if isinstance(part, Shown) and part.image is not None else part
-                    for part in turn.parts
-                ),
-            )
-            for turn in turns
-        ]
+        return [replace(turn, parts=tuple(map(of_part, turn.parts))) if turn.images else turn for turn in turns]
+
+    def of_part(part: str | Shown) -> str | Shown:
+        return Shown(find(part.image)) if isinstance(part, Shown) and part.image is not None else part
 
     images = {name: [find(image) for image in listed] for name, listed in said.images.items()}
     prompts = {name: in_turns(turns) for name, turns in said.prompts.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = getLogger(__name__)
 
 AUTO = "auto"
+ROWS_AT_ONCE = 4096  # that are Python's objects at a time
 HEAD = 32  # records by whose fields a format is recognised
 SHOWN = 10  # missing images that are named
 SPLITS = {"train": ("train",), "test": ("test",), "validation": ("validation", "valid", "val", "dev")}
@@ -105,17 +106,18 @@ def read_rows(
 def read_file(path: Path, options: ReadOptions, say: Callable[[str], None] = logger.info) -> Dataset:
     """The rows of a file; as `read_rows`."""
     fields = Fields(options.columns)
-    head = [record for _, record in islice(read_records(path), HEAD)]
-    present = list(dict.fromkeys(name for record in head for name in record if record[name] is not None))
+    records = read_records(path)
+    head = list(islice(records, HEAD))
+    present = list(dict.fromkeys(name for _, record in head for name in record if record[name] is not None))
     name = recognise(present, fields, path) if options.format == AUTO else options.format
     _check_columns(path, options.columns, present)
     reading = _Reading(path, name, options, fields)
-    for place, record in read_records(path):
+    for place, record in chain(head, records):
         reading.add(place, record)
-    rows, in_parts = reading.rows()
-    for line in reading.report(present, len(rows)):
+    rows = reading.dataset()
+    for line in reading.report(present):
         say(line)
-    return _dataset(rows, in_parts)
+    return rows
 
 
 def _check_columns(path: Path, columns: Mapping[str, str], present: Collection[str]) -> None:
@@ -152,28 +154,43 @@ class _Reading:
         except PairError as error:
             self.faults.append(error)
 
-    def rows(self) -> tuple[list[dict[str, Any]], bool]:
-        """The rows, and whether the contents of their messages are parts.
+    def dataset(self) -> Dataset:
+        """The rows, in columns.
 
         Raises:
             ValueError: some records cannot become rows, or images are missing.
         """
+        from datasets import Dataset, concatenate_datasets
+
         if self.missing and (not self.options.skip_missing or not self.drafts):
             self._raise_missing()
+        self._check_all_alike()
         in_parts = any(draft.needs_parts for draft in self.drafts)
+        features = _features({name for draft in self.drafts for name in draft.used_columns()}, in_parts)
+        parts = []
+        for start in range(0, len(self.drafts), ROWS_AT_ONCE):
+            rows = self._checked(self.drafts[start : start + ROWS_AT_ONCE], in_parts)
+            if not self.faults:
+                rows = [{name: row.get(name) for name in features} for row in rows]
+                parts.append(Dataset.from_list(rows, features=features))
+        self._raise_faults()
+        return concatenate_datasets(parts)
+
+    def _checked(self, drafts: Sequence[Draft], in_parts: bool) -> list[dict[str, Any]]:
         rows = []
-        for draft in self.drafts:
+        for draft in drafts:
             try:
                 rows.append(draft.row(in_parts))
             except PairError as error:
                 self.faults.append(error)
-        self._check_all_alike()
+        return rows
+
+    def _raise_faults(self) -> None:
         if self.faults:
             lines = described(self.faults)
             message = f"{self.path}: {len(self.faults):,} of {self.n_records:,} records cannot be used"
             shown = f". {lines[0]}" if len(lines) == 1 else ":" + "".join(f"\n  {line}" for line in lines)
             raise ValueError(f"{message}{shown}")
-        return rows, in_parts
 
     def _raise_missing(self) -> None:
         named = "; ".join(f"{path!r} ({where})" for where, path in self.missing[:SHOWN])
@@ -199,13 +216,11 @@ class _Reading:
                     PairError(each.where, f"it has not {what}, and others have.", remedy) for each in without
                 ]
 
-    def report(self, present: Sequence[str], n_rows: int) -> list[str]:
+    def report(self, present: Sequence[str]) -> list[str]:
         """What was read and what was left out, in words."""
         images = sum(len(draft.columns.get("images", ())) for draft in self.drafts)
-        lines = [
-            f"{self.path}: {FORMATS[self.name].title} ({self.name}); {self.n_records:,} records, {n_rows:,} rows, "
-            f"{images:,} images"
-        ]
+        counted = f"{self.n_records:,} records, {len(self.drafts):,} rows, {images:,} images"
+        lines = [f"{self.path}: {FORMATS[self.name].title} ({self.name}); {counted}"]
         if self.n_skipped:
             named = ", ".join(repr(path) for _, path in self.missing[:MOST_RECORDS])
             lines.append(
@@ -223,17 +238,6 @@ class _Reading:
         if unread := [name for name in present if name not in self.fields.read]:
             lines.append(f"fields that are not read: {', '.join(unread)}")
         return lines
-
-
-def _dataset(rows: list[dict[str, Any]], in_parts: bool) -> Dataset:
-    from datasets import Dataset
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if not any(row.get("images") for row in rows):
-        names = [name for name in names if name != "images"]  # a file of text alone
-    features = _features(names, in_parts)
-    order = [name for name in features if name in names]
-    return Dataset.from_list([{name: row.get(name) for name in order} for row in rows], features=features)
 
 
 def _features(names: Collection[str], in_parts: bool) -> Features:

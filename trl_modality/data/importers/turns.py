@@ -212,6 +212,8 @@ def place_images(turns: Sequence[Turn], images: Sequence[Any], field: str, where
     rest = iter(images)
     filled = [
         replace(turn, parts=tuple(_filled(part, rest) if isinstance(part, Shown) else part for part in turn.parts))
+        if turn.images
+        else turn
         for turn in turns
     ]
     first = next((place for place, turn in enumerate(filled) if turn.role == "user"), None)
@@ -233,6 +235,8 @@ def _filled(shown: Shown, rest: Any) -> Shown:
 def _tidy(turn: Turn) -> Turn:
     """The turn with images before its text, unless they stand among words; without blanks at both ends."""
     images, text = turn.images, turn.text.strip()
+    if not images:
+        return turn if turn.parts == (text,) else replace(turn, parts=(text,) if text else ())
     kinds = [isinstance(part, Shown) for part in turn.parts if isinstance(part, Shown) or part.strip()]
     changes = sum(a != b for a, b in zip(kinds, kinds[1:], strict=False))
     if len(images) < 2 or changes < 2:
