@@ -112,7 +112,7 @@ def test_show_and_stats_of_a_file(file, tmp_path, capsys):
         (["--from", "lava"], "`--from` must be one of tabmwp, geometry3k, pgps9k, mathverse, auto, pairs"),
         (["--from", "llava", "--file", "/nowhere.json"], "no file /nowhere.json"),
         (["--from", "llava", "--file", "x.json", "--count", "3"], "are for `--generators`"),
-        (["--from", "llava", "--file", "FILE"], "10 image(s) of 10 of 10 records (100.0 %) are not there: '0.png'"),
+        (["--from", "llava", "--file", "FILE"], "10 images of 10 of 10 records (100.0 %) are not there: '0.png'"),
         (["--from", "llava", "--file", "FILE", "--columns", "facts"], "'facts' is no OURS=FIELD"),
         (["--from", "llava", "--file", "FILE", "--turns", "first"], "`turns` must be one of each, last, all"),
         (["--generators", "bar", "--count", "2", "--test-share", "0.1"], "`--generators` has `--test-count`"),

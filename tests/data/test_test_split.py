@@ -77,6 +77,12 @@ def test_the_same_bytes_under_two_names_are_one_image(files):
     assert halves["test"]["id"] == ["2"]
 
 
+def test_case_and_blanks_make_no_other_question(files):
+    facts = [("Is it red?", [0]), ("is  it RED? ", [1]), ("Is it blue?", [2])]
+    halves = split_by_content(rows_of(facts, files), 0.4)
+    assert halves["test"]["id"] == ["2"]
+
+
 def test_what_cannot_be_split(files):
     facts = [("Describe it.", [i]) for i in range(10)]
     with pytest.raises(

@@ -96,7 +96,7 @@ FAULTS = [
     Fault(
         "images that are not there",
         READING,
-        r"x.json: 2 image\(s\) of 2 of 3 records \(66.7 %\) are not there: 'no.png' \(record 1, .*`--skip-missing`",
+        r"x.json: 2 images of 2 of 3 records \(66.7 %\) are not there: 'no.png' \(record 1, .*`--skip-missing`",
         read(GOOD, *[{**GOOD, "image": "no.png"}] * 2),
     ),
     Fault(

@@ -144,7 +144,7 @@ def test_json_lines_under_another_name_and_packed(tmp_path, read):
 def test_missing_images_are_counted(read):
     records = [conversation(HUMAN, GPT, id=str(i), image=f"no{i}.png" if i % 2 else "red.png") for i in range(30)]
     with pytest.raises(
-        ValueError, match=r"x.json: 15 image.s. of 15 of 30 records .50.0 %. are not there: 'no1.png'"
+        ValueError, match=r"x.json: 15 images of 15 of 30 records .50.0 %. are not there: 'no1.png'"
     ) as raised:
         read(*records)
     assert "'no19.png' (record 19, id='19'); and 5 more. They are looked for in" in str(raised.value)
@@ -156,7 +156,7 @@ def test_missing_images_are_counted(read):
     assert any(
         line.startswith("left out: 15 records (50.0 %) whose images are not there ('no1.png', ") for line in said
     )
-    with pytest.raises(ValueError, match=r"1 of 1 records .100.0 %. are not there"):
+    with pytest.raises(ValueError, match=r"1 of 1 record .100.0 %. are not there"):
         read(records[1], skip_missing=True)
 
 

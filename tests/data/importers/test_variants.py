@@ -93,7 +93,7 @@ def test_turns(turns, expected, facts, tmp_path):
         texts = ["|".join(message["content"] for message in row[name]) for name in names]
         assert texts == ([f"It is red.\n\n{prompt}", prompt] if facts else [prompt])
         assert _text(row["completion"]) == completion
-    assert any("1 answers, which no row learns" in line for line in said) == (turns == "last")
+    assert any("1 answer, which no row learns" in line for line in said) == (turns == "last")
     assert any("fields that are not read: ocr" in line for line in said) != facts
 
 
@@ -106,7 +106,7 @@ def test_all_turns_are_one_row(tmp_path):
     (row,) = read_rows(tmp_path / "x.jsonl", turns="all", say=said.append)
     assert [message["content"] for message in row["messages"]] == ["Be brief.", "Red?", "1", "Sure?", "Yes."]
     assert set(row) == {"images", "messages"}
-    assert "left out: the last question of 1 records, which nobody answers" in said
+    assert "left out: the last question of 1 record, which nobody answers" in said
     (pair,) = read_rows(tmp_path / "x.jsonl", turns="all", columns={"facts": "f"})
     contents = {name: [message["content"] for message in pair[name]] for name in pair if name != "images"}
     assert contents == {
@@ -142,3 +142,14 @@ def test_files_of_pairs_and_of_text(tmp_path):
     assert pair["vision_centric_images"][0].tobytes() == picture(1).tobytes()
     (tmp_path / "text.jsonl").write_text('{"text": "1 + 1"}\n{"text": "2 + 2"}\n')
     assert read_rows(tmp_path / "text.jsonl").to_list() == [{"text": "1 + 1"}, {"text": "2 + 2"}]
+
+
+def test_images_in_the_messages_and_in_a_column_too_are_shown_once(tmp_path):
+    write_images(tmp_path)
+    shown = {"type": "image", "image": "red.png"}
+    messages = [{"role": "user", "content": [shown, {"type": "text", "text": "Red?"}]}]
+    (tmp_path / "x.json").write_text(json.dumps([{"messages": messages, "images": ["red.png"]}]))
+    assert len(read_rows(tmp_path / "x.json")[0]["images"]) == 1
+    (tmp_path / "x.json").write_text(json.dumps([{"messages": messages, "images": ["blue.png"]}]))
+    with pytest.raises(ValueError, match=r"has 0 place.s. for an image beside 1 with one, and the record has 1 image"):
+        read_rows(tmp_path / "x.json")

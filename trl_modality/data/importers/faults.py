@@ -24,3 +24,8 @@ def described(faults: Sequence[PairError]) -> list[str]:
     if len(kinds) > MOST_KINDS:
         lines.append(f"and {len(kinds) - MOST_KINDS:,} more kinds of fault")
     return lines
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: "1 record", "1,200 records"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...views import IMAGE_COLUMNS, PAIR_PROMPTS, PairError
 from .drafts import TEXTS, TURNS, Counts, Draft, MissingImages, drafts_of
-from .faults import MOST_RECORDS, described
+from .faults import MOST_RECORDS, described, plural
 from .formats import FORMATS, Fields, recognise
 from .image_files import ImageFinder
 from .records import Record, is_data_file, read_records, suffix_of
@@ -188,7 +188,7 @@ class _Reading:
     def _raise_faults(self) -> None:
         if self.faults:
             lines = described(self.faults)
-            message = f"{self.path}: {len(self.faults):,} of {self.n_records:,} records cannot be used"
+            message = f"{self.path}: {len(self.faults):,} of {plural(self.n_records, 'record')} cannot be used"
             shown = f". {lines[0]}" if len(lines) == 1 else ":" + "".join(f"\n  {line}" for line in lines)
             raise ValueError(f"{message}{shown}")
 
@@ -197,8 +197,8 @@ class _Reading:
         more = f"; and {len(self.missing) - SHOWN:,} more" if len(self.missing) > SHOWN else ""
         share = 100 * self.n_skipped / self.n_records
         raise ValueError(
-            f"{self.path}: {len(self.missing):,} image(s) of {self.n_skipped:,} of {self.n_records:,} records "
-            f"({share:.1f} %) are not there: {named}{more}. They are looked for in {self.finder.described}: name the "
+            f"{self.path}: {plural(len(self.missing), 'image')} of {self.n_skipped:,} of "
+            f"{plural(self.n_records, 'record')} ({share:.1f} %) are not there: {named}{more}. They are looked for in {self.finder.described}: name the "
             "folder with `--image-root` (`image_root`), or leave such records out with `--skip-missing`."
         )
 
@@ -219,18 +219,20 @@ class _Reading:
     def report(self, present: Sequence[str]) -> list[str]:
         """What was read and what was left out, in words."""
         images = sum(len(draft.columns.get("images", ())) for draft in self.drafts)
-        counted = f"{self.n_records:,} records, {len(self.drafts):,} rows, {images:,} images"
+        counted = f"{plural(self.n_records, 'record')}, {plural(len(self.drafts), 'row')}, {plural(images, 'image')}"
         lines = [f"{self.path}: {FORMATS[self.name].title} ({self.name}); {counted}"]
         if self.n_skipped:
             named = ", ".join(repr(path) for _, path in self.missing[:MOST_RECORDS])
             lines.append(
-                f"left out: {self.n_skipped:,} records ({100 * self.n_skipped / self.n_records:.1f} %) whose images "
+                f"left out: {plural(self.n_skipped, 'record')} ({100 * self.n_skipped / self.n_records:.1f} %) whose images "
                 f"are not there ({named}{', ...' if len(self.missing) > MOST_RECORDS else ''})"
             )
         if self.counts.unanswered:
-            lines.append(f"left out: the last question of {self.counts.unanswered:,} records, which nobody answers")
+            lines.append(
+                f"left out: the last question of {plural(self.counts.unanswered, 'record')}, which nobody answers"
+            )
         if self.counts.not_learnt:
-            lines.append(f"part of a prompt alone: {self.counts.not_learnt:,} answers, which no row learns")
+            lines.append(f"part of a prompt alone: {plural(self.counts.not_learnt, 'answer')}, which no row learns")
         if self.drafts and "prompt" in self.drafts[0].columns and "completion" not in self.drafts[0].columns:
             lines.append(
                 "no answers: the rows are questions alone, of which `data trace` makes pairs with completions"
