@@ -144,7 +144,7 @@ FAULTS = [
     Fault(
         "facts in some records only",
         READING,
-        "record 1, id='a': it has not facts in words, and others have",
+        "record 1, id='a': it has no facts in words, and others have",
         read({**GOOD, "facts": "It is red."}, GOOD),
     ),
     Fault(

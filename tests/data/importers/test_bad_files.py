@@ -52,7 +52,7 @@ def read(tmp_path):
         (conversation(HUMAN, GPT, image="data:image/png,x"), "`data:` URL that cannot be read"),
         (conversation(HUMAN, GPT, image=3), "an image is int"),
         ({"id": "b", "image": "red.png"}, "it has no `conversations`. It has id, image: give all"),
-        (conversation(HUMAN), "it has not an answer, and others have"),
+        (conversation(HUMAN), "it has no answer, and others have"),
     ],
 )  # fmt: skip
 def test_records_are_named(read, record, message):
@@ -217,7 +217,7 @@ def test_a_path_out_of_the_root_that_is_not_there_says_nothing_about_it(read):
 def test_facts_and_choices(read):
     with pytest.raises(ValueError, match="its facts are empty"):
         read({**GOOD, "facts": " "})
-    with pytest.raises(ValueError, match="record 1, id='a': it has not facts in words, and others have. Fill in"):
+    with pytest.raises(ValueError, match="record 1, id='a': it has no facts in words, and others have. Fill in"):
         read({**GOOD, "facts": "It is red."}, GOOD)
     with pytest.raises(ValueError, match="its choices are 'red or blue'. Give a list"):
         read({**GOOD, "choices": "red or blue"})

@@ -188,7 +188,7 @@ class _Reading:
     def _raise_faults(self) -> None:
         if self.faults:
             lines = described(self.faults)
-            message = f"{self.path}: {len(self.faults):,} of {plural(self.n_records, 'record')} cannot be used"
+            message = f"{self.path}: {len({fault.row for fault in self.faults}):,} of {plural(self.n_records, 'record')} cannot be used"
             shown = f". {lines[0]}" if len(lines) == 1 else ":" + "".join(f"\n  {line}" for line in lines)
             raise ValueError(f"{message}{shown}")
 
@@ -198,14 +198,14 @@ class _Reading:
         share = 100 * self.n_skipped / self.n_records
         raise ValueError(
             f"{self.path}: {plural(len(self.missing), 'image')} of {self.n_skipped:,} of "
-            f"{plural(self.n_records, 'record')} ({share:.1f} %) are not there: {named}{more}. They are looked for in {self.finder.described}: name the "
-            "folder with `--image-root` (`image_root`), or leave such records out with `--skip-missing`."
+            f"{plural(self.n_records, 'record')} ({share:.1f} %) are not there: {named}{more}. They are looked for in "
+            f"{self.finder.described}: name the folder with `--image-root` (`image_root`), or leave such records out with `--skip-missing`."
         )
 
     def _check_all_alike(self) -> None:
         """Records with facts among some without, or with answers among some without, are of two kinds."""
         for column, what, remedy in (
-            ("completion", "an answer", "Read the two kinds from files of their own."),
+            ("completion", "answer", "Read the two kinds from files of their own."),
             (PAIR_PROMPTS[0], "facts in words", "Fill in the facts of all records, or read them without."),
         ):
             without = [draft for draft in self.drafts if column not in draft.columns]
@@ -213,7 +213,7 @@ class _Reading:
                 without = [draft for draft in without if "prompt" in draft.columns]
             if without and len(without) < len(self.drafts):
                 self.faults += [
-                    PairError(each.where, f"it has not {what}, and others have.", remedy) for each in without
+                    PairError(each.where, f"it has no {what}, and others have.", remedy) for each in without
                 ]
 
     def report(self, present: Sequence[str]) -> list[str]:
@@ -223,9 +223,10 @@ class _Reading:
         lines = [f"{self.path}: {FORMATS[self.name].title} ({self.name}); {counted}"]
         if self.n_skipped:
             named = ", ".join(repr(path) for _, path in self.missing[:MOST_RECORDS])
+            share = f"{100 * self.n_skipped / self.n_records:.1f} %"
+            named += ", ..." if len(self.missing) > MOST_RECORDS else ""
             lines.append(
-                f"left out: {plural(self.n_skipped, 'record')} ({100 * self.n_skipped / self.n_records:.1f} %) whose images "
-                f"are not there ({named}{', ...' if len(self.missing) > MOST_RECORDS else ''})"
+                f"left out: {plural(self.n_skipped, 'record')} ({share}) whose images are not there ({named})"
             )
         if self.counts.unanswered:
             lines.append(
