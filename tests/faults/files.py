@@ -126,7 +126,7 @@ FAULTS = [
     Fault(
         "more images than places for them, or fewer",
         READING,
-        r"`conversations` has 1 place\(s\) for an image, and the record has 2 image\(s\). Give each image one place",
+        r"`conversations` has 1 place for an image, and the record has 2 images. Give each image one place",
         read(turns(HUMAN, GPT, image=["red.png", "blue.png"])),
     ),
     Fault(

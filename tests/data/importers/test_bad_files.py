@@ -44,9 +44,9 @@ def read(tmp_path):
         (conversation(HUMAN, {"from": "gpt"}), "message 1 of `conversations` has no `content`"),
         (conversation(HUMAN, say("gpt", " ")), "turn 1 of `conversations`, of the assistant, is empty"),
         (conversation(say("human", "Red?"), say("gpt", "<image>")), "an answer .* has a place for an image"),
-        (conversation(say("human", "<image><image>?"), GPT), "`conversations` has 2 place.s. for an image, and "),
-        (conversation(HUMAN, GPT, image=["red.png", "blue.png"]), "has 1 place.s. for an image, and .* has 2 image"),
-        (conversation(HUMAN, GPT, image=None), "has 1 place.s. for an image, and the record has 0 image.s.*Give each"),
+        (conversation(say("human", "<image><image>?"), GPT), "`conversations` has 2 places for an image, and "),
+        (conversation(HUMAN, GPT, image=["red.png", "blue.png"]), "has 1 place for an image, and .* has 2 image"),
+        (conversation(HUMAN, GPT, image=None), "has 1 place for an image, and the record has 0 images.*Give each"),
         (conversation(say("human", "<video>\nRed?"), GPT), "has a place for '<video>'. Only images are read"),
         (conversation(HUMAN, GPT, image="https://a.org/red.png"), "is on the web. Download the images once"),
         (conversation(HUMAN, GPT, image="data:image/png,x"), "`data:` URL that cannot be read"),
@@ -72,9 +72,7 @@ def test_equal_faults_are_one_line(read):
         "  record 0, id='0'; record 1, id='1'; record 2, id='2'; record 3, id='3'; record 4, id='4'"
     )
     assert "; and 295 more: message 0 of `conversations`" in lines[0]
-    assert lines[1].startswith(
-        "  record 301, id='o': `conversations` has 2 place(s) for an image, and the record has 1"
-    )
+    assert lines[1].startswith("  record 301, id='o': `conversations` has 2 places for an image, and the record has 1")
 
 
 def test_none_of_the_formats(read):

@@ -151,5 +151,5 @@ def test_images_in_the_messages_and_in_a_column_too_are_shown_once(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps([{"messages": messages, "images": ["red.png"]}]))
     assert len(read_rows(tmp_path / "x.json")[0]["images"]) == 1
     (tmp_path / "x.json").write_text(json.dumps([{"messages": messages, "images": ["blue.png"]}]))
-    with pytest.raises(ValueError, match=r"has 0 place.s. for an image beside 1 with one, and the record has 1 image"):
+    with pytest.raises(ValueError, match=r"has 0 places for an image beside 1 with one, and the record has 1 image"):
         read_rows(tmp_path / "x.json")

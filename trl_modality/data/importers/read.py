@@ -188,7 +188,8 @@ class _Reading:
     def _raise_faults(self) -> None:
         if self.faults:
             lines = described(self.faults)
-            message = f"{self.path}: {len({fault.row for fault in self.faults}):,} of {plural(self.n_records, 'record')} cannot be used"
+            n_bad = len({fault.row for fault in self.faults})
+            message = f"{self.path}: {n_bad:,} of {plural(self.n_records, 'record')} cannot be used"
             shown = f". {lines[0]}" if len(lines) == 1 else ":" + "".join(f"\n  {line}" for line in lines)
             raise ValueError(f"{message}{shown}")
 
@@ -199,7 +200,8 @@ class _Reading:
         raise ValueError(
             f"{self.path}: {plural(len(self.missing), 'image')} of {self.n_skipped:,} of "
             f"{plural(self.n_records, 'record')} ({share:.1f} %) are not there: {named}{more}. They are looked for in "
-            f"{self.finder.described}: name the folder with `--image-root` (`image_root`), or leave such records out with `--skip-missing`."
+            f"{self.finder.described}: name the folder with `--image-root` (`image_root`), or leave such records out "
+            "with `--skip-missing`."
         )
 
     def _check_all_alike(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...views import PairError
+from .faults import plural
 
 
 ROLES = {
@@ -199,8 +200,8 @@ def place_images(turns: Sequence[Turn], images: Sequence[Any], field: str, where
     if n_slots != len(images) and not (n_slots == 0 and images and not own):
         raise PairError(
             where,
-            f"`{field}` has {n_slots} place(s) for an image{f' beside {len(own)} with one' if own else ''}, and the "
-            f"record has {len(images)} image(s).",
+            f"`{field}` has {plural(n_slots, 'place')} for an image{f' beside {len(own)} with one' if own else ''}, "
+            f"and the record has {plural(len(images), 'image')}.",
             "Give each image one place (`<image>`), in order, or leave all places out.",
         )
     if answer := next((turn for turn in turns if turn.role == "assistant" and turn.images), None):
