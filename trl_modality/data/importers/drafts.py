@@ -83,9 +83,10 @@ def drafts_of(said: Said, turns: str, finder: ImageFinder, where: str, counts: C
         MissingImages: some of its images are not there.
         PairError: it cannot become rows.
     """
-    if "text" in said.prompts:
-        return [Draft({"text": said.prompts["text"][0].text}, where)]
     said = _found(said, finder, where)
+    if "text" in said.prompts:  # as it is: a string has its image tokens in it
+        own = {name: said.labels[name] for name in ("id", "category") if name in said.labels}
+        return [Draft({**_labels(own, where), **said.images, "text": said.prompts["text"][0].text}, where)]
     shared = said.images.get("images", [])
     prompts = {}
     for name, prompt in said.prompts.items():

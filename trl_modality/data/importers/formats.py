@@ -203,8 +203,13 @@ def _as_text(value: Any) -> Any:
 
 
 def _plain_text(fields: Fields, record: Record, where: str) -> Said:
+    text = _required(record, "text", where)
+    if not isinstance(text, str):
+        raise PairError(
+            where, f"`text` is {type(text).__name__}, not a string.", "Fill it in, or leave the record out."
+        )
     fields.read.add("text")
-    return Said({"text": turns_of(_required(record, "text", where), "text", where)})
+    return Said({"text": [Turn("user", (text,))]}, None, {"images": fields.images(record)}, fields.labels(record))
 
 
 def _with_options(question: Any, choices: Any) -> Any:

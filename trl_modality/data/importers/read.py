@@ -151,6 +151,8 @@ class _Reading:
         except MissingImages as error:
             self.missing += [(where, path) for path in error.paths]
             self.n_skipped += 1
+        except UnicodeEncodeError:
+            self.faults.append(_no_unicode(where))
         except PairError as error:
             self.faults.append(error)
 
@@ -169,10 +171,16 @@ class _Reading:
         features = _features({name for draft in self.drafts for name in draft.used_columns()}, in_parts)
         parts = []
         for start in range(0, len(self.drafts), ROWS_AT_ONCE):
-            rows = self._checked(self.drafts[start : start + ROWS_AT_ONCE], in_parts)
-            if not self.faults:
-                rows = [{name: row.get(name) for name in features} for row in rows]
+            drafts = self.drafts[start : start + ROWS_AT_ONCE]
+            rows = self._checked(drafts, in_parts)
+            if self.faults:
+                continue
+            rows = [{name: row.get(name) for name in features} for row in rows]
+            try:
                 parts.append(Dataset.from_list(rows, features=features))
+            except UnicodeEncodeError:
+                wrong = [draft for draft, row in zip(drafts, rows, strict=True) if not _is_unicode(row)]
+                self.faults += [_no_unicode(draft.where) for draft in wrong]
         self._raise_faults()
         return concatenate_datasets(parts)
 
@@ -243,6 +251,18 @@ class _Reading:
         if unread := [name for name in present if name not in self.fields.read]:
             lines.append(f"fields that are not read: {', '.join(unread)}")
         return lines
+
+
+def _is_unicode(value: Any) -> bool:
+    if isinstance(value, str):
+        return not any("\ud800" <= char <= "\udfff" for char in value)
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return all(map(_is_unicode, values))
+
+
+def _no_unicode(where: str) -> PairError:
+    remedy = "Write it with `text.encode('utf-8', 'replace').decode()`."
+    return PairError(where, "its text is not valid Unicode: it has half of a surrogate pair.", remedy)
 
 
 def _features(names: Collection[str], in_parts: bool) -> Features:
