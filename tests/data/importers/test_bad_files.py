@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.testing.foreign_files import write_images
+from tests.testing.foreign_files import VARIANTS, write_images
 from trl_modality.data.importers import read_rows
 
 
@@ -226,3 +226,24 @@ def test_facts_and_choices(read):
     later = {"images": ["red.png"], "facts": "It is red.", "conversations": [say("human", "Hi"), GPT, HUMAN, GPT]}
     with pytest.raises(ValueError, match="the text_rich view has no image|a later question shows an image"):
         read(later, turns="all")
+
+
+def test_parquet_that_is_damaged(tmp_path):
+    (good,) = [variant for variant in VARIANTS if variant.name == "rows.parquet"]
+    path = good.write(tmp_path)
+    content = path.read_bytes()
+    for end in (8, len(content) // 2, len(content) - 20):
+        path.write_bytes(content[:end] + content[-8:])
+        with pytest.raises(ValueError, match="rows.parquet is not a valid Parquet file"):
+            read_rows(path)
+    with pytest.raises(FileNotFoundError):
+        read_rows(tmp_path / "none.parquet")
+
+
+def test_history_and_text_of_other_types(read):
+    with pytest.raises(ValueError, match="`history` is no list of questions with answers"):
+        read({"question": "Red?", "answer": "1", "history": 3})
+    with pytest.raises(ValueError, match="`text` is list, not a string"):
+        read({"text": ["a"]})
+    with pytest.raises(ValueError, match="its text is not valid Unicode: it has half of a surrogate pair"):
+        read({"question": "\ud800", "answer": "1"})

@@ -175,7 +175,8 @@ def _history(fields: Fields, record: Record, where: str) -> list[Turn]:
     if not history:
         return []
     fields.read.add("history")
-    if not all(isinstance(each, Sequence) and not isinstance(each, str) and len(each) == 2 for each in history):
+    is_list = isinstance(history, list)
+    if not is_list or not all(isinstance(each, list) and len(each) == 2 for each in history):
         raise PairError(where, "`history` is no list of questions with answers.", "Give [[question, answer], ...].")
     roles = ("user", "assistant")
     said = [{"role": role, "content": text} for each in history for role, text in zip(roles, each, strict=True)]

@@ -145,5 +145,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
                 for record in batch.to_pylist():
                     yield f"record {number}", record
                     number += 1
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the file's: Arrow's own have no number
         raise ValueError(f"{path} is not a valid Parquet file ({error}).") from error
