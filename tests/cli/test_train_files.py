@@ -143,3 +143,15 @@ def test_what_is_wrong_is_named(train, tmp_path, capsys, flags, message):
         train(llava_file(tmp_path / "data"), *flags)
     error = capsys.readouterr().err
     assert re.search(message, error), error
+
+
+def test_replay_from_a_file(train, tmp_path):
+    """Questions and answers in the form of GSM8K, mixed into pairs."""
+    write_images(tmp_path / "data")
+    (tmp_path / "data" / "x.csv").write_text("image,question,answer,facts\n" + "red.png,red?,1,red=1\n" * 6)
+    (tmp_path / "replay.jsonl").write_text('{"question": "1 + 1?", "answer": "1 + 1 = 2\\n#### 2"}\n' * 3)
+    flags = ["--replay_dataset_name", str(tmp_path / "replay.jsonl"), "--replay_ratio", "0.5"]
+    train(tmp_path / "data" / "x.csv", *flags, steps=4)
+    out = next(tmp_path.glob("out-*"))
+    state = json.loads((out / "checkpoint-4" / "trainer_state.json").read_text())
+    assert any(log.get("replay_nll", 0) > 0 for log in state["log_history"])

@@ -124,3 +124,10 @@ def test_files_of_one_split_have_the_same_columns(tmp_path):
         ValueError, match=r"a.json and .*b.json become rows of different columns .images, prompt, compl"
     ):
         open_split(folder)
+
+
+def test_folders_are_streamed_by_datasets(tmp_path):
+    folder = tmp_path / "data"
+    write_images(folder)
+    (folder / "train.jsonl").write_text(json.dumps(RECORD))
+    assert next(iter(open_dataset(folder, "train", streaming=True, reading=ReadOptions()))) == RECORD

@@ -159,5 +159,7 @@ def _replay(script_args: Any) -> Any:
         script_args.replay_dataset_name,
         script_args.replay_dataset_split,
         streaming=script_args.dataset_streaming,
+        reading=ReadOptions(),
+        say=say,
         **config,
     )

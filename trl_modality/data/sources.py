@@ -56,7 +56,7 @@ def open_dataset(
         opened = load_from_disk(str(dataset))
         if streaming or load_kwargs:
             raise ValueError(f"{dataset} was written by `save_to_disk`, which is neither streamed nor configured.")
-    elif reading is not None and (files := _files_to_read(Path(dataset), reading)):
+    elif reading is not None and (files := _files_to_read(Path(dataset), reading, streaming or bool(load_kwargs))):
         if streaming or load_kwargs:
             raise ValueError(f"{dataset} is read whole, and is neither streamed nor configured.")
         opened = read_files(files, reading, say)
@@ -74,14 +74,22 @@ def open_dataset(
     return select_split(dict(opened), split, name)  # pyright: ignore[reportArgumentType]
 
 
-def _files_to_read(path: Path, reading: ReadOptions) -> dict[str, list[Path]]:
-    """The files that the importers read, by split: of a folder, if they are of a form that they know, or asked for."""
+def _files_to_read(path: Path, reading: ReadOptions, has_options: bool) -> dict[str, list[Path]]:
+    """The files that the importers read, by split: of a folder, if they are of a form that they know, or asked for.
+
+    Args:
+        path: A file, a folder, or an id on the hub.
+        reading: How files are read.
+        has_options: Whether there are options for `datasets`, which then reads a folder of known forms itself.
+    """
     if path.is_file():
         return {"train": [path]}
     is_asked_for = reading != ReadOptions()
     if not path.is_dir():
         if is_asked_for:
             raise ValueError(f"{path} is no file or folder; how files are read is an option for those alone.")
+        return {}
+    if has_options and not is_asked_for:
         return {}
     files = data_files(path)
     known = (file for paths in files.values() for file in paths)

@@ -153,3 +153,24 @@ def test_images_in_the_messages_and_in_a_column_too_are_shown_once(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps([{"messages": messages, "images": ["blue.png"]}]))
     with pytest.raises(ValueError, match=r"has 0 places for an image beside 1 with one, and the record has 1 image"):
         read_rows(tmp_path / "x.json")
+
+
+def test_the_final_answer_behind_the_reasoning(tmp_path):
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "8 * 9?", "answer": "8 * 9 = 72.\n#### 72"}))
+    (row,) = read_rows(tmp_path / "gsm8k.jsonl")
+    assert (row["answer"], _text(row["completion"])) == ("72", "8 * 9 = 72.\n#### 72")
+
+
+@pytest.mark.parametrize("text", ['[{"text": "a"},{"text":"b"}]', ' [\n {"text": "a"} ,\r\n\t{"text": "b"}\n]\n '])
+def test_lists_are_read_as_json_reads_them(text, tmp_path):
+    (tmp_path / "x.json").write_text(text)
+    assert read_rows(tmp_path / "x.json").to_list() == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"text": "a"} {"text": "b"}]', '[{"text": "a"}', '[{"text": "a"}]]', '[{"text": "a"},]']
+)
+def test_lists_that_are_not_json(text, tmp_path):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match="x.json is not valid JSON"):
+        read_rows(tmp_path / "x.json")

@@ -159,7 +159,8 @@ def _table_row(fields: Fields, record: Record, where: str) -> Said:
     if "answer" in labels:
         labels["answer"] = _named_choice(_one(labels["answer"], where), choices_of(labels.get("choices")))
     completion = fields.value(record, "completion")
-    completion = labels.get("answer") if completion is None else completion
+    if completion is None:
+        completion, labels = labels.get("answer"), _final_answer(labels)
     turns = turns_of(_with_options(question, labels.get("choices")), "question", where)
     turns = [*_history(fields, record, where), *turns]
     system = fields.value(record, "system")
@@ -191,6 +192,12 @@ def _one(answer: Any, where: str) -> Any:
         problem = f"its answer is a list of {len(answer)}."
         raise PairError(where, problem, "Name the field of the one right answer with `--columns answer=FIELD`.")
     return answer[0]
+
+
+def _final_answer(labels: dict[str, Any]) -> dict[str, Any]:
+    """The labels with the answer that stands behind the reasoning, as in GSM8K ("... #### 72")."""
+    _, mark, final = str(labels.get("answer", "")).rpartition("####")
+    return {**labels, "answer": final.strip()} if mark and final.strip() else labels
 
 
 def _named_choice(answer: Any, choices: Sequence[str] | None) -> Any:

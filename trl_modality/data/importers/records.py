@@ -6,12 +6,14 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+SPACE = re.compile(r"[ \t\n\r]*")
 ROWS_AT_ONCE = 256  # of a Parquet file, whose images are in memory
 
 Record = Mapping[str, Any]
@@ -62,6 +64,11 @@ def _text(path: Path) -> str:
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
     text = _text(path)
     try:
+        start = SPACE.match(text).end()  # pyright: ignore[reportOptionalMemberAccess] - it matches everywhere
+        if text.startswith("[", start):
+            for number, record in enumerate(_elements(text, start + 1)):
+                yield f"record {number}", record
+            return
         content = json.loads(text)
     except ValueError as error:
         first = text.lstrip().split("\n", 1)[0]
@@ -73,6 +80,29 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"record {number}", record
 
 
+def _elements(text: str, place: int) -> Iterator[Any]:
+    """The elements of a JSON list one by one, from behind its bracket: a large file is never whole in objects, and
+    Ctrl-C is heard between two of them."""
+
+    def behind_space(place: int) -> int:
+        return SPACE.match(text, place).end()  # pyright: ignore[reportOptionalMemberAccess]
+
+    decode = json.JSONDecoder().raw_decode
+    place = behind_space(place)
+    while not text.startswith("]", place):
+        element, place = decode(text, place)
+        yield element
+        place = behind_space(place)
+        if text.startswith(",", place):
+            place = behind_space(place + 1)
+            if text.startswith("]", place):
+                raise json.JSONDecodeError("Illegal trailing comma", text, place)
+        elif not text.startswith("]", place):
+            raise json.JSONDecodeError("Expecting ',' or ']' behind an element", text, place)
+    if (end := behind_space(place + 1)) != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+
+
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
@@ -82,9 +112,7 @@ def _is_json(text: str) -> bool:
 
 
 def _listed(content: Any, path: Path) -> Sequence[Any]:
-    """The records of a JSON document: a list, an object with one list in it, or an object of records by their ids."""
-    if isinstance(content, list):
-        return content
+    """The records of a JSON document that is no list: one with a list in it, records by their ids, or one record."""
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list) and value]
         if len(lists) == 1 and all(isinstance(each, dict) for each in lists[0]) and not _is_conversation(content):
