@@ -111,6 +111,9 @@ def test_folders_of_other_files_are_left_to_datasets(tmp_path):
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"text": "1 + 1"}\n')
     assert open_split(folder)["text"] == ["1 + 1"]
+    pair_dataset(2).to_parquet(tmp_path / "pairs" / "train.parquet")
+    (tmp_path / "pairs" / "run.json").write_text('{"messages": []}')
+    assert len(open_split(tmp_path / "pairs", "train[:1]")) == 1
     with pytest.raises(ValueError, match="nobody/nothing is no file or folder; how files are read is an option for"):
         open_split("nobody/nothing", reading=ReadOptions(skip_missing=True))
 

@@ -89,11 +89,11 @@ def _files_to_read(path: Path, reading: ReadOptions, has_options: bool) -> dict[
         if is_asked_for:
             raise ValueError(f"{path} is no file or folder; how files are read is an option for those alone.")
         return {}
-    if has_options and not is_asked_for:
-        return {}
-    files = data_files(path)
-    known = (file for paths in files.values() for file in paths)
-    return files if is_asked_for or any(is_recognised(file) for file in known) else {}
+    if is_asked_for:
+        return data_files(path)
+    found = [file for file in path.iterdir() if is_data_file(file)]
+    is_ours = not has_options and all(suffix_of(file) != ".parquet" for file in found)
+    return data_files(path) if is_ours and any(map(is_recognised, found)) else {}
 
 
 def read_files(files: Mapping[str, list[Path]], reading: ReadOptions, say: Callable[[str], None]) -> DatasetDict:
