@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features, Image, List
 
-from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava
+from tests.testing.foreign_files import write_images
+from tests.testing.tiny import MESSAGES, PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava
 from trl_modality import PairedCollator
 from trl_modality.cli import main
 from trl_modality.cli.check import load_processor, report
@@ -179,13 +180,49 @@ def test_bad_dataset(llava, tmp_path, capsys):
     assert printed.endswith("3 bad rows\n")
 
 
+def test_equal_errors_are_one_line(llava, tmp_path, capsys):
+    rows = bad_rows()
+    for i in (5, 6, 7, 8, 9, 10, 12):
+        rows[i]["completion"] = [{"role": "assistant", "content": " "}]
+    assert main(["check", saved(dataset_of(rows), tmp_path), "--model", str(llava), "--errors", "1"]) == 1
+    printed = capsys.readouterr().out
+    first = "row 3, id='pair-3' and 7 more rows (5, 6, 7, 8, 9, ...): `completion` is empty. Fill it in or remove"
+    assert first in printed
+    assert "and 2 more of other kinds" in printed
+
+
+def test_plain_rows_are_checked_and_called_so(llava, tmp_path, capsys):
+    rows = [{"images": row["images"], "prompt": row["vision_centric_prompt"], "completion": row["completion"]}
+            for row in map(pair_row, range(5))]  # fmt: skip
+    rows[3]["images"] = [{"bytes": b"not an image", "path": None}]
+    features = Features({"images": List(Image()), "prompt": MESSAGES, "completion": MESSAGES})
+    assert main(["check", saved(Dataset.from_list(rows, features=features), tmp_path), "--model", str(llava)]) == 1
+    printed = capsys.readouterr().out
+    assert "0 pairs: the rows have images, prompt, completion, and are trained on as plain rows" in printed
+    assert "bad rows: 1 (20.0 %)\n  row 3: image 0 cannot be read" in printed
+
+
+def test_a_file_is_checked(llava, tmp_path, capsys):
+    write_images(tmp_path)
+    (tmp_path / "x.csv").write_text("image,question,answer,ocr\nred.png,red?,1,red=1\nblue.png,blue?,2,blue=2\n")
+    words = ["check", str(tmp_path / "x.csv"), "--model", str(llava), "--columns", "facts=ocr", "--split", "train[:1]"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert "no bad row among 1" in printed.out
+    assert "x.csv: a table of questions (csv); 2 records, 2 rows, 2 images" in printed.err
+    assert main([*words[:4], "--image-root", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
+
+
 def test_rows_that_are_too_long_do_not_hide_others(llava, tmp_path, capsys):
     folder = saved(dataset_of(bad_rows()), tmp_path)
     assert main(["check", folder, "--model", str(llava), "--errors", "3", "--max-length", "9"]) == 1
     printed = capsys.readouterr().out
     assert "bad rows: 20 (100.0 %)" in printed
     assert [name in printed for name in ("row 3,", "row 11,", "row 17,")] == [True] * 3
-    assert "and 14 more that are too long" in printed
+    named = [int(more) for more in re.findall(r"row \d+, id='pair-\d+' and (\d+) more row", printed)]
+    rest = int(re.search(r"and (\d+) more that are too long", printed)[1])
+    assert 3 + sum(named) + rest == 17, "rows of one length are one line"
 
 
 def test_a_model_that_does_not_share_and_none_that_is_known(llava, tmp_path):

@@ -6,6 +6,7 @@ import re
 import pytest
 from peft import LoraConfig, get_peft_model
 
+from tests.testing.foreign_files import write_images
 from tests.testing.tiny import PAIR_FEATURES, pair_row, tiny_llava
 from trl_modality.cli import main
 from trl_modality.evaluation.asking.folder_lock import locked_folder
@@ -215,3 +216,18 @@ def test_no_sandbox_is_one_line(llava, tmp_path, capsys, monkeypatch):
     words = [llava, "--text", "humaneval:h.jsonl", "--allow-code-execution", "--output", str(tmp_path)]
     code, printed = run(capsys, *words)
     assert (code, printed.err.splitlines()[-1]) == (2, "trl-modality eval: no walls here")
+
+
+def test_a_file_with_facts_and_a_slice_of_it(llava, tmp_path, capsys):
+    write_images(tmp_path)
+    lines = [f"{name},{name[:3]}?,{i},grey={i}" for i, name in enumerate(("red.png", "blue.png", "red.png"))]
+    (tmp_path / "x.csv").write_text("\n".join(["image,question,answer,ocr", *lines]))
+    words = [llava, str(tmp_path / "x.csv"), "--split", "train[:2]"]
+    code, printed = run(capsys, *words, "--columns", "facts=ocr")
+    assert code == 0
+    assert "2 rows" in printed.out
+    assert "x.csv: a table of questions (csv); 3 records, 3 rows, 3 images" in printed.err
+    code, printed = run(capsys, *words)
+    assert code == 2
+    assert "x.csv has no pairs: it has images, prompt, completion, answer, one view of each" in printed.err
+    assert "`--columns facts=FIELD`" in printed.err

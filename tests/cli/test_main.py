@@ -41,7 +41,7 @@ def test_version_and_unknown_commands(capsys):
 def test_errors_of_users_have_no_traceback_and_ours_do(capsys, monkeypatch):
     assert main(["data", "stats", "/nowhere/at/all"]) == 2
     assert capsys.readouterr().err.startswith("trl-modality data: ")
-    monkeypatch.setattr("trl_modality.data.sources.open_split", lambda *args: 1 / 0)
+    monkeypatch.setattr("trl_modality.data.sources.open_split", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["data", "stats", "x"])
 

@@ -136,11 +136,11 @@ def test_rows_that_were_selected():
 
 
 def test_messages_with_parts():
-    def parts(row):
-        return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["question"]}]}]
+    def parts(row, facts=""):
+        return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": facts + row["question"]}]}]
 
-    pairs = make(source(), text_rich=parts, vision_centric=parts)
-    assert pairs[1]["text_rich_prompt"][0]["content"][1] == {"type": "text", "text": "What is 1 + 1?"}
+    pairs = make(source(), text_rich=partial(parts, facts="a = 1\n"), vision_centric=parts)
+    assert pairs[1]["text_rich_prompt"][0]["content"][1] == {"type": "text", "text": "a = 1\nWhat is 1 + 1?"}
     assert pairs[1]["completion"] == [{"role": "assistant", "content": "1 + 1 = 2."}]
     with pytest.raises(PairError, match="row 2: .*'<lambda>', for `text_rich_prompt`, has contents in parts in some"):
         make(source(), text_rich=lambda row: parts(row) if row["result"] < 3 else "text", vision_centric=parts)
@@ -166,6 +166,8 @@ def test_processes():
             r"row 2, id='What is 2 \+ 1\?': the function '<lambda>', for `completion`, is empty",
         ),
         ({"completion": "result"}, PairError, "row 0: column 'result', for `completion`, is int. Give a string or"),
+        ({"choices": "kind"}, PairError, "row 0: column 'kind', for `choices`, is 'sum'. Give a list with the text"),
+        ({"text_rich": "question"}, ValueError, "same prompt in all 4 rows, so that both views are the same"),
         ({"images": lambda row: None}, PairError, "row 0: the function '<lambda>' has no image"),
         ({"images": lambda row: 3}, PairError, "row 0: image 0 of the text_rich view is int"),
         ({"vision_centric": lambda row: "<image>\nx"}, PairError, "row 0: .* has '<image>' in its text"),
@@ -174,6 +176,18 @@ def test_processes():
 def test_what_is_wrong_is_named(change, error, message):
     with pytest.raises(error, match=message):
         make(source(), **change)
+
+
+def test_choices_are_texts():
+    pairs = make(source(), choices=lambda row: [1, 2, 3] if row["result"] < 3 else None)
+    assert pairs["choices"] == [["1", "2", "3"], ["1", "2", "3"], None, None]
+    assert make(source().to_iterable_dataset(), choices=lambda row: [1]).features["choices"] == List(Value("string"))
+
+
+def test_some_views_that_are_the_same_are_said(caplog):
+    pairs = make(source(), text_rich=lambda row: row["question"] if row["result"] == 3 else table_and_question(row))
+    assert len(pairs) == 4
+    assert "1 of 4 pairs have the same prompt and images in both views (row 2)" in caplog.text
 
 
 def test_no_image_column_and_no_row():

@@ -59,6 +59,11 @@ def literal(model: str, column: str, *, images: bool = True):
     return provoke
 
 
+def string_without_slot(scene: Scene) -> None:
+    texts = {"text_rich_prompt": "red=1 red?", "vision_centric_prompt": "red?", "completion": "1"}
+    PairedCollator(tiny_llava()[1])([{**pair_row(0), **texts}])
+
+
 def learnt_from_assistants_alone(scene: Scene) -> None:
     collate = PairedCollator(tiny_llava()[1], assistant_only_loss=True)
     collate([pair_row(0), {"images": [], "messages": [USER], "__index__": 7}])
@@ -196,6 +201,12 @@ FAULTS = [
         SOON,
         r"`messages` has the image token '<image>' in its text, where it stands for no image",
         literal("llava", "completion", images=False),
+    ),
+    Fault(
+        "a prompt that is a string without a place for its image",
+        SOON,
+        r"`?text_rich.*A string goes to the processor as it is, past the chat template: write '<image>' where each",
+        string_without_slot,
     ),
     Fault(
         "more image tokens than images in a prompt that is a string",

@@ -1,9 +1,11 @@
 """Mistakes that are in nearly all pairs."""
 
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from tests.faults.fault import Fault, Scene
-from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row
+from tests.testing.tiny import MESSAGES, PAIR_FEATURES, pair_dataset, pair_row
+from tests.testing.tiny_families import build
+from trl_modality.views import PAIR_PROMPTS
 
 
 def pairs(change, count: int = 8) -> Dataset:
@@ -39,9 +41,51 @@ def _found(what: str) -> str:
     return rf"`train_dataset`: all or nearly all of the 8 pairs that were checked {what}"
 
 
+def _plain(scene: Scene) -> None:
+    scene.trainer(pair_dataset(4).remove_columns("text_rich_prompt").rename_column("vision_centric_prompt", "prompt"))
+
+
+def _empty_prompts(scene: Scene) -> None:
+    rows = [{**pair_row(i), "text_rich_prompt": None, "vision_centric_prompt": None, "prompt": USER} for i in range(4)]
+    scene.trainer(Dataset.from_list(rows, features=Features({**PAIR_FEATURES, "prompt": MESSAGES})))
+
+
+def _slots_in_words(scene: Scene) -> None:
+    """A processor whose own image token is another: nothing else would say a word."""
+    model, processor = build("qwen2_5_vl")
+    rows = pairs(lambda row: {name: _with_slot(row[name]) for name in PAIR_PROMPTS})
+    scene.trainer(rows, model=model.float(), processing_class=processor)
+
+
+def _with_slot(messages: list[dict]) -> list[dict]:
+    return [{**messages[0], "content": "<image>\n" + messages[0]["content"]}]
+
+
+USER = [{"role": "user", "content": "red?"}]
 SOON = "before the first step"
 
 FAULTS = [
+    Fault(
+        "a dataset without one pair",
+        SOON,
+        r"0 pairs: no dataset has `text_rich_prompt` and `vision_centric_prompt` \(`train_dataset` has id, images",
+        _plain,
+        warns=True,
+    ),
+    Fault(
+        "the columns of pairs, empty in every row",
+        SOON,
+        r"`train_dataset`: 0 pairs among the 4 rows that were checked, .*both are empty there",
+        _empty_prompts,
+        warns=True,
+    ),
+    Fault(
+        "`<image>` in the texts of messages, of a model with another image token",
+        SOON,
+        r"`train_dataset`: 8 of the first 8 rows have '<image>' in the text of their messages \(row 0\)",
+        _slots_in_words,
+        warns=True,
+    ),
     Fault(
         "views that are the same",
         SOON,

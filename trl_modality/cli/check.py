@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .reading import DATASET_HELP, SPLIT_HELP, add_reading_options, reading_options, say
 from .text_tables import histogram, plural, quantile, share, spread
 
 
@@ -28,15 +30,18 @@ def main(argv: Sequence[str]) -> int:
 
     from ..collation.collator import PairedCollator
     from ..data.sources import open_split
-    from ..training.datasets import has_pairs
+    from ..training.datasets import columns_of, has_pairs
+    from ..views import PLAIN_COLUMNS
     from .row_reports import inspect_rows
 
     disable_progress_bars()
-    dataset = open_split(args.dataset, args.split)
-    if not has_pairs(dataset, args.dataset):
+    dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
+    has = has_pairs(dataset, args.dataset)
+    if not has and not {"messages", "completion", "text"} & {*columns_of(dataset, args.dataset)}:
         raise ValueError(
-            f"{args.dataset} has no pairs: neither a `text_rich_prompt` nor a `vision_centric_prompt` column. It has "
-            f"{', '.join(dataset.column_names)}; `trl_modality.data.make_pairs` makes pairs of them."
+            f"{args.dataset} has no pairs: neither a `text_rich_prompt` nor a `vision_centric_prompt` column, and no "
+            f"plain rows to train on either. It has {', '.join(dataset.column_names)}; "
+            "`trl_modality.data.make_pairs` makes pairs of them."
         )
     processor, config = load_processor(args.model, args.trust_remote_code)
     start = time.perf_counter()
@@ -45,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
     found = inspect_rows(dataset, collate, limited, count=args.rows, num_workers=args.num_workers)
     seconds = time.perf_counter() - start
     print(f"{args.dataset} through the {type(processor).__name__} of {args.model}\n")
+    if not has:
+        found_columns = [name for name in dataset.column_names if name in PLAIN_COLUMNS]
+        print(f"0 pairs: the rows have {', '.join(found_columns)}, and are trained on as plain rows\n")
     print("\n".join(report(found, config, args.max_length, args.overlong, args.errors)))
     bad = len(found.errors) + len(found.too_long)
     print(f"\nchecked {plural(found.rows, 'row')} in {seconds:.1f} s: {plural(bad, 'bad row')}")
@@ -53,11 +61,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("trl-modality check", description=DESCRIPTION)
-    parser.add_argument("dataset", metavar="DATASET", help="a folder, or an id on the hub")
+    parser.add_argument("dataset", metavar="DATASET", help=DATASET_HELP)
     parser.add_argument(
         "--model", required=True, metavar="ID_OR_PATH", help="the model whose processor and config are loaded"
     )
-    parser.add_argument("--split", help="by default `train`, or the only one")
+    parser.add_argument("--split", help=SPLIT_HELP)
     parser.add_argument("--max-length", type=int, metavar="N", help="longest row in tokens, as in the training config")
     parser.add_argument(
         "--overlong",
@@ -69,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-workers", type=int, default=0, help="processes beside this one (default 0)")
     parser.add_argument("--errors", type=int, default=10, help="bad rows of each kind to print (default 10; -1: all)")
     parser.add_argument("--trust-remote-code", action="store_true", help="as in transformers")
+    add_reading_options(parser.add_argument_group("of a file"))
     return parser
 
 
@@ -116,14 +125,30 @@ def _errors(found: Inspection, n_errors: int) -> list[str]:
     n_bad = len(found.errors) + len(found.too_long)
     lines = [f"bad rows: {share(n_bad, found.rows)}"] if n_bad else [f"no bad row among {found.rows:,}"]
     for errors in (found.errors, found.too_long):
-        shown = errors if n_errors < 0 else errors[:n_errors]
-        lines += [f"  {error}" for error in shown]
-        if len(shown) < len(errors):
+        groups = _equal_errors(errors)
+        shown = groups if n_errors < 0 else groups[:n_errors]
+        lines += [f"  {line}" for line, _ in shown]
+        if rest := sum(count for _, count in groups[len(shown) :]):
             kind = "that are too long" if errors is found.too_long else "of other kinds"
-            lines.append(f"  and {len(errors) - len(shown):,} more {kind} (`--errors -1` prints all)")
+            lines.append(f"  and {rest:,} more {kind} (`--errors -1` prints all)")
     if found.combinations:
         more = f", and {len(found.combinations) - 1:,} more batches" if len(found.combinations) > 1 else ""
         lines.append(f"rows that are fine alone and fail in one batch: {found.combinations[0]}{more}")
+    return lines
+
+
+def _equal_errors(errors: Sequence[str]) -> list[tuple[str, int]]:
+    """A line for each error, those that differ in their row alone in one; and how many errors it stands for."""
+    rows: dict[str, list[str]] = {}
+    for error in errors:
+        row = re.match(r"row \d+(?:, id=(?:'[^']*'|\"[^\"]*\"))?: ", error)
+        name = row[0] if row else ""
+        rows.setdefault(error[len(name) :], []).append(name.removesuffix(": "))
+    lines = []
+    for problem, names in rows.items():
+        others = [name.split(",")[0].removeprefix("row ") for name in names[1:]]
+        more = f" and {plural(len(others), 'more row')} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
+        lines.append((f"{names[0]}{more if others else ''}{': ' if names[0] else ''}{problem}", len(names)))
     return lines
 
 

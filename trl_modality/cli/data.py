@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Sequence
 from importlib import import_module
 
+from .reading import DATASET_HELP, FORMAT_HELP, SPLIT_HELP, add_reading_options
+
 
 DESCRIPTION = "Make pairs, show them, count what is in them."
 
@@ -19,24 +21,30 @@ def main(argv: Sequence[str]) -> int:
     _add_show(commands)
     stats = commands.add_parser("stats", help="count what is in a dataset of pairs")
     _add_dataset(stats)
+    add_reading_options(stats.add_argument_group("of a file"))
     args = parser.parse_args(argv)
     args.command_line = shlex.join(["trl-modality", "data", *argv])
     return import_module(f".data_{args.command}", __package__).run(args)
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="a folder, or an id on the hub")
-    parser.add_argument("--split", help="by default `train`, or the only one")
+    parser.add_argument("dataset", metavar="DATASET", help=DATASET_HELP)
+    parser.add_argument("--split", help=SPLIT_HELP)
 
 
 def _add_make(commands: argparse._SubParsersAction) -> None:
-    make = commands.add_parser("make", help="write a folder of pairs, from generators or from a real set")
+    make = commands.add_parser("make", help="write a folder of pairs, from generators, a real set, or a file")
     make.add_argument("out", metavar="OUT", help="folder to write; must be empty or not exist")
     source = make.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--generators", nargs="+", metavar="NAME", help="generators that make problems in turn: bar, line, ..."
     )
-    source.add_argument("--from", dest="real_set", metavar="SET", help="tabmwp, geometry3k, pgps9k or mathverse")
+    source.add_argument(
+        "--from",
+        dest="real_set",
+        metavar="SET",
+        help="tabmwp, geometry3k, pgps9k or mathverse; or the form of a `--file`, or `auto`",
+    )
     generated = make.add_argument_group("with --generators")
     generated.add_argument("--count", type=int, help="training pairs")
     generated.add_argument("--test-count", type=int, default=0, help="pairs of a split `test` (default 0)")
@@ -62,7 +70,8 @@ def _add_make(commands: argparse._SubParsersAction) -> None:
         help="the same for the vision_centric view (default 0.75)",
     )
     generated.add_argument("--num-workers", type=int, default=1, help="processes (default 1)")
-    real = make.add_argument_group("with --from")
+    _add_files(make)
+    real = make.add_argument_group("with --from of a set")
     real.add_argument("--folder", help="the set in its official layout")
     real.add_argument("--split", nargs="+", metavar="SPLIT", help="one or several splits of the set")
     make.add_argument(
@@ -70,9 +79,29 @@ def _add_make(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _add_files(make: argparse.ArgumentParser) -> None:
+    files = make.add_argument_group(f"with --from of a file ({FORMAT_HELP})")
+    files.add_argument(
+        "--file",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files, or a folder of them: JSON, JSON lines, CSV, TSV or Parquet; `test=FILE` names the split (train)",
+    )
+    add_reading_options(files, with_format=False)
+    files.add_argument("--licence", metavar="ID", help="of the data, for the card, in the short form of the hub (mit)")
+    make.add_argument(
+        "--test-share",
+        type=float,
+        metavar="SHARE",
+        help="hold out this share of the rows as `test`, with no question and no image of the rest",
+    )
+
+
 def _add_show(commands: argparse._SubParsersAction) -> None:
     show = commands.add_parser("show", help="print rows, and draw them on a sheet")
     _add_dataset(show)
+    add_reading_options(show.add_argument_group("of a file"))
     show.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="by default the first four")
     show.add_argument("--out", metavar="SHEET.png", help="write the rows as a picture")
 

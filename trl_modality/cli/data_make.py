@@ -7,12 +7,13 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..data.export import UNFINISHED, Card, require_empty, write_dataset
+from ..views import is_pair
 from .text_tables import plural
 
 
@@ -39,17 +40,41 @@ def run(args: argparse.Namespace) -> int:
     disable_progress_bars()
     require_empty(args.out)
     with _all_or_nothing(Path(args.out)) as folder:
-        splits, card = _generated(args) if args.generators else _loaded(args)
+        splits, card = _made(args)
         files = write_dataset(splits, folder, card, args.shard_mib)
-        sheet = folder / "contact_sheet.png"
-        first = PairRows(next(iter(splits.values())))
-        contact_sheet([first[index] for index in range(min(SHEET_ROWS, len(first)))]).save(sheet)
+        rows = PairRows(next(iter(splits.values())))
+        first = [rows[index] for index in range(min(SHEET_ROWS, len(rows)))]
+        if are_pairs := all(map(is_pair, first)):
+            files.append(folder / "contact_sheet.png")
+            contact_sheet(first).save(files[-1])
     for name, dataset in splits.items():
-        print(f"{name}: {plural(len(dataset), 'pair')}")
-    for file in [*files, sheet]:
+        print(f"{name}: {plural(len(dataset), 'pair' if are_pairs else 'row')}")
+    for file in files:
         file = Path(args.out) / file.relative_to(folder)
         print(f"wrote {file} ({file.stat().st_size / 2**20:.2f} MiB)")
     return 0
+
+
+def _made(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
+    """The rows by split, and the card, of whichever source was asked for."""
+    from ..data.test_split import split_by_content
+    from .data_make_files import SOURCES, imported
+
+    if args.generators:
+        if args.test_share is not None:
+            raise ValueError("`--test-share` is for `--from`; `--generators` has `--test-count`.")
+        return _generated(args)
+    if args.real_set not in SOURCES and args.file:
+        raise ValueError(f"`--from {args.real_set}`: `--file` needs one of {', '.join(SOURCES)}.")
+    splits, card = imported(args) if args.real_set in SOURCES else _loaded(args)
+    if args.test_share is None:
+        return splits, card
+    if len(splits) > 1:
+        raise ValueError(f"`--test-share` is for one split, and there are {', '.join(splits)}.")
+    (rows,) = splits.values()
+    halves = split_by_content(rows, args.test_share)
+    held_out = f"The {len(halves['test']):,} test rows have no question and no image of the training rows."
+    return dict(halves), replace(card, origin=f"{card.origin}\n\n{held_out}")  # pyright: ignore[reportReturnType]
 
 
 @contextlib.contextmanager
@@ -143,9 +168,11 @@ def _repeats(splits: dict[str, Dataset]) -> int:
 
 def _loaded(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
     from ..data.loaders import LOADERS
+    from .data_make_files import SOURCES
 
     if args.real_set not in LOADERS:
-        raise ValueError(f"`--from` must be one of {', '.join(LOADERS)}, got {args.real_set!r}.")
+        known = ", ".join([*LOADERS, *SOURCES])
+        raise ValueError(f"`--from` must be one of {known}, got {args.real_set!r}.")
     if args.count is not None or args.test_count or args.look:
         raise ValueError("`--count`, `--test-count` and `--look` are for `--generators`.")
     real = LOADERS[args.real_set]

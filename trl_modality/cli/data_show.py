@@ -8,6 +8,7 @@ from textwrap import indent
 from typing import Any
 
 from ..views import PROMPT_COLUMN, View, describe_row, is_pair, load_images
+from .reading import reading_options, say
 
 
 DEFAULT_ROWS = 4
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.sources import open_split
 
     disable_progress_bars()
-    dataset = open_split(args.dataset, args.split)
+    dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
     chosen = list(range(min(DEFAULT_ROWS, len(dataset)))) if args.rows is None else args.rows
     if outside := [row for row in chosen if not 0 <= row < len(dataset)]:
         raise ValueError(f"`--rows`: no row {outside[0]}; the dataset has rows 0 to {len(dataset) - 1}.")
@@ -41,16 +42,15 @@ def row_text(row: Mapping[str, Any]) -> str:
     """A row as text: its name, category, sizes of images, prompts, completion and answer."""
     from ..data.summary import text_of
 
-    if not is_pair(row):
-        return f"{describe_row(row)}: not a pair"
+    columns = (*PROMPT_COLUMN.values(), "completion") if is_pair(row) else ("prompt", "messages", "completion", "text")
     head = [describe_row(row)]
     if row.get("category"):
         head.append(str(row["category"]))
     views = (View.TEXT_RICH, View.VISION_CENTRIC) if row.get("vision_centric_images") else (View.TEXT_RICH,)
     for view in views:
         sizes = ", ".join(f"{image.width} x {image.height}" for image in load_images(row, view))
-        head.append(f"{'images' if view is View.TEXT_RICH else 'vision_centric_images'} {sizes}")
-    texts = {name: text_of(row.get(name)) for name in (*PROMPT_COLUMN.values(), "completion")}
+        head.append(f"{'images' if view is View.TEXT_RICH else 'vision_centric_images'} {sizes or 'none'}")
+    texts = {name: text_of(row.get(name)) for name in columns if is_pair(row) or row.get(name) is not None}
     if row.get("answer") is not None:
         texts["answer"] = str(row["answer"])
     return "\n".join(["; ".join(head), *(f"  {name}\n{indent(text, '    ')}" for name, text in texts.items())])

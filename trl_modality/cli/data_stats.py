@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .reading import reading_options, say
 from .text_tables import histogram, plural, share, spread
 
 
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.summary import count_pairs
 
     disable_progress_bars()
-    counted = count_pairs(open_split(args.dataset, args.split))
+    counted = count_pairs(open_split(args.dataset, args.split, reading=reading_options(args), say=say))
     print("\n".join(stats_text(counted)))
     return 0
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.conditions import DEFAULT_CONDITIONS, Condition
+from ..views import PAIR_PROMPTS
 from .check import load_processor
+from .reading import DATASET_HELP, SPLIT_HELP, add_reading_options, reading_options, say
 
 
 DESCRIPTION = (
@@ -50,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("trl-modality eval", description=DESCRIPTION)
     parser.add_argument("model", metavar="MODEL", help="a folder or an id on the hub, of a model or of an adapter")
-    parser.add_argument("dataset", metavar="DATASET", nargs="?", help="pairs: a folder, or an id on the hub")
-    parser.add_argument("--split", help="by default `train`, or the only one")
+    parser.add_argument("dataset", metavar="DATASET", nargs="?", help=f"pairs: {DATASET_HELP}")
+    parser.add_argument("--split", help=SPLIT_HELP)
     parser.add_argument("--rows", type=int, metavar="N", help="only so many, spread evenly over the dataset")
     parser.add_argument("--output", metavar="FOLDER", help="where the results go; an interrupted run continues there")
     parser.add_argument(
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="of the result (default: that of the folder)")
     parser.add_argument("--baseline", metavar="FOLDER", help="another evaluation of the same rows, to compare with")
 
+    add_reading_options(parser.add_argument_group("pairs of a file"))
     what = parser.add_argument_group("what is measured")
     known = [str(condition) for condition in Condition if condition != Condition.ZOOM]
     what.add_argument("--conditions", nargs="+", metavar="NAME", choices=known, help=f"of {', '.join(known)}; all")
@@ -128,7 +131,13 @@ def _evaluate_pairs(args: argparse.Namespace, generator: Any) -> Any:
     from ..evaluation.gap import ModalityGapEvaluator
 
     disable_progress_bars()
-    dataset = open_split(args.dataset, args.split)
+    dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
+    if not any(column in dataset.column_names for column in PAIR_PROMPTS):
+        raise ValueError(
+            f"{args.dataset} has no pairs: it has {', '.join(dataset.column_names)}, one view of each question. "
+            "`trl-modality data transcribe` makes the other; facts that a file has in words are named by "
+            "`--columns facts=FIELD`."
+        )
     if args.rows is not None:
         count = min(args.rows, len(dataset))
         dataset = dataset.select([position * len(dataset) // count for position in range(count)])

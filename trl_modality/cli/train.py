@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,28 @@ from trl import (
 )
 
 from ..config import ModalityBalancedSFTConfig
-from ..data.sources import open_dataset
+from ..data.importers.read import AUTO, ReadOptions
+from ..data.sources import open_dataset, select_split
+from ..data.test_split import split_by_content
 from ..trainer import ModalityBalancedSFTTrainer
+from .reading import COLUMNS_HELP, FORMAT_HELP, ROOT_HELP, SKIP_HELP, TURNS_HELP, parse_columns, say
 
 
 @dataclass
 class TrainArguments(ScriptArguments):
-    """The script arguments of `trl sft`, and the dataset of replayed rows."""
+    """The script arguments of `trl sft`, how a dataset that is a file is read, and the dataset of replayed rows."""
+
+    file_format: str = field(default=AUTO, metadata={"help": FORMAT_HELP})
+    image_root: list[str] | None = field(default=None, metadata={"help": ROOT_HELP})
+    turns: str = field(default="each", metadata={"help": TURNS_HELP})
+    columns: list[str] | None = field(default=None, metadata={"help": COLUMNS_HELP})
+    skip_missing: bool = field(default=False, metadata={"help": SKIP_HELP})
+    test_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the training split that is held out as `test`, with no question and no image of it."
+        },
+    )
 
     replay_dataset_name: str | None = field(
         default=None, metadata={"help": "Folder, or id on the hub, of the rows that `replay_ratio` mixes in."}
@@ -82,16 +97,58 @@ def _datasets(script_args: Any, training_args: Any, mixture: Any) -> tuple[Any, 
         dataset = get_dataset(mixture)
     else:
         config = {} if script_args.dataset_config is None else {"name": script_args.dataset_config}
-        dataset = open_dataset(script_args.dataset_name, streaming=script_args.dataset_streaming, **config)
+        dataset = open_dataset(
+            script_args.dataset_name,
+            streaming=script_args.dataset_streaming,
+            reading=_reading(script_args),
+            say=say,
+            **config,
+        )
+    dataset = dataset if isinstance(dataset, Mapping) else {script_args.dataset_train_split: dataset}
+    dataset = _with_test_split(dataset, script_args)
     splits = [script_args.dataset_train_split]
     if training_args.eval_strategy != "no":
         splits.append(script_args.dataset_test_split)
-    if missing := [split for split in splits if split not in dataset]:
+    try:
+        chosen = [select_split(dataset, split, str(script_args.dataset_name)) for split in splits]
+    except ValueError as error:
         raise ValueError(
-            f"no split {missing[0]!r} in {script_args.dataset_name}; it has {', '.join(map(str, dataset))}. Set "
-            "`dataset_train_split` and `dataset_test_split`, or `eval_strategy: 'no'`."
+            f"{error} Set `dataset_train_split` and `dataset_test_split`, or `test_share`, or `eval_strategy: 'no'`."
+        ) from error
+    _check_something_is_learnt(chosen[0], script_args.dataset_name, training_args.dataset_text_field)
+    return chosen[0], chosen[1] if len(chosen) > 1 else None
+
+
+def _reading(script_args: Any) -> ReadOptions:
+    return ReadOptions(
+        script_args.file_format,
+        script_args.image_root,
+        script_args.turns,
+        parse_columns(script_args.columns or ()),
+        script_args.skip_missing,
+    )
+
+
+def _with_test_split(dataset: Mapping[str, Any], script_args: Any) -> Mapping[str, Any]:
+    """The splits, with a test split held out of the training split if `test_share` asks for one."""
+    name, test = script_args.dataset_train_split, script_args.dataset_test_split
+    if script_args.test_share is None:
+        return dataset
+    if test in dataset:
+        raise ValueError(f"`test_share`: {script_args.dataset_name} has a split {test!r} already.")
+    halves = split_by_content(select_split(dataset, name, str(script_args.dataset_name)), script_args.test_share)
+    say(f"held out: {len(halves['test']):,} rows as {test!r}; {len(halves['train']):,} are trained on")
+    return {**dataset, name: halves["train"], test: halves["test"]}
+
+
+def _check_something_is_learnt(dataset: Any, name: Any, text_field: str) -> None:
+    columns = dataset.column_names or ()
+    if "prompt" in columns and not {"completion", "messages", text_field} & {*columns}:
+        raise ValueError(
+            f"{name} has questions (`prompt`) without answers, so there is nothing to learn. `trl-modality data "
+            "transcribe` and `data trace` make pairs of them, or name the field of the answers: `--columns "
+            "completion=FIELD`."
         )
-    return dataset[splits[0]], dataset[splits[1]] if len(splits) > 1 else None
 
 
 def _replay(script_args: Any) -> Any:
@@ -102,5 +159,7 @@ def _replay(script_args: Any) -> Any:
         script_args.replay_dataset_name,
         script_args.replay_dataset_split,
         streaming=script_args.dataset_streaming,
+        reading=ReadOptions(),
+        say=say,
         **config,
     )

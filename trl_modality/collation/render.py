@@ -25,6 +25,7 @@ from .image_cache import with_cached_images
 from .image_tokens import with_collapsed_image_tokens
 from .layout import TOKEN_FILL, Part
 from .row_checks import check_learnt, check_literal_tokens, check_modes, remedy_of
+from .turns import mask_other_turns
 
 
 class BatchError(ValueError):
@@ -115,6 +116,8 @@ class Renderer:
         for view, rows in host_rows.items():
             parts[view] = self._collate_naming_rows(getattr(self._hosts, group.row_format), rows, names, view)
             self._check_image_tokens(parts[view], rows, names, PROMPT_COLUMN.get(view, "the text"))
+            if view in PROMPT_COLUMN:
+                mask_other_turns(parts[view], rows, names, self._processor)
             check_learnt(parts[view], names, group.row_format)
         if len(parts) > 1:
             _check_completions(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
@@ -166,11 +169,11 @@ class Renderer:
                         raise PairError(
                             name,
                             f"the processor cannot collate its {view} view ({type(row_error).__name__}: {row_error}).",
-                            remedy_of(row_error, [row]),
+                            remedy_of(row_error, [row], self._processor),
                         ) from row_error
                 # Every row alone is fine: it is their combination
                 raise BatchError(
-                    "; ".join(names), f"({type(error).__name__}: {error})", remedy_of(error, rows)
+                    "; ".join(names), f"({type(error).__name__}: {error})", remedy_of(error, rows, self._processor)
                 ) from error
 
     def _check_image_tokens(self, part: Part, rows: list[dict], names: Sequence[str], column: str) -> None:

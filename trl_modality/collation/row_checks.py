@@ -91,7 +91,7 @@ def check_learnt(part: Part, names: Sequence[str], row_format: str) -> None:
     )
 
 
-def remedy_of(error: Exception, rows: Sequence[Mapping[str, Any]]) -> str:
+def remedy_of(error: Exception, rows: Sequence[Mapping[str, Any]], processor: ProcessorMixin | None = None) -> str:
     """What to do about an error of a processor, a tokenizer or a chat template, of the rows that it was given."""
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "Scale its images down, or lower the batch."
@@ -104,4 +104,16 @@ def remedy_of(error: Exception, rows: Sequence[Mapping[str, Any]]) -> str:
         return "Write its messages with these roles."
     if "_only_loss`" in str(error):  # TRL's word for rows of another form than the option is for
         return "Unset the option, or give the row in the form that it is for."
+    token = getattr(processor, "image_token", None)
+    if token and any(row.get("images") and _is_string_without(row, token) for row in rows):
+        return (
+            f"A string goes to the processor as it is, past the chat template: write {token!r} where each image "
+            "belongs, or give messages, which the template writes with their images."
+        )
     return "Check its images and its image slots."
+
+
+def _is_string_without(row: Mapping[str, Any], token: str) -> bool:
+    """Whether a row is text as it is, and has no place for an image."""
+    texts = [value for key, value in row.items() if key not in ("images", "completion")]
+    return any(isinstance(text, str) and token not in text for text in texts)

@@ -7,10 +7,12 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .export import Card, write_dataset
+    from .importers.read import read_rows
     from .pairs import make_pairs
     from .rows import PairRows
     from .sources import open_dataset, open_split
     from .summary import count_pairs
+    from .test_split import split_by_content
 
 __all__ = [
     "Card",
@@ -19,6 +21,8 @@ __all__ = [
     "make_pairs",
     "open_dataset",
     "open_split",
+    "read_rows",
+    "split_by_content",
     "write_dataset",
 ]
 
@@ -31,6 +35,8 @@ __getattr__, __dir__ = lazy_names(
         "make_pairs": "pairs",
         "open_dataset": "sources",
         "open_split": "sources",
+        "read_rows": "importers.read",
+        "split_by_content": "test_split",
         "write_dataset": "export",
     },
 )

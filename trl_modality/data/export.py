@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..views import PAIR_PROMPTS
+
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -19,6 +21,10 @@ WHAT = (
     "Pairs for [trl-modality](https://pypi.org/project/trl-modality): one question in two views, `text_rich` (image, "
     "facts in words, question) and `vision_centric` (image, question), with one completion."
 )
+PLAIN = (
+    "Rows for [trl-modality](https://pypi.org/project/trl-modality) and TRL: a question about images, as messages. "
+    "`trl-modality data transcribe` makes pairs of them."
+)
 COLUMNS = {
     "id": "names the row; unique",
     "category": "what kind of question it is",
@@ -28,7 +34,10 @@ COLUMNS = {
     "text_rich_prompt": "the question with the facts in words, as messages",
     "vision_centric_prompt": "the question alone: the facts are in the image",
     "completion": "what follows either prompt",
+    "prompt": "the question, as messages, perhaps with the turns before it",
+    "messages": "the whole conversation",
     "answer": "the final answer alone",
+    "choices": "the options of the question, in the order of their letters",
     "level_prompts": "the vision_centric prompt at every named level, most words first",
 }
 
@@ -167,7 +176,7 @@ def _card_text(splits: Mapping[str, Dataset], sizes: Mapping[str, int], download
 
 # {card.title}
 
-{WHAT}
+{WHAT if PAIR_PROMPTS[0] in features else PLAIN}
 
 {card.origin}
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
-from ..views import PairError, validate_pair
+from ..views import PAIR_PROMPTS, PairError, validate_pair
 from .sources import open_dataset
 
 
@@ -54,6 +54,7 @@ def make_pairs(
     images: Column | None = None,
     vision_centric_images: Column | None = None,
     answer: Column | None = None,
+    choices: Column | None = None,
     id: Column | None = None,
     keep: Sequence[str] = (),
     split: str | None = None,
@@ -74,6 +75,8 @@ def make_pairs(
             or `image`.
         vision_centric_images: Images of the vision_centric view, if they differ from `images`.
         answer, id: The final answer alone, and a name for the row; numbers become strings.
+        choices: The options of the question in the order of their letters, as a list, so that an answer that is a
+            letter is graded as one; `None` for a question without. The prompts have to state them themselves.
         keep: Further columns to keep. All others are left out.
         split: Name of a split; by default all splits are taken.
         streaming: Whether to read the dataset while iterating. The result declares its columns either way.
@@ -82,11 +85,12 @@ def make_pairs(
 
     Returns:
         A dataset or a dict of splits, like the one given, with the columns `images` (or `image`), `text_rich_prompt`,
-        `vision_centric_prompt`, `completion` and, where asked for, `vision_centric_images`, `answer`, `id` and those
-        of `keep`. Rows of a stream have their images as stored, which trainers and collators of this package take.
+        `vision_centric_prompt`, `completion` and, where asked for, `vision_centric_images`, `answer`, `choices`, `id`
+        and those of `keep`. Rows of a stream have their images as stored, which trainers and collators of this package
+        take.
 
     Raises:
-        ValueError: a column does not exist.
+        ValueError: a column does not exist, or the two views of every pair are the same.
         PairError: a row is not a valid pair; the message names the row, where the field comes from, and the remedy.
             A streamed row is checked when it is read.
     """
@@ -94,7 +98,7 @@ def make_pairs(
 
     opened = open_dataset(dataset, split, streaming, **load_kwargs)
     texts = {"text_rich_prompt": text_rich, "vision_centric_prompt": vision_centric, "completion": completion}
-    fields = _Fields(texts, {"id": id, "answer": answer}, images, vision_centric_images, tuple(keep))
+    fields = _Fields(texts, {"id": id, "answer": answer}, images, vision_centric_images, tuple(keep), choices)
     if isinstance(opened, DatasetDict | IterableDatasetDict):
         made = {name: _make_pairs(rows, fields, num_workers) for name, rows in opened.items()}
         return type(opened)(made)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -110,6 +114,7 @@ class _Fields:
     images: Column | None
     vision_centric_images: Column | None
     keep: tuple[str, ...]
+    choices: Column | None = None
     in_parts: frozenset[str] = frozenset()
     """Fields whose messages have lists of content parts instead of strings."""
     is_single: bool = False
@@ -122,7 +127,7 @@ class _Fields:
 
     def check(self, columns: Sequence[str]) -> _Fields:
         """A copy with the column of the images filled in; raises `ValueError` for a column that does not exist."""
-        named = {**self.texts, **self.labels, **self.image_sources()}
+        named = {**self.texts, **self.labels, "choices": self.choices, **self.image_sources()}
         for name, column in (*named.items(), *(("keep", column) for column in self.keep)):
             if isinstance(column, str) and column not in columns:
                 option = {"text_rich_prompt": "text_rich", "vision_centric_prompt": "vision_centric"}.get(name, name)
@@ -144,7 +149,8 @@ def _make_pairs(dataset: Any, fields: _Fields, num_workers: int) -> Any:
         raise ValueError("the dataset has no row; check its split and its filters.")
     columns = list(dataset.column_names or first)
     fields = fields.check(columns)
-    used = {column for column in (*fields.texts.values(), *fields.labels.values()) if isinstance(column, str)}
+    named = (*fields.texts.values(), *fields.labels.values(), fields.choices)
+    used = {column for column in named if isinstance(column, str)}
     used |= {column for column in fields.image_sources().values() if isinstance(column, str)} | set(fields.keep)
     if unused := [column for column in columns if column not in used]:
         logger.info("columns that are not named, and so not kept: %s", ", ".join(unused))
@@ -156,7 +162,10 @@ def _make_pairs(dataset: Any, fields: _Fields, num_workers: int) -> Any:
     if not isinstance(dataset, Dataset):
         features = _without_decoding(features)
         return stored.map(row_of, with_indices=True, remove_columns=columns, features=features)
-    return _map_without_images(dataset, stored, row_of, features, num_workers)
+    made = _map_without_images(dataset, stored, row_of, features, num_workers)
+    if fields.vision_centric_images is None:
+        _check_views_differ(made)
+    return made
 
 
 def _disable_decoding(dataset: Any) -> Any:
@@ -210,6 +219,28 @@ def _map_without_images(dataset: Any, stored: Any, row_of: _RowMaker, features: 
     return concatenate_datasets([made, *views], axis=1).select_columns(list(features))
 
 
+def _check_views_differ(made: Dataset) -> None:
+    """Refuse pairs that all have the same prompt in both views, whose images are the same; warn of some."""
+    alike: list[int] = []
+    batches: Any = made.select_columns(list(PAIR_PROMPTS)).with_format("arrow").iter(1000)
+    for start, batch in enumerate(batches):
+        both = zip(*(batch[column].to_pylist() for column in PAIR_PROMPTS), strict=True)
+        alike += [1000 * start + place for place, (text, vision) in enumerate(both) if text == vision]
+    if len(alike) == len(made):
+        raise ValueError(
+            f"`text_rich` and `vision_centric` give the same prompt in all {len(made):,} rows, so that both views are "
+            "the same and there is nothing to learn from one for the other. The text_rich one needs the facts of the "
+            "picture in words before the question."
+        )
+    if alike:
+        logger.warning(
+            "%d of %d pairs have the same prompt and images in both views (row %s): they have no gap to close.",
+            len(alike),
+            len(made),
+            ", ".join(map(str, alike[:5])) + (", ..." if len(alike) > 5 else ""),
+        )
+
+
 def _features(fields: _Fields, given: Features | None) -> Features:
     from datasets import Features, Image, List, Value
 
@@ -218,6 +249,8 @@ def _features(fields: _Fields, given: Features | None) -> Features:
         return List({"role": Value("string"), "content": part if name in fields.in_parts else Value("string")})
 
     declared: dict[str, Any] = {name: Value("string") for name, column in fields.labels.items() if column is not None}
+    if fields.choices is not None:
+        declared["choices"] = List(Value("string"))
     for name, column in fields.image_sources().items():
         feature = _feature_of(given, column)
         is_kept = name == "image" or (isinstance(feature, List) and isinstance(feature.feature, Image))
@@ -250,6 +283,8 @@ class _RowMaker:
                 value = _call(row, column, f"row {index}", name)
                 pair[name] = None if value is None else str(value)
         where = f"row {index}" if pair.get("id") is None else f"row {index}, id={pair['id']!r}"
+        if fields.choices is not None:
+            pair["choices"] = _choices(_call(row, fields.choices, where, "choices"), where, _origin(fields.choices))
         for name, column in fields.texts.items():
             value = _call(row, column, where, name)
             pair[name] = _messages(value, name, where, _origin(column), name in fields.in_parts)
@@ -273,6 +308,19 @@ def _call(row: Row, column: Column, where: str, name: str) -> Any:
             f"{_origin(column)} fails on it, for `{name}` ({type(error).__name__}: {error}).",
             "Make it cover such rows, or filter them out first.",
         ) from error
+
+
+def _choices(value: Any, where: str, origin: str) -> list[str] | None:
+    """The options of a question as texts; `None` where it has none. Raises `PairError`."""
+    if value is None or (isinstance(value, list | tuple) and not value):
+        return None
+    if isinstance(value, list | tuple) and not any(each is None or isinstance(each, list | Mapping) for each in value):
+        return [str(each) for each in value]
+    raise PairError(
+        where,
+        f"{origin}, for `choices`, is {str(value)[:60]!r}.",
+        "Give a list with the text of each option, in the order of their letters, or None.",
+    )
 
 
 def _origin(column: Column) -> str:

@@ -18,10 +18,20 @@ from ..curriculum.options import RunSchedule
 from ..curriculum.rows import at_level
 from ..curriculum.stream import unread_stream
 from ..data.rows import PairRows
-from ..views import BAD_COLUMN, DATASET_COLUMN, IMAGE_COLUMNS, INDEX_COLUMN, PairError, View, is_pair, load_images
+from ..views import (
+    BAD_COLUMN,
+    DATASET_COLUMN,
+    IMAGE_COLUMNS,
+    INDEX_COLUMN,
+    PAIR_PROMPTS,
+    PairError,
+    View,
+    is_pair,
+    load_images,
+)
 from .bad_rows import report_bad_rows
 from .datasets import STREAM_HEAD, AnyDataset, columns_of, has_pairs, named_datasets
-from .suspicions import facts_of, say_what_is_suspicious
+from .suspicions import facts_of, say_none_is_a_pair, say_what_is_suspicious
 
 
 logger = logging.get_logger(__name__)
@@ -106,6 +116,8 @@ def check_rows(
     report_bad_rows(bad, n_rows + len(bad), name, bad_rows_limit)
     if rank == 0:
         say_what_is_suspicious(name, facts, changes_prompts=levels)
+        if n_rows and not facts and name == "train_dataset" and {*PAIR_PROMPTS} & {*columns_of(dataset, name)}:
+            say_none_is_a_pair(name, n_rows)
     _report_dropped(n_dropped, n_rows, name, collate.max_length)
     return reasons
 

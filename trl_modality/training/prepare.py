@@ -32,6 +32,7 @@ from .datasets import (
     watch_for_late_pairs,
     without_decoding,
 )
+from .suspicions import say_there_are_no_pairs, say_where_slots_are_words
 
 
 logger = logging.get_logger(__name__)
@@ -78,6 +79,10 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
         checks.reject_text_run(datasets)
         disable_batch_dispatch(arguments["args"], datasets)
         copy_without_waiting(arguments["args"])
+    if not with_pairs:
+        say_there_are_no_pairs(datasets, is_expected=not isinstance(args, ModalityBalancedSFTConfig))
+    for name, dataset in datasets.items():
+        say_where_slots_are_words(name, dataset)
     read = without_decoding if uses_views else watch_for_late_pairs
     arguments["train_dataset"], arguments["eval_dataset"] = (map_datasets(read, each) for each in (train, evaluation))
     if uses_views and train is not None:

@@ -101,6 +101,7 @@ def test_geometry3k(tmp_path):
     assert row["vision_centric_prompt"][0]["content"] == question
     assert row["text_rich_prompt"][0]["content"] == f"CD = 30.\n{question}"
     assert (row["completion"][0]["content"], row["answer"], row["category"]) == ("Answer: 80", "80", "Circle")
+    assert row["choices"] == ["30", "40", "60", "80"]
     assert row["images"][0].size == (25, 20)
 
 
@@ -143,6 +144,7 @@ def test_pgps9k(pgps9k):
     assert row["text_rich_prompt"][0]["content"] == f"{facts}\n{question}"
     assert (row["id"], row["answer"], row["category"]) == ("pgps9k-prob_3", "25", "Angle")
     assert row["completion"][0]["content"] == "Answer: 25"
+    assert row["choices"] == ["25", "30.5", "40", "80"]
     assert load_pgps9k(pgps9k, "test", part="Geometry3K")["id"] == ["geometry3k-prob_3"]
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from trl_modality.data import make_pairs
 from trl_modality.data.loaders import LOADERS, load_tabmwp
 from trl_modality.data.rows import PairRows
+from trl_modality.evaluation import Grader
 from trl_modality.views import validate_pair
 
 
@@ -56,6 +58,24 @@ def test_views_and_completion(folder):
     assert choice["vision_centric_prompt"][0]["content"] == "Is the function linear?\nOptions: (A) yes (B) no"
     assert choice["text_rich_prompt"][0]["content"].startswith("Year | Games\n")
     assert choice["answer"] == "no"
+    assert (free["choices"], choice["choices"]) == (None, ["yes", "no"])
+
+
+@pytest.mark.parametrize("says", ["B", "no", "(B) no"])
+@pytest.mark.parametrize("again", [False, True], ids=["loader", "make_pairs"])
+def test_choices_are_graded_by_letter_and_by_text(folder, says, again):
+    pairs = load_tabmwp(folder, "dev1k")
+    if again:
+        columns = {"text_rich": "text_rich_prompt", "vision_centric": "vision_centric_prompt"}
+        pairs = make_pairs(pairs, **columns, completion="completion", answer="answer", choices="choices")
+    row = pairs[1]
+    assert Grader()(f"Answer: {says}", row["answer"], row["choices"]).is_correct
+    assert not Grader()("Answer: A", row["answer"], row["choices"]).is_correct
+
+
+def test_sets_without_choices_have_no_such_column(folder):
+    (folder / "problems_dev1k.json").write_text(json.dumps({"7": FREE}))
+    assert "choices" not in load_tabmwp(folder, "dev1k").column_names
 
 
 def test_one_file_of_problems_is_read_by_split(folder):
@@ -100,4 +120,8 @@ def test_real_problems():
         assert texts["text_rich_prompt"].endswith(texts["vision_centric_prompt"])
         assert len(texts["text_rich_prompt"]) > len(texts["vision_centric_prompt"])
         assert texts["completion"].endswith(f"\nAnswer: {row['answer']}")
+        for place, choice in enumerate(row["choices"] or ()):  # by letter, by text, by both
+            for says in (chr(65 + place), choice, f"({chr(65 + place)}) {choice}"):
+                is_right = Grader()(f"Answer: {says}", row["answer"], row["choices"]).is_correct
+                assert is_right == (choice == row["answer"]), (row["id"], says)
     assert all(image.size[0] > 50 for row in pairs.select(range(0, 1000, 100)) for image in row["images"])

@@ -86,12 +86,21 @@ def join_lines(*texts: str | None) -> str:
 
 
 def make_pair_row(
-    id: str, category: str, image: dict[str, Any], facts: str, question: str, answer: str, reasoning: str = ""
+    id: str,
+    category: str,
+    image: dict[str, Any],
+    facts: str,
+    question: str,
+    answer: str,
+    reasoning: str = "",
+    choices: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """A checked pair row: text_rich has the facts and the question, vision_centric the question alone.
 
-    The completion is the reasoning, if any, and a last line `Answer: …`.
+    The options of a question are its last line (`options_text`), and the column `choices`, by which an answer that is
+    a letter is graded. The completion is the reasoning, if any, and a last line `Answer: …`.
     """
+    question = join_lines(question, options_text(choices))
     row = {
         "id": id,
         "category": category,
@@ -100,13 +109,17 @@ def make_pair_row(
         "vision_centric_prompt": user(question),
         "completion": assistant(join_lines(reasoning, f"Answer: {answer}")),
         "answer": answer,
+        "choices": [str(choice) for choice in choices] if choices else None,
     }
     validate_pair(row)
     return row
 
 
 def to_dataset(rows: list[dict[str, Any]]) -> Dataset:
-    """The rows as a dataset; images stay in their files until they are read."""
-    from datasets import Dataset
+    """The rows as a dataset, with a column `choices` if some question has any; images stay in their files."""
+    from datasets import Dataset, Features, List, Value
 
-    return Dataset.from_list(rows, features=pair_features(category=True))
+    features = pair_features(category=True)
+    if any(row["choices"] for row in rows):
+        return Dataset.from_list(rows, features=Features({**features, "choices": List(Value("string"))}))
+    return Dataset.from_list([{name: row[name] for name in features} for row in rows], features=features)

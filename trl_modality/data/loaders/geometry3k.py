@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import SetFolder, check_split, join_lines, make_pair_row, options_text, required_field, to_dataset
+from .files import SetFolder, check_split, make_pair_row, required_field, to_dataset
 from .logic_forms import forms_in_words
 
 
@@ -60,8 +60,7 @@ def _pair(layout: SetFolder, split: str, key: str) -> dict[str, Any]:
         category=", ".join(kinds),
         image=layout.image(split, key, "img_diagram.png"),
         facts=forms_in_words(required_field(forms, "diagram_logic_form", where)),
-        question=join_lines(
-            problem.get("compact_text") or required_field(problem, "problem_text", where), options_text(choices)
-        ),
+        question=problem.get("compact_text") or required_field(problem, "problem_text", where),
         answer=str(choices[LETTERS.index(letter)]).strip(),
+        choices=choices,
     )

@@ -166,9 +166,9 @@ def _pair(index: str, versions: dict[str, Any], text_rich: str, vision_centric: 
 
 def _with_own_images(rows: list[dict[str, Any]]) -> Dataset:
     """The pairs as a dataset, with the column `vision_centric_images` only if some pair has such images."""
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
     if not any(row["vision_centric_images"] for row in rows):
         return to_dataset([{k: v for k, v in row.items() if k != "vision_centric_images"} for row in rows])
-    features = pair_features(category=True)
-    return Dataset.from_list(rows, features=Features({**features, "vision_centric_images": features["images"]}))
+    features = pair_features(category=True, vision_centric_images=True)
+    return Dataset.from_list([{name: row[name] for name in features} for row in rows], features=features)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import SetFolder, check_split, join_lines, make_pair_row, options_text, required_field, to_dataset
+from .files import SetFolder, check_split, make_pair_row, required_field, to_dataset
 
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ def _pair(layout: SetFolder, part: str, diagrams: str, key: str, problem: dict[s
         facts=clauses_in_words(
             required_field(problem, "parsing_stru_seqs", where), required_field(problem, "parsing_sem_seqs", where)
         ),
-        question=join_lines(str(required_field(problem, "text", where)), options_text(choices)),
+        question=str(required_field(problem, "text", where)),
         answer=_number(required_field(problem, "answer", where)),
+        choices=choices,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import SetFolder, check_split, join_lines, make_pair_row, options_text, required_field, to_dataset
+from .files import SetFolder, check_split, join_lines, make_pair_row, required_field, to_dataset
 
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def _pair(layout: SetFolder, key: str, problem: dict[str, Any]) -> dict[str, Any
         category=str(problem.get("ans_type") or ""),
         image=layout.image("tables", f"{key}.png"),
         facts=join_lines(problem.get("table_title"), table),
-        question=join_lines(question, f"(Unit: {unit})" if unit else "", options_text(problem.get("choices"))),
+        question=join_lines(question, f"(Unit: {unit})" if unit else ""),
         answer=answer,
         reasoning=problem.get("solution") or "",
+        choices=problem.get("choices"),
     )
