@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.conditions import DEFAULT_CONDITIONS, Condition
-from .check import load_processor
+from .check import add_pixels, load_processor
 
 
 DESCRIPTION = (
@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--text", nargs="+", metavar="TASK[:FILE]", help="text skill, such as gsm8k:test.jsonl")
     what.add_argument("--allow-code-execution", action="store_true", help="run what the model writes for humaneval")
 
+    add_pixels(what)
+
     how = parser.add_argument_group("how answers are graded")
     how.add_argument("--tolerance", type=float, default=0.0, metavar="SHARE", help="0.01 takes a number within 1 %%")
     how.add_argument("--symbolic", action="store_true", help="compare formulas by math-verify (the extra `eval`)")
@@ -103,6 +105,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("name a DATASET of pairs, or text tasks with `--text`.")
     if args.dataset is None:
         only_pairs = ("split", "rows", "conditions", "levels", "zoom", "nats", "no_generation")
+        only_pairs += ("max_pixels", "min_pixels")
         if given := [name for name in only_pairs if getattr(args, name)]:
             raise ValueError(f"`--{given[0].replace('_', '-')}` is about pairs; name their DATASET.")
     if args.text and args.output is None:
@@ -143,6 +146,8 @@ def _evaluate_pairs(args: argparse.Namespace, generator: Any) -> Any:
         levels=args.levels,
         generate=not args.no_generation,
         nats=args.nats or args.no_generation,
+        max_pixels=args.max_pixels,
+        min_pixels=args.min_pixels,
     )
     return evaluate(generator, folder=args.output, name=args.name, baseline=args.baseline, restart=args.restart)
 

@@ -181,7 +181,9 @@ def _read_batch(
         found.prefixes.append(prefix)
         image = first_image[example]
         differs = "differ before their image" if image is not None and prefix <= image else ""
-        found.not_shared.append(differs if place < layout.sharing_pairs else "show different images")
+        if place >= layout.sharing_pairs:
+            differs = "show different images" if image is not None else "show their image in one view alone"
+        found.not_shared.append(differs)
     found.longest.extend(longest)
     found.completions.extend(learnt)
     if limited is None or limited.max_length is None or limited.overlong == "drop":

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._compat import HAS_EXACT_STREAM_STATES, has_shuffle_buffer
-from ..views import DATASET_COLUMN, INDEX_COLUMN, PairError, View, images_of
+from ..views import DATASET_COLUMN, INDEX_COLUMN, PairError, lent_view
 
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class StreamRows:
         place = -1
         try:
             for place, row in enumerate(islice(self._iterator or (), FILLER_ROWS)):
-                if images_of(row, View.TEXT_RICH):
+                if lent_view(row):
                     return {**row, INDEX_COLUMN: place, DATASET_COLUMN: self._name}
         except PairError:
             raise
