@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features
 from PIL import Image
 
 from tests.testing.answering import quiz_row
@@ -127,39 +127,34 @@ def test_a_batch_is_that_of_images_scaled_beforehand(name):
     assert ours["view_layout"].sharing_pairs == 2
 
 
-def test_a_run_and_its_evaluation_are_those_of_images_scaled_beforehand(config, tmp_path):
-    """With pairs, and with plain rows alone, which `SFTTrainer` would not scale; `run.json` and checkpoints know it."""
-    limits = PixelLimits(16 * 16)
-    rows = [pair_row(seed) | {"images": [picture(seed, 64)]} for seed in range(4)]
-    plain = [
-        {"images": row["images"], "prompt": row["vision_centric_prompt"], "completion": row["completion"]}
-        for row in rows
-    ]
-    features = {key: PAIR_FEATURES[key] for key in PAIR_FEATURES}
-    for given, known in ((rows, features), (plain, {key: None for key in plain[0]})):
-        losses = []
-        for scales_itself in (True, False):
-            own = [r if scales_itself else r | {"images": [limits.fitted(i) for i in r["images"]]} for r in given]
-            dataset = Dataset.from_list(own)
-            for column in set(known) & {"images"}:
-                from datasets import Image as ImageFeature
-                from datasets import List
+def columns_of(rows: list[dict], *, plain: bool) -> Dataset:
+    prompts = ["vision_centric_prompt"] if plain else ["text_rich_prompt", "vision_centric_prompt"]
+    names = ["images", *prompts, "completion"]
+    features = Features({name: PAIR_FEATURES[name] for name in names})
+    dataset = Dataset.from_list([{name: row[name] for name in names} for row in rows], features=features)
+    return dataset.rename_column("vision_centric_prompt", "prompt") if plain else dataset
 
-                dataset = dataset.cast_column(column, List(ImageFeature()))
-            model, processor = build("qwen2_5_vl")
-            options = {"max_pixels": 16 * 16} if scales_itself else {"padding_free": False}
-            trainer = ModalityBalancedSFTTrainer(
-                model,
-                config(train_sampling_strategy="sequential", eval_strategy="steps", eval_steps=1, **options),
-                train_dataset=dataset,
-                eval_dataset=dataset,
-                processing_class=processor,
-            )
-            trainer.train()
-            logs = trainer.state.log_history
-            losses.append([log[key] for log in logs for key in ("loss", "eval_loss") if key in log])
-        assert len(losses[0]) == 4
-        torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+
+@pytest.mark.parametrize("plain", [False, True], ids=["pairs", "plain rows"])
+def test_a_run_and_its_evaluation_are_those_of_images_scaled_beforehand(config, plain):
+    """Also of plain rows alone, which `SFTTrainer` would not scale."""
+    rows = [pair_row(seed) | {"images": [picture(seed, 64)]} for seed in range(4)]
+    scaled = [row | {"images": [PixelLimits(256).fitted(image) for image in row["images"]]} for row in rows]
+    losses = []
+    for given, options in ((rows, {"max_pixels": 256}), (scaled, {})):
+        model, processor = build("qwen2_5_vl")
+        trainer = ModalityBalancedSFTTrainer(
+            model,
+            config(train_sampling_strategy="sequential", eval_strategy="steps", eval_steps=1, **options),
+            train_dataset=columns_of(given, plain=plain),
+            eval_dataset=columns_of(given, plain=plain),
+            processing_class=processor,
+        )
+        trainer.train()
+        logs = trainer.state.log_history
+        losses.append([log[key] for log in logs for key in ("loss", "eval_loss") if key in log])
+    assert len(losses[0]) == 4
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
 
 
 def test_run_json_and_fingerprint_tell_the_limits(config, tmp_path):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .text_tables import histogram, plural, quantile, share, spread
+from .text_tables import histogram, likeness_text, plural, quantile, share, spread
 
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def report(
     lines += ["", *spread({**found.tokens, "completion": found.completions}, "tokens")]
     for view, lengths in found.tokens.items():
         lines += ["", f"{view}, tokens", *histogram(lengths)]
+    if found.likeness.pairs:
+        lines += ["", *likeness_text(found.likeness)]
     lines += ["", *_image_tokens(found)]
     if found.prefixes:
         lines += ["", *_sharing(found, config)]

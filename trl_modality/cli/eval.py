@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     _check(args)
     tasks = _text_tasks(args) if args.text else None
-    generator = _server(args) if args.server else _model(args)
+    generator = load_generator(args)
     found = []
     if args.dataset is not None:
         from ..evaluation.terminal import gap_table
@@ -171,6 +171,13 @@ def _batch_size(args: argparse.Namespace) -> int:
     if args.batch_size is not None:
         return args.batch_size
     return SERVER_BATCH_SIZE if args.server else BATCH_SIZE
+
+
+def load_generator(args: argparse.Namespace) -> Any:
+    """The model of a command, on a server or here; what the command has no option for has its default."""
+    defaults = {"deadline": None, "seed": 0, "dtype": "auto", "adapter": None, "trust_remote_code": False}
+    args = argparse.Namespace(**{**defaults, **vars(args)})
+    return _server(args) if args.server else _model(args)
 
 
 def _server(args: argparse.Namespace) -> Any:

@@ -109,6 +109,11 @@ def check_rows(
             reasons.append(_why_no_shared_image(batch, collate))
     report_bad_rows(bad, n_rows + len(bad), name, bad_rows_limit)
     if rank == 0:
+        if n_rows and not facts and has_pairs(dataset, name):
+            logger.warning(
+                f"`{name}`: 0 pairs among the {n_rows} rows that were checked, though it has columns of pairs: their "
+                "prompts are missing there, and the rows are trained as plain ones."
+            )
         say_what_is_suspicious(name, facts, changes_prompts=levels)
     _report_dropped(n_dropped, n_rows, name, collate.max_length)
     return reasons

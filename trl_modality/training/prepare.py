@@ -24,6 +24,7 @@ from . import checks
 from .datasets import (
     AnyDataset,
     checked_replay,
+    columns_of,
     copy_without_waiting,
     disable_batch_dispatch,
     has_images,
@@ -70,6 +71,8 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
     with_pairs = [name for name, dataset in datasets.items() if has_pairs(dataset, name, text_field)]
     changes_images = bool(PixelLimits.of(args).set_ones)
     uses_views = bool(with_pairs) or ((padding_free or changes_images) and has_images(datasets))
+    if datasets and not with_pairs:
+        _say_no_pairs(args, datasets)
     replay = checked_replay(replay_dataset, args, datasets, uses_views)
     checks.check_schedule(schedule, args, uses_views)
     if uses_views:
@@ -85,6 +88,16 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
     if uses_views and train is not None:
         checks.check_first_image(arguments["train_dataset"])
     return PreparedRun(arguments, uses_views, replay, padding_free)
+
+
+def _say_no_pairs(args: TrainingArguments | None, datasets: Mapping[str, AnyDataset]) -> None:
+    """Say that no dataset has a pair, and what it has: a warning where the config asks for pairs."""
+    name, dataset = next(iter(datasets.items()))
+    message = (
+        f"0 pairs: `{name}` has the columns {', '.join(columns_of(dataset, name))}, and neither `text_rich_prompt` nor "
+        "`vision_centric_prompt`, so it is trained as by `SFTTrainer`. `trl_modality.data.make_pairs` makes pairs."
+    )
+    (logger.warning if isinstance(args, ModalityBalancedSFTConfig) else logger.info)(message)
 
 
 def paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalancedSFTConfig:
