@@ -79,12 +79,13 @@ def test_stats_prints_them_and_what_a_model_answers_without_pictures(tmp_path, c
     Dataset.from_list(ROWS[:3], features=FEATURES).to_parquet(tmp_path / "pairs" / "train.parquet")
     seen = []
 
-    def answer(request):
-        seen.append(str(request))
-        return said("Answer: 4" if "blue" in str(request) else "Answer: 9")
+    def answer(body, asked):
+        seen.append(str(body))
+        return said("Answer: 4" if "blue" in str(body) else "Answer: 9")
 
-    with serving(answer) as server:
-        assert main(["data", "stats", str(tmp_path / "pairs"), "--model", "any", "--server", server.url]) == 0
+    with serving(answer) as (server, _):
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        assert main(["data", "stats", str(tmp_path / "pairs"), "--model", "any", "--server", url]) == 0
     out = capsys.readouterr().out
     assert not any("image_url" in each for each in seen)
     assert "pairs whose text_rich view is words alone: 1 (33.3 %)" in out

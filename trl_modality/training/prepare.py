@@ -94,8 +94,8 @@ def _say_no_pairs(args: TrainingArguments | None, datasets: Mapping[str, AnyData
     """Say that no dataset has a pair, and what it has: a warning where the config asks for pairs."""
     name, dataset = next(iter(datasets.items()))
     message = (
-        f"0 pairs: `{name}` has the columns {', '.join(columns_of(dataset, name))}, and neither `text_rich_prompt` nor "
-        "`vision_centric_prompt`, so it is trained as by `SFTTrainer`. `trl_modality.data.make_pairs` makes pairs."
+        f"0 pairs: `{name}` has {', '.join(columns_of(dataset, name))}, and neither `text_rich_prompt` nor "
+        "`vision_centric_prompt`: its rows are trained as plain ones. `trl_modality.data.make_pairs` makes pairs."
     )
     (logger.warning if isinstance(args, ModalityBalancedSFTConfig) else logger.info)(message)
 
