@@ -58,7 +58,7 @@ FAULTS = [
     Fault(
         "a text_rich view of words alone (`text_rich_images: []`) has an image slot",
         "before the first step",
-        r"row 2, id='pair-2': `text_rich_images` is empty, but `text_rich_prompt` has 1 image slot\(s\)\. Take the slot",
+        r"row 2, id='pair-2': `text_rich_images` is empty, but `text_rich_prompt` has 1 image slot\(s\)\. Take",
         collated(text_rich_prompt=SLOT, text_rich_images=[]),
     ),
     Fault(
@@ -88,7 +88,7 @@ FAULTS = [
     Fault(
         "a collator of one's own with another `max_pixels` than the config",
         "before the first step",
-        r"`max_pixels` and `min_pixels` of the config are 256 and None, those of the given `data_collator` None and No",
+        r"`max_pixels` and `min_pixels` of the config are 256 and None, those of the given `data_collator` None and",
         other_collator,
     ),
     Fault(

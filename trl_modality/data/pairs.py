@@ -84,8 +84,9 @@ def make_pairs(
 
     Returns:
         A dataset or a dict of splits, like the one given, with the columns `images` (or `image`), `text_rich_prompt`,
-        `vision_centric_prompt`, `completion` and, where asked for, `vision_centric_images`, `text_rich_images`, `answer`,
-        `id` and those of `keep`. Rows of a stream have their images as stored, which trainers and collators of this package take.
+        `vision_centric_prompt`, `completion` and, where asked for, `vision_centric_images`, `text_rich_images`,
+        `answer`, `id` and those of `keep`. Rows of a stream have their images as stored, which trainers and collators
+        of this package take.
 
     Raises:
         ValueError: a column does not exist.
