@@ -159,10 +159,10 @@ def test_a_run_and_its_evaluation_are_those_of_images_scaled_beforehand(config, 
 def test_run_json_and_fingerprint_tell_the_limits(config, tmp_path):
     model, processor = tiny_llava()
     dataset = Dataset.from_list([pair_row(seed) for seed in range(4)], features=PAIR_FEATURES)
-    args = config(max_pixels=256)
+    args = config(max_pixels=32 * 32)
     ModalityBalancedSFTTrainer(model, args, train_dataset=dataset, processing_class=processor).train()
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["max_pixels"] == 256
-    assert config_fingerprint(args)["max_pixels"] == 256
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["max_pixels"] == 1024
+    assert config_fingerprint(args)["max_pixels"] == 1024
     assert config_fingerprint(config())["max_pixels"] is None
 
 

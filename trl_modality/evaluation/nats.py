@@ -97,7 +97,8 @@ def measure_nats(
             for item, (nll, tokens) in zip(batch, losses, strict=True)
         ]
 
-    settings = {name: value for name, value in generator.settings.items() if name != "max_new_tokens"}
+    pixels = pixels or PixelLimits()
+    settings = {**_settings_of(generator), **pixels.set_ones}
     records = in_batches(
         items,
         [_key(item) for item in items],
@@ -105,20 +106,19 @@ def measure_nats(
         score,
         batch_size=batch_size,
         file=file,
-        settings={
-            "model": generator.name,
-            "batch_size": batch_size,
-            **settings,
-            "conditions": list(conditions),
-            "rows": checked.digest,
-            **(pixels or PixelLimits()).set_ones,
-        },
+        settings={**settings, "batch_size": batch_size, "conditions": list(conditions), "rows": checked.digest},
         title=f"scoring {generator.name}",
         show_progress=show_progress,
         asks_together=generator.asks_together,
         restart=restart,
     )
     return _summary(records, conditions, confidence, seed)
+
+
+def _settings_of(generator: TransformersGenerator) -> dict[str, Any]:
+    """What losses depend on of a generator: all but how it generates."""
+    settings = {name: value for name, value in generator.settings.items() if name != "max_new_tokens"}
+    return {"model": generator.name, **settings}
 
 
 def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
