@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..views import PAIR_PROMPTS, is_pair
 from .text_tables import histogram, likeness_text, plural, share, spread
@@ -50,7 +50,8 @@ def _without_pictures(args: argparse.Namespace, dataset: Dataset) -> list[str]:
     from ..evaluation.gap import ModalityGapEvaluator
     from .eval import load_generator
 
-    indices = [index for index, row in enumerate(_prompts(dataset)) if is_pair(row)]
+    rows: Any = dataset.select_columns([column for column in PAIR_PROMPTS if column in dataset.column_names])
+    indices = [index for index, row in enumerate(rows) if is_pair(row)]
     count = min(args.rows or len(indices), len(indices))
     asked = dataset.select([indices[place * len(indices) // count] for place in range(count)])
     conditions = {"blind": "the question alone", "text_only": "the words of the text_rich view alone"}
@@ -65,10 +66,6 @@ def _without_pictures(args: argparse.Namespace, dataset: Dataset) -> list[str]:
         found = share(accuracy.correct, accuracy.total)
         lines.append(f"  from {what}: {found}, {100 * result.confidence:g} % interval {low:.1f} to {high:.1f}")
     return lines
-
-
-def _prompts(dataset: Dataset) -> Dataset:
-    return dataset.select_columns([column for column in PAIR_PROMPTS if column in dataset.column_names])
 
 
 def stats_text(counted: Statistics) -> list[str]:

@@ -97,8 +97,7 @@ def measure_nats(
             for item, (nll, tokens) in zip(batch, losses, strict=True)
         ]
 
-    pixels = pixels or PixelLimits()
-    settings = {**_settings_of(generator), **pixels.set_ones}
+    settings = {**_settings_of(generator), **(pixels or PixelLimits()).set_ones}
     records = in_batches(
         items,
         [_key(item) for item in items],
