@@ -15,7 +15,7 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = ModalityBalancedSFTConfig.__doc__
-    assert len(OURS) == 31
+    assert len(OURS) == 33
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -34,7 +34,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "divergence: jsd\nbeta: 0.25\nkl_temperature: 2.0\ncheck_rows: -1\n"
-        "loss_backend: reference\nloss_tile_mib: 64\noverlong: drop\n"
+        "loss_backend: reference\nloss_tile_mib: 64\noverlong: drop\nmax_pixels: 65536\n"
         "curriculum_period: 0.25\ncurriculum_target_gap: 0.1\ncurriculum_window: 8\n"
         "kl_schedule: until\nkl_schedule_at: 0.6\n"
         "replay_ratio: 0.3\nreplay_schedule: from\nreplay_schedule_at: 0.7\n"
@@ -45,7 +45,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
     )
     flags = (
         "--kl_weight 0.5 --text_rich_weight 0 --vision_centric_weight 2 --gradient_filter 0.001 "
-        "--curriculum two_stage --share_prefix True"
+        "--curriculum two_stage --share_prefix True --min_pixels 1024"
     )
     base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--config", str(recipe)]
     (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config(
@@ -55,6 +55,8 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
     assert given == {
         "text_rich_weight": 0.0,
         "vision_centric_weight": 2.0,
+        "max_pixels": 65536,
+        "min_pixels": 1024,
         "kl_weight": 0.5,
         "divergence": "jsd",
         "beta": 0.25,

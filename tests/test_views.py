@@ -21,7 +21,10 @@ def png_bytes(image=None):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("row", [pair_row(0), string_row(), {**STRINGS, "image": picture(0)}])
+WORDS_ALONE = string_row(text_rich_prompt="a=1. a?", text_rich_images=[])
+
+
+@pytest.mark.parametrize("row", [pair_row(0), string_row(), {**STRINGS, "image": picture(0)}, WORDS_ALONE])
 def test_valid_pairs_pass(row):
     validate_pair(row, image_token="<image>")
 
@@ -47,6 +50,11 @@ ANSWER = [{"role": "assistant", "content": "1"}]
         (string_row(images=[]), "text_rich view has no image"),
         (string_row(images=None), "text_rich view has no image"),
         (string_row(vision_centric_images=[]), "vision_centric view has no image"),
+        (string_row(images=[], text_rich_images=[]), "neither view has an image"),
+        (string_row(text_rich_images=[], vision_centric_images=[]), "neither view has an image"),
+        (string_row(text_rich_images=[]), "`text_rich_images` is empty, but `text_rich_prompt` has 1 image slot"),
+        (string_row(text_rich_images=[picture(0)] * 2), "1 image slot.s., but the text_rich view has 2"),
+        (string_row(text_rich_images=picture(0)), "`text_rich_images` is .*, not a list of images"),
         (string_row(image=picture(0)), "both `images` and `image`"),
         (string_row(images=[3]), "image 0 of the text_rich view is int"),
         (string_row(images=[{"bytes": None, "path": None}]), "image 0 of the text_rich view is dict"),

@@ -61,6 +61,12 @@ class ModalityBalancedSFTConfig(SFTConfig):
             with both of its views; `"cut_completion"`, its end is cut, by as many tokens in both views of a pair,
             never into an image. Rows of text alone are cut as by `SFTTrainer`.
 
+        max_pixels (`int`, *optional*, defaults to `None`):
+            Pixels (width times height) that an image may have: a larger one is scaled down before the processor has
+            it, its aspect ratio kept, in both views, in evaluations, and in rows without pairs.
+        min_pixels (`int`, *optional*, defaults to `None`):
+            Pixels that an image has at least: a smaller one is scaled up likewise.
+
         `padding_free` of [`~trl.SFTConfig`] is for rows with images too: a batch becomes one sequence.
 
         > Parameters that control the curriculum
@@ -227,6 +233,17 @@ class ModalityBalancedSFTConfig(SFTConfig):
             "of a pair, never into an image. Rows of text alone are cut as by `SFTTrainer`.",
             "choices": list(OVERLONG_POLICIES),
         },
+    )
+    max_pixels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pixels (width times height) that an image may have: a larger one is scaled down before the "
+            "processor has it, its aspect ratio kept, in both views, in evaluations, and in rows without pairs."
+        },
+    )
+    min_pixels: int | None = field(
+        default=None,
+        metadata={"help": "Pixels that an image has at least: a smaller one is scaled up likewise."},
     )
 
     # Parameters that control the curriculum

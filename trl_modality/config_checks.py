@@ -6,6 +6,7 @@ from typing import Any
 from .curriculum.adaptive import Adaptive
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import FACTORS, SCHEDULES
+from .images import PixelLimits
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
 from .views import BAD_ROW_POLICIES, OVERLONG_POLICIES
@@ -64,6 +65,7 @@ def check_rows(args: Any) -> None:
         raise ValueError(f"`share_prefix` must be 'auto', True or False, got {args.share_prefix!r}.")
     if args.overlong not in OVERLONG_POLICIES:
         raise ValueError(f"`overlong` must be one of {', '.join(OVERLONG_POLICIES)}, got {args.overlong!r}.")
+    PixelLimits.of(args).check()
     if args.check_rows < -1:
         raise ValueError(f"`check_rows` must be ≥ -1, got {args.check_rows}; -1 checks every row, 0 none.")
 

@@ -2,12 +2,13 @@
 
 import errno
 import logging
+import math
 import os
 import stat
 import time
 from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,72 @@ class ImageFault(Exception):
     def __init__(self, problem: str, remedy: str):
         super().__init__(f"{problem} {remedy}")
         self.problem, self.remedy = problem, remedy
+
+
+class PixelLimits(NamedTuple):
+    """How many pixels (width times height) an image may have, and has to have, when it is given to a processor."""
+
+    max_pixels: int | None = None
+    min_pixels: int | None = None
+
+    @classmethod
+    def of(cls, args: Any) -> "PixelLimits":
+        """Those of a config or of the arguments of a command; of another config than ours, none."""
+        return cls(getattr(args, "max_pixels", None), getattr(args, "min_pixels", None))
+
+    def check(self) -> "PixelLimits":
+        """The limits themselves; `ValueError` names the one that cannot be kept."""
+        for name, value in self._asdict().items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` must be a whole number of pixels ≥ 1 or None, got {value!r}.")
+        if self.max_pixels is not None and self.min_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"`min_pixels`={self.min_pixels} is above `max_pixels`={self.max_pixels}: no image can be both. Lower "
+                "the one or raise the other."
+            )
+        return self
+
+    @property
+    def set_ones(self) -> dict[str, int]:
+        """Those that are set, by their names."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def fitted(self, image: Any) -> Any:
+        """A PIL image scaled into the limits, its aspect ratio kept to the pixel; itself where it is in them already.
+
+        Nothing is cropped or padded. Lanczos's filter, whose support grows with the scale, so that all pixels of a
+        large image count; colours and transparency are scaled apart.
+
+        Raises:
+            ImageFault: it is so narrow that it would lose its width or its height.
+        """
+        width, height = size = image.size
+        if self.max_pixels is not None and width * height > self.max_pixels:
+            scale = math.sqrt(self.max_pixels / (width * height))
+            size = math.floor(width * scale), math.floor(height * scale)
+            if not all(size):
+                raise ImageFault(
+                    f"is {width} x {height}, of which `max_pixels`={self.max_pixels} leaves no width or no height.",
+                    "Raise `max_pixels`, or cut the image into parts.",
+                )
+        elif self.min_pixels is not None and width * height < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / (width * height))
+            size = math.ceil(width * scale), math.ceil(height * scale)
+            if self.max_pixels is not None and size[0] * size[1] > self.max_pixels:
+                size = max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+        return image if size == image.size else _resized(image, size)
+
+
+def _resized(image: Any, size: tuple[int, int]) -> Any:
+    from PIL import Image  # not at the top: this module stays light
+
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode in ("P", "PA"):  # numbers of colours, between which there is nothing
+        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    # Pillow weighs colours by their alpha, so that what is transparent turns black; processors drop the alpha
+    bands = [band.resize(size, Image.Resampling.LANCZOS) for band in image.split()]
+    return bands[0] if len(bands) == 1 else Image.merge(image.mode, bands)
 
 
 def read_image(value: Any) -> Any:

@@ -12,6 +12,7 @@ from .curriculum.deadline import saying_why_workers_die, with_deadline
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import Schedule
 from .evaluation.gap import ModalityGapEvaluator
+from .images import PixelLimits
 from .modeling.attention import follows_segments, shared_prefix_attention
 from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward, output_with_logits
 from .modeling.token_layout import CollatorWithTokenLayout, counted_labels, without_stale_layout
@@ -109,7 +110,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
         self._loss_settings = self.get_loss_settings()
         if not own_collator:
             self.data_collator = self.get_paired_collator()
-        check_collator(self.data_collator, args.overlong, args.bad_rows)
+        check_collator(self.data_collator, args)
         self._run_metrics = self.run_metrics_class(self.accelerator, self.get_tp_size())
         self._run_plan = self.get_run_plan(RunSchedule(args, schedule))
         for callback in (self._run_metrics, self._run_plan, RunRecord(self, schedule)):
@@ -121,9 +122,9 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
 
     def get_paired_collator(self) -> PairedCollator:
         """The collator of a run with pairs, with the settings of the one that `SFTTrainer` made."""
-        host, args = self.data_collator, self.args
-        completion_only = args.completion_only_loss is not False
-        return self.data_collator_class.from_host(host, completion_only, args.overlong, quarantine_of(args))
+        args, make = self.args, self.data_collator_class.from_host
+        given = args.overlong, quarantine_of(args), PixelLimits.of(args)
+        return make(self.data_collator, args.completion_only_loss is not False, *given)
 
     def get_run_plan(self, schedule: RunSchedule) -> RunPlan:
         """The plan of a run with pairs: which rows and views its steps have."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 from os import PathLike
 from typing import Any
 
-from .images import ImageFault, read_image
+from .images import ImageFault, PixelLimits, read_image
 
 
 class View(StrEnum):
@@ -33,7 +33,9 @@ LEVELS = {
     "vision_dominant": 0.75,
     "vision_only": 1.0,
 }
-IMAGE_COLUMNS = ("images", "image", "vision_centric_images")
+# Where a view does not show the images of the pair; an empty list in the text_rich view: it is words alone
+OWN_IMAGES = {View.TEXT_RICH: "text_rich_images", View.VISION_CENTRIC: "vision_centric_images"}
+IMAGE_COLUMNS = ("images", "image", *OWN_IMAGES.values())
 PAIR_COLUMNS = (
     *IMAGE_COLUMNS,
     *PAIR_PROMPTS,
@@ -52,10 +54,13 @@ SLOT_COLUMN = "__slot__"
 PLAIN_COLUMNS = ("messages", "prompt", "completion", "image", "images", "text")
 
 
-def pair_features(*, category: bool = False, level_prompts: bool = False, vision_centric_images: bool = False) -> Any:
-    """The Arrow types (`datasets.Features`) of pairs with plain text messages, and of the optional columns named."""
+def pair_features(*, category: bool = False, level_prompts: bool = False, **own_images: bool) -> Any:
+    """The Arrow types (`datasets.Features`) of pairs with plain text messages, and of the optional columns named, of
+    which those of `own_images` are in `OWN_IMAGES`."""
     from datasets import Features, Image, List, Value  # not at the top: this module stays light
 
+    if unknown := own_images.keys() - set(OWN_IMAGES.values()):
+        raise TypeError(f"pair_features() has no argument {sorted(unknown)[0]!r}.")
     messages = List({"role": Value("string"), "content": Value("string")})
     return Features(
         {
@@ -67,7 +72,7 @@ def pair_features(*, category: bool = False, level_prompts: bool = False, vision
             "completion": messages,
             "answer": Value("string"),
             **({"level_prompts": List(messages)} if level_prompts else {}),
-            **({"vision_centric_images": List(Image())} if vision_centric_images else {}),
+            **{name: List(Image()) for name, is_there in own_images.items() if is_there},
         }
     )
 
@@ -78,8 +83,6 @@ ROLES = ("system", "user", "assistant", "tool")
 BAD_ROW_POLICIES = ("error", "skip")
 # What may be done with a row with images above `max_length`; see `PairedCollator`
 OVERLONG_POLICIES = ("error", "drop", "cut_completion")
-
-
 ESCAPE = "A text that speaks of the token itself is written with `trl_modality.views.escape_image_token`."
 
 
@@ -91,8 +94,7 @@ class PairError(ValueError):
 
     def __init__(self, row: str, problem: str = "", remedy: str = ""):
         message = f"{row}: {problem} {remedy}" if problem else row
-        # Half of a surrogate pair, which may be what is wrong with a text, can be neither printed nor logged
-        super().__init__(message.encode(errors="backslashreplace").decode())
+        super().__init__(message.encode(errors="backslashreplace").decode())  # half a surrogate pair cannot be printed
         self.row, self.problem, self.remedy = row, problem, remedy
 
     def __reduce__(self) -> tuple:
@@ -120,10 +122,12 @@ def describe_row(row: Mapping[str, Any]) -> str:
 def images_of(row: Mapping[str, Any], view: View) -> list[Any]:
     """The images that a view of the row shows, as stored (not decoded); `[]` if it has none.
 
+    Those of the view's own column (`OWN_IMAGES`) unless that is `None`, else those of `images` or `image`.
+
     Raises:
         PairError: a column of lists of images has something else.
     """
-    own = ("vision_centric_images",) if view is View.VISION_CENTRIC else ()
+    own = (OWN_IMAGES[view],) if view in OWN_IMAGES else ()
     for column in (*own, "images"):
         if (images := row.get(column)) is not None:
             if not isinstance(images, Sequence) or isinstance(images, str | bytes):
@@ -138,15 +142,22 @@ def images_of(row: Mapping[str, Any], view: View) -> list[Any]:
 
 def shows_same_images(row: Mapping[str, Any]) -> bool:
     """Whether both views of a pair show the same images, judged by how they are stored."""
-    own = row.get("vision_centric_images")
-    if own is None:
+    if all(row.get(column) is None for column in OWN_IMAGES.values()):
         return True
-    others = images_of(row, View.TEXT_RICH)
+    own, others = (images_of(row, view) for view in PAIR_VIEWS)
     stored = (Mapping, str)  # pixels in memory are the same only where they are the same object
     return len(own) == len(others) and all(
         a is b or (isinstance(a, stored) and isinstance(b, stored) and a == b)
         for a, b in zip(own, others, strict=True)
     )
+
+
+def lent_view(row: Mapping[str, Any]) -> View | None:
+    """The view whose images a row lends to a batch that has none: the first one with an image; `None` without any.
+
+    A text_rich view may have none (`text_rich_images: []`), a row without a pair has its images in any view.
+    """
+    return next((view for view in PAIR_VIEWS if images_of(row, view)), None)
 
 
 def image_slots(prompt: str | Sequence[Mapping[str, Any]], image_token: str | None = None) -> int | None:
@@ -176,7 +187,8 @@ def validate_pair(
 
     Args:
         row: The row: `images` (list) or `image`; `text_rich_prompt`, `vision_centric_prompt`, `completion` (all
-            strings or all message lists); optional `vision_centric_images`, `answer`, `id`. Other columns are ignored.
+            strings or all message lists); optional `vision_centric_images`, `text_rich_images` (`[]`: that view is
+            words alone), `answer`, `id`. Other columns are ignored.
         name: What messages call the row; by default its `id` or how its prompt starts.
         image_token: The processor's image placeholder; given, the slots in string prompts are counted.
         needs_completion: Otherwise the row is only asked, and its completion is not looked at.
@@ -200,11 +212,17 @@ def validate_pair(
     if row.get("images") is not None and row.get("image") is not None:
         raise PairError(name, "both `images` and `image` are set.", "Keep one of the two columns.")
     for view, column in PROMPT_COLUMN.items():
-        _check_images(name, view, images_of(row, view), image_slots(fields[column], image_token), column)
+        images, slots = images_of(row, view), image_slots(fields[column], image_token)
+        if not images:
+            _check_shows_none(name, row, view, slots)
+        _check_images(name, view, images, slots, column)
 
 
-def load_images(row: Mapping[str, Any], view: View, name: str | None = None) -> list[Any]:
-    """Decode the images of one view as `datasets` does: PIL images, paths, or `{"bytes", "path"}` dicts → PIL images.
+def load_images(
+    row: Mapping[str, Any], view: View, name: str | None = None, pixels: PixelLimits | None = None
+) -> list[Any]:
+    """Decode the images of one view as `datasets` does: PIL images, paths, or `{"bytes", "path"}` dicts → PIL images,
+    scaled into the limits of `pixels` where given.
 
     Raises:
         PairError: an image cannot be read, or not be shown as it is; the row, the file and the remedy are named.
@@ -212,7 +230,8 @@ def load_images(row: Mapping[str, Any], view: View, name: str | None = None) -> 
     decoded = []
     for position, value in enumerate(images_of(row, view)):
         try:
-            decoded.append(read_image(value))
+            image = read_image(value)
+            decoded.append(image if pixels is None else pixels.fitted(image))
         except ImageFault as fault:
             problem = f"image {position} {fault.problem}"
             raise PairError(name or describe_row(row), problem, fault.remedy) from fault
@@ -345,10 +364,23 @@ def escape_image_token(text: str, image_token: str) -> str:
     return text.replace(image_token, f"{image_token[0]} {image_token[1:]}")
 
 
+def _check_shows_none(name: str, row: Mapping[str, Any], view: View, slots: int | None) -> None:
+    """Raise unless a view may be without an image: the text_rich one, by `text_rich_images: []` and without a slot."""
+    own, column = OWN_IMAGES[view], PROMPT_COLUMN[view]
+    if row.get(own) is not None and not lent_view(row):
+        raise PairError(name, "neither view has an image.", "Give it in `images`; a pair is about an image.")
+    if view is View.VISION_CENTRIC:
+        remedy = f"Give it in `{own}`/`images`; only the text_rich view may be words alone (`text_rich_images: []`)."
+        raise PairError(name, f"the {view} view has no image.", remedy)
+    if row.get(own) is None:
+        remedy = f"Give it in `images`; a pair is about an image. A view of words alone has `{own}: []`."
+        raise PairError(name, f"the {view} view has no image.", remedy)
+    if slots:
+        remedy = f"Take the slot out, or give the image in `{own}`. {ESCAPE}"
+        raise PairError(name, f"`{own}` is empty, but `{column}` has {slots} image slot(s).", remedy)
+
+
 def _check_images(name: str, view: View, images: list[Any], slots: int | None, column: str) -> None:
-    where = "`vision_centric_images`/`images`" if view is View.VISION_CENTRIC else "`images`"
-    if not images:
-        raise PairError(name, f"the {view} view has no image.", f"Give it in {where}; a pair is about an image.")
     for position, image in enumerate(images):
         if isinstance(image, Mapping):
             known = image.get("bytes") is not None or image.get("path") is not None

@@ -17,7 +17,7 @@ BEGIN, END = "<!-- made by `tests.faults.matrix`: begin -->", "<!-- end -->"
 
 
 ORDER = (
-    *("columns", "rows", "images", "suspicions", "bad_rows", "reading"),
+    *("columns", "rows", "images", "views_and_pixels", "suspicions", "bad_rows", "reading"),
     *("folders", "choosing", "numbers", "endings", "checkpoints", "resuming", "ranks", "waiting"),
     *("files", "data_making", "evaluation_folders", "answers", "servers", "interruptions"),
 )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .reading import DATASET_HELP, SPLIT_HELP, add_reading_options, reading_options, say
-from .text_tables import histogram, plural, quantile, share, spread
+from .text_tables import histogram, likeness_text, plural, quantile, share, spread
 
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def main(argv: Sequence[str]) -> int:
         )
     processor, config = load_processor(args.model, args.trust_remote_code)
     start = time.perf_counter()
-    collate = PairedCollator(processor)
-    limited = PairedCollator(processor, max_length=args.max_length, overlong=args.overlong)
+    pixels = {"max_pixels": args.max_pixels, "min_pixels": args.min_pixels}
+    collate = PairedCollator(processor, **pixels)
+    limited = PairedCollator(processor, max_length=args.max_length, overlong=args.overlong, **pixels)
     found = inspect_rows(dataset, collate, limited, count=args.rows, num_workers=args.num_workers)
     seconds = time.perf_counter() - start
     print(f"{args.dataset} through the {type(processor).__name__} of {args.model}\n")
@@ -73,12 +74,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="POLICY",
         help="what is done with longer rows: error (default), drop or cut_completion",
     )
+    add_pixels(parser)
     parser.add_argument("--rows", type=int, metavar="N", help="check only N rows, spread evenly over the dataset")
     parser.add_argument("--num-workers", type=int, default=0, help="processes beside this one (default 0)")
     parser.add_argument("--errors", type=int, default=10, help="bad rows of each kind to print (default 10; -1: all)")
     parser.add_argument("--trust-remote-code", action="store_true", help="as in transformers")
     add_reading_options(parser.add_argument_group("of a file"))
     return parser
+
+
+def add_pixels(parser: Any) -> None:
+    """The options of a command for `images.PixelLimits`."""
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="scale larger images down to N pixels, as in the training config"
+    )
+    parser.add_argument("--min-pixels", type=int, metavar="N", help="scale smaller images up to N pixels, likewise")
 
 
 def load_processor(model: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -115,6 +125,8 @@ def report(
     lines += ["", *spread({**found.tokens, "completion": found.completions}, "tokens")]
     for view, lengths in found.tokens.items():
         lines += ["", f"{view}, tokens", *histogram(lengths)]
+    if found.likeness.pairs:
+        lines += ["", *likeness_text(found.likeness)]
     lines += ["", *_image_tokens(found)]
     if found.prefixes:
         lines += ["", *_sharing(found, config)]

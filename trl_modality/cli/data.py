@@ -19,9 +19,7 @@ def main(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="make|show|stats")
     _add_make(commands)
     _add_show(commands)
-    stats = commands.add_parser("stats", help="count what is in a dataset of pairs")
-    _add_dataset(stats)
-    add_reading_options(stats.add_argument_group("of a file"))
+    _add_stats(commands)
     args = parser.parse_args(argv)
     args.command_line = shlex.join(["trl-modality", "data", *argv])
     return import_module(f".data_{args.command}", __package__).run(args)
@@ -30,6 +28,20 @@ def main(argv: Sequence[str]) -> int:
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help=DATASET_HELP)
     parser.add_argument("--split", help=SPLIT_HELP)
+
+
+def _add_stats(commands: argparse._SubParsersAction) -> None:
+    stats = commands.add_parser("stats", help="count what is in a dataset of pairs")
+    _add_dataset(stats)
+    asked = stats.add_argument_group("what a model answers without the picture")
+    asked.add_argument(
+        "--model", metavar="ID_OR_PATH", help="ask this model the questions alone, and grade its answers"
+    )
+    asked.add_argument("--server", metavar="URL", help="an OpenAI-compatible one that knows the model")
+    asked.add_argument("--rows", type=int, metavar="N", help="ask only N pairs, spread evenly over the dataset")
+    asked.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default 256)")
+    asked.add_argument("--device", help="such as cuda or cpu; default: a GPU where there is one")
+    add_reading_options(stats.add_argument_group("of a file"))
 
 
 def _add_make(commands: argparse._SubParsersAction) -> None:

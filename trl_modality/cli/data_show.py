@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from textwrap import indent
 from typing import Any
 
-from ..views import PROMPT_COLUMN, View, describe_row, is_pair, load_images
+from ..views import OWN_IMAGES, PAIR_VIEWS, PROMPT_COLUMN, View, describe_row, is_pair, load_images
 from .reading import reading_options, say
 
 
@@ -46,10 +46,10 @@ def row_text(row: Mapping[str, Any]) -> str:
     head = [describe_row(row)]
     if row.get("category"):
         head.append(str(row["category"]))
-    views = (View.TEXT_RICH, View.VISION_CENTRIC) if row.get("vision_centric_images") else (View.TEXT_RICH,)
-    for view in views:
-        sizes = ", ".join(f"{image.width} x {image.height}" for image in load_images(row, view))
-        head.append(f"{'images' if view is View.TEXT_RICH else 'vision_centric_images'} {sizes or 'none'}")
+    own = [view for view in PAIR_VIEWS if row.get(OWN_IMAGES[view]) is not None]
+    for view in PAIR_VIEWS if own else (View.TEXT_RICH,):
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in load_images(row, view)) or "none"
+        head.append(f"{OWN_IMAGES[view] if view in own else 'images'} {sizes}")
     texts = {name: text_of(row.get(name)) for name in columns if is_pair(row) or row.get(name) is not None}
     if row.get("answer") is not None:
         texts["answer"] = str(row["answer"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..views import PAIR_PROMPTS, is_pair
 from .reading import reading_options, say
-from .text_tables import histogram, plural, share, spread
+from .text_tables import histogram, likeness_text, plural, share, spread
 
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ..data.summary import Statistics
 
 MOST = 10  # entries printed of a list
@@ -25,9 +28,45 @@ def run(args: argparse.Namespace) -> int:
     from ..data.summary import count_pairs
 
     disable_progress_bars()
-    counted = count_pairs(open_split(args.dataset, args.split, reading=reading_options(args), say=say))
+    _check(args)
+    dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
+    counted = count_pairs(dataset)
     print("\n".join(stats_text(counted)))
+    if not counted.pairs:
+        print(f"found {', '.join(dataset.column_names)}; `trl_modality.data.make_pairs` makes pairs of columns.")
+    elif args.model:
+        print("\n" + "\n".join(_without_pictures(args, dataset)), flush=True)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.model is None and (given := [name for name in ("server", "rows", "device") if getattr(args, name)]):
+        raise ValueError(f"`--{given[0]}` is about the model that is asked: name it with `--model`.")
+    if args.rows is not None and args.rows < 1:
+        raise ValueError(f"`--rows` must be at least 1, got {args.rows}.")
+
+
+def _without_pictures(args: argparse.Namespace, dataset: Dataset) -> list[str]:
+    """What a model answers rightly without any picture: guesses of the question, and answers from the words alone."""
+    from ..evaluation.gap import ModalityGapEvaluator
+    from .eval import load_generator
+
+    rows: Any = dataset.select_columns([column for column in PAIR_PROMPTS if column in dataset.column_names])
+    indices = [index for index, row in enumerate(rows) if is_pair(row)]
+    count = min(args.rows or len(indices), len(indices))
+    asked = dataset.select([indices[place * len(indices) // count] for place in range(count)])
+    conditions = {"blind": "the question alone", "text_only": "the words of the text_rich view alone"}
+    result = ModalityGapEvaluator(asked, conditions=list(conditions))(load_generator(args))
+    lines = [f"answered rightly without a picture by {args.model}, of {plural(count, 'pair')}"]
+    for condition, what in conditions.items():
+        accuracy = result.conditions.get(condition)
+        if accuracy is None:
+            lines.append(f"  from {what}: no answer, all requests failed")
+            continue
+        low, high = 100 * accuracy.interval.low, 100 * accuracy.interval.high
+        found = share(accuracy.correct, accuracy.total)
+        lines.append(f"  from {what}: {found}, {100 * result.confidence:g} % interval {low:.1f} to {high:.1f}")
+    return lines
 
 
 def stats_text(counted: Statistics) -> list[str]:
@@ -38,7 +77,7 @@ def stats_text(counted: Statistics) -> list[str]:
     if counted.categories:
         lines += ["", "categories", *_counts(counted.categories, counted.pairs)]
     lines += ["", *spread(counted.characters, "characters"), "", *spread(counted.words, "words")]
-    lines += ["", *_images(counted), "", *_answers(counted)]
+    lines += ["", *likeness_text(counted.likeness), "", *_images(counted), "", *_answers(counted)]
     lines += ["", f"same question and images as an earlier row: {share(len(counted.repeated), counted.pairs)}"]
     lines += _examples(counted.repeated)
     lines += [f"same `id` as an earlier row: {share(len(counted.repeated_ids), counted.rows)}"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..evaluation.conditions import DEFAULT_CONDITIONS, Condition
 from ..views import PAIR_PROMPTS
-from .check import load_processor
+from .check import add_pixels, load_processor
 from .reading import DATASET_HELP, SPLIT_HELP, add_reading_options, reading_options, say
 
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     _check(args)
     tasks = _text_tasks(args) if args.text else None
-    generator = _server(args) if args.server else _model(args)
+    generator = load_generator(args)
     found = []
     if args.dataset is not None:
         from ..evaluation.terminal import gap_table
@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--text", nargs="+", metavar="TASK[:FILE]", help="text skill, such as gsm8k:test.jsonl")
     what.add_argument("--allow-code-execution", action="store_true", help="run what the model writes for humaneval")
 
+    add_pixels(what)
+
     how = parser.add_argument_group("how answers are graded")
     how.add_argument("--tolerance", type=float, default=0.0, metavar="SHARE", help="0.01 takes a number within 1 %%")
     how.add_argument("--symbolic", action="store_true", help="compare formulas by math-verify (the extra `eval`)")
@@ -106,6 +108,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("name a DATASET of pairs, or text tasks with `--text`.")
     if args.dataset is None:
         only_pairs = ("split", "rows", "conditions", "levels", "zoom", "nats", "no_generation")
+        only_pairs += ("max_pixels", "min_pixels")
         if given := [name for name in only_pairs if getattr(args, name)]:
             raise ValueError(f"`--{given[0].replace('_', '-')}` is about pairs; name their DATASET.")
     if args.text and args.output is None:
@@ -152,6 +155,8 @@ def _evaluate_pairs(args: argparse.Namespace, generator: Any) -> Any:
         levels=args.levels,
         generate=not args.no_generation,
         nats=args.nats or args.no_generation,
+        max_pixels=args.max_pixels,
+        min_pixels=args.min_pixels,
     )
     return evaluate(generator, folder=args.output, name=args.name, baseline=args.baseline, restart=args.restart)
 
@@ -175,6 +180,13 @@ def _batch_size(args: argparse.Namespace) -> int:
     if args.batch_size is not None:
         return args.batch_size
     return SERVER_BATCH_SIZE if args.server else BATCH_SIZE
+
+
+def load_generator(args: argparse.Namespace) -> Any:
+    """The model of a command, on a server or here; what the command has no option for has its default."""
+    defaults = {"deadline": None, "seed": 0, "dtype": "auto", "adapter": None, "trust_remote_code": False}
+    args = argparse.Namespace(**{**defaults, **vars(args)})
+    return _server(args) if args.server else _model(args)
 
 
 def _server(args: argparse.Namespace) -> Any:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..collation.collator import PairedCollator
+from ..data.likeness import Likeness
 from ..data.rows import PairRows
 from ..views import PairError, View, describe_row, is_pair, validate_pair
 
@@ -44,10 +45,13 @@ class Inspection:
     """Length of the common prefix of a pair's views, as in `ViewLayout.prefixes`."""
     not_shared: list[str] = field(default_factory=list)
     """For each pair, why its common prefix does not contain the image; '' if it does."""
+    likeness: Likeness = field(default_factory=Likeness)
+    """How alike the views of the good pairs are."""
 
     def add(self, other: Inspection) -> None:
         """Append the findings about later rows."""
         self.rows += other.rows
+        self.likeness.add(other.likeness)
         for view, lengths in other.tokens.items():
             self.tokens.setdefault(view, []).extend(lengths)
         for name in ("errors", "too_long", "combinations", "completions", "image_tokens", "longest"):
@@ -157,6 +161,8 @@ def _read_batch(
     limited: PairedCollator | None,
 ) -> None:
     """Add the counts of a batch to `found`, and put rows that are too long through the collator of the run."""
+    for row in filter(is_pair, rows):
+        found.likeness.count(row)
     layout = batch["view_layout"]
     ids, labels = batch["input_ids"], batch["labels"]
     is_image = torch.isin(ids, ids.new_tensor(collate.image_token_ids))
@@ -181,7 +187,9 @@ def _read_batch(
         found.prefixes.append(prefix)
         image = first_image[example]
         differs = "differ before their image" if image is not None and prefix <= image else ""
-        found.not_shared.append(differs if place < layout.sharing_pairs else "show different images")
+        if place >= layout.sharing_pairs:
+            differs = "show different images" if image is not None else "show their image in one view alone"
+        found.not_shared.append(differs)
     found.longest.extend(longest)
     found.completions.extend(learnt)
     if limited is None or limited.max_length is None or limited.overlong == "drop":

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from ..data.likeness import Likeness
 
 
 BAR = 40  # characters of the longest bar
@@ -54,3 +59,25 @@ def histogram(values: Sequence[int], bins: int = 10) -> list[str]:
 def plural(count: int, noun: str) -> str:
     """A count with its noun: `1 row`, `2 rows`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def likeness_text(likeness: Likeness) -> list[str]:
+    """How alike the two views of pairs are, and whether their words give the answer away."""
+    pairs = likeness.pairs
+    lines = [f"pairs whose views are the same, prompt and images: {share(likeness.same_views, pairs)}"]
+    if likeness.same_views:
+        lines[0] += ", from which nothing is learnt of pictures: take the facts out of `vision_centric_prompt`"
+    if likeness.same_prompts > likeness.same_views:
+        lines.append(f"pairs with the same prompt in both views: {share(likeness.same_prompts, pairs)}")
+    if likeness.words_alone:
+        lines.append(f"pairs whose text_rich view is words alone: {share(likeness.words_alone, pairs)}")
+    if likeness.overlaps:
+        middle, high = (quantile(likeness.overlaps, q) for q in (0.5, 0.95))
+        lines.append(f"words of the text_rich prompt that the other has too: {middle} % (median), {high} % (95 %)")
+    if likeness.with_answer:
+        found = {"text_rich": likeness.answer_in_text_rich, "vision_centric": likeness.answer_in_vision_centric}
+        lines += [
+            f"answers that stand in the {view} prompt, word for word: {share(count, likeness.with_answer)}"
+            for view, count in found.items()
+        ]
+    return lines

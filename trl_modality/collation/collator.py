@@ -10,6 +10,7 @@ from transformers import ProcessorMixin
 from .._compat import DataCollatorForVisionLanguageModeling
 from ..curriculum.sampler import Slot
 from ..data.quarantine import Quarantine
+from ..images import PixelLimits
 from ..views import (
     BAD_COLUMN,
     IMAGE_COLUMNS,
@@ -72,6 +73,8 @@ class PairedCollator:
         quarantine: A list that rows which cannot be collated go to: they are left out of their batch, and their number
             is in `ViewLayout.bad_rows`. A batch that loses all of its rows, or its images, gets a good row from before
             that only lends its images, without labels. `None`: such a row raises.
+        max_pixels, min_pixels: Every image of every row is scaled into these before the processor has it, its aspect
+            ratio kept; see `images.PixelLimits`.
 
     Raises:
         PairError: a row that cannot be collated; the message names the row, the field and the remedy. With a
@@ -89,6 +92,8 @@ class PairedCollator:
         chat_template: str | None = None,
         overlong: str = "error",
         quarantine: Quarantine | None = None,
+        max_pixels: int | None = None,
+        min_pixels: int | None = None,
     ):
         if overlong not in OVERLONG_POLICIES:
             raise ValueError(f"`overlong` must be one of {', '.join(OVERLONG_POLICIES)}, got {overlong!r}.")
@@ -98,6 +103,7 @@ class PairedCollator:
         self.dataset_text_field = dataset_text_field
         self.overlong = overlong
         self.quarantine = quarantine
+        self.pixels = PixelLimits(max_pixels, min_pixels).check()
         self._stand_in: Mapping[str, Any] | None = None
         # Lengths are judged here, with the row at hand: TRL's collator cuts without a word
         host = {"max_length": None, "dataset_text_field": dataset_text_field}
@@ -114,7 +120,12 @@ class PairedCollator:
 
     @classmethod
     def from_host(
-        cls, host: Any, completion_only_loss: bool, overlong: str = "error", quarantine: Quarantine | None = None
+        cls,
+        host: Any,
+        completion_only_loss: bool,
+        overlong: str = "error",
+        quarantine: Quarantine | None = None,
+        pixels: PixelLimits | None = None,
     ) -> "PairedCollator":
         """A paired collator with the settings of the collator that `SFTTrainer` made."""
         return cls(
@@ -127,6 +138,7 @@ class PairedCollator:
             chat_template=host.chat_template,
             overlong=overlong,
             quarantine=quarantine,
+            **(pixels or PixelLimits()).set_ones,
         )
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
@@ -186,7 +198,7 @@ class PairedCollator:
 
     def _collate(self, rows: Rows) -> dict[str, Any]:
         rows = with_an_image(rows)
-        render = Renderer(self.processor, self._hosts, self.dataset_text_field, self._lock)
+        render = Renderer(self.processor, self._hosts, self.dataset_text_field, self.pixels, self._lock)
         rendered = [render(rows, group) for group in groups_of(rows)]
         pad_id: Any = self.processor.tokenizer.pad_token_id
         image_ids = tuple(self.image_token_ids)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..views import BAD_COLUMN, PAIR_VIEWS, SLOT_COLUMN, View, images_of, is_pair, shows_same_images
+from ..views import BAD_COLUMN, PAIR_VIEWS, SLOT_COLUMN, View, images_of, is_pair, lent_view, shows_same_images
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -55,7 +55,9 @@ def _views_of(row: Mapping[str, Any]) -> tuple[View, ...]:
     slot = row.get(SLOT_COLUMN)
     if not is_pair(row):
         return (View.PLAIN,)
-    return PAIR_VIEWS if slot is None else slot.views or (View.TEXT_RICH,)
+    if slot is None:
+        return PAIR_VIEWS
+    return slot.views or (lent_view(row) or View.TEXT_RICH,)
 
 
 def shows_an_image(row: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import torch
 from transformers import ProcessorMixin
 
 from .._compat import DataCollatorForVisionLanguageModeling
+from ..images import PixelLimits
 from ..views import (
     ESCAPE,
     PROMPT_COLUMN,
@@ -64,8 +65,8 @@ class Rendered(NamedTuple):
 
     @property
     def has_images(self) -> list[bool]:
-        """Whether each row shows an image."""
-        return [n > 0 for n in self.n_images(self.group.views[0])]
+        """Whether each row shows an image in one of its views."""
+        return [any(each) for each in zip(*map(self.n_images, self.group.views), strict=True)]
 
     def selected(self, kept: Sequence[int]) -> "Rendered":
         """Some of the rows; `parts` is still that of all."""
@@ -84,6 +85,7 @@ class Renderer:
         processor: Of the model.
         hosts: TRL's collators with that processor.
         text_field: Column of plain text rows.
+        pixels: Into which images are scaled.
         lock: Held while the processor works: tokenizers keep how they pad as a state of their own.
     """
 
@@ -92,13 +94,14 @@ class Renderer:
         processor: ProcessorMixin,
         hosts: HostCollators,
         text_field: str,
+        pixels: PixelLimits,
         lock: AbstractContextManager[Any],
     ):
         # A copy for this batch alone, since it remembers images, and the processor may be changed between batches
         pair = copy.copy(hosts.pair)
         pair.processor = with_cached_images(with_collapsed_image_tokens(processor))
         self._hosts = hosts._replace(pair=pair)
-        self._processor, self._text_field, self._lock = processor, text_field, lock
+        self._processor, self._text_field, self._pixels, self._lock = processor, text_field, pixels, lock
 
     def __call__(self, rows: Rows, group: Group) -> Rendered:
         """Collate the rows of a group.
@@ -138,7 +141,7 @@ class Renderer:
             for view in group.views:
                 # The same objects for both views where they are the same images: see `CachedImageProcessor`
                 if images is None or not group.shares_images:
-                    images = load_images(row, view, name=name)
+                    images = load_images(row, view, name, self._pixels)
                     check_modes(images, self._processor, name)
                 text = self._text(row, view)
                 check_literal_tokens(text, len(images), self._processor, name, PROMPT_COLUMN.get(view))

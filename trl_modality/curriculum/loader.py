@@ -13,7 +13,7 @@ from transformers.trainer_utils import seed_worker
 from transformers.utils import logging
 
 from ..data.rows import PairRows
-from ..views import PAIR_PROMPTS, PROMPT_COLUMN, View, images_of, text_of
+from ..views import PAIR_PROMPTS, PROMPT_COLUMN, lent_view, text_of
 from .adaptive import Adaptive
 from .deadline import with_deadline
 from .options import RunSchedule
@@ -126,7 +126,7 @@ def _in_order(
 def _filler(rows: PairRows) -> int | None:
     """Position of the first row with an image, among the first 1,000, as of a stream."""
     n_rows = min(len(rows), FILLER_ROWS)
-    return next((i for i in range(n_rows) if images_of(rows[i], View.TEXT_RICH)), None)
+    return next((i for i in range(n_rows) if lent_view(rows[i])), None)
 
 
 def _size_of_epoch(

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._compat import HAS_EXACT_STREAM_STATES, has_shuffle_buffer
-from ..views import DATASET_COLUMN, INDEX_COLUMN, PairError, View, images_of
+from ..views import DATASET_COLUMN, INDEX_COLUMN, PairError, lent_view
 
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class StreamRows:
         place = -1
         try:
             for place, row in enumerate(islice(self._iterator or (), FILLER_ROWS)):
-                if _shows_images(row):
+                if _lends_images(row):
                     return {**row, INDEX_COLUMN: place, DATASET_COLUMN: self._name}
         except Exception as error:
             raise unread_stream(self._name, place + 1, error) from error
@@ -95,9 +95,9 @@ class StreamRows:
         self._iterator = iter(self._stream)
 
 
-def _shows_images(row: Mapping[str, Any]) -> bool:
+def _lends_images(row: Mapping[str, Any]) -> bool:
     try:
-        return bool(images_of(row, View.TEXT_RICH))
+        return lent_view(row) is not None
     except PairError:  # it is named, or left out, when its turn comes
         return False
 

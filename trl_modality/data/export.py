@@ -31,6 +31,7 @@ COLUMNS = {
     "images": "what both views show",
     "image": "what both views show",
     "vision_centric_images": "what the vision_centric view shows, where that differs",
+    "text_rich_images": "what the text_rich view shows, where that differs (an empty list: words alone)",
     "text_rich_prompt": "the question with the facts in words, as messages",
     "vision_centric_prompt": "the question alone: the facts are in the image",
     "completion": "what follows either prompt",

@@ -53,6 +53,7 @@ def make_pairs(
     completion: Column,
     images: Column | None = None,
     vision_centric_images: Column | None = None,
+    text_rich_images: Column | None = None,
     answer: Column | None = None,
     choices: Column | None = None,
     id: Column | None = None,
@@ -74,6 +75,7 @@ def make_pairs(
         images: An image or a list of images: pixels, a path, or `{"bytes", "path"}`. By default the column `images`
             or `image`.
         vision_centric_images: Images of the vision_centric view, if they differ from `images`.
+        text_rich_images: The same of the text_rich view; `lambda row: []` makes it words alone.
         answer, id: The final answer alone, and a name for the row; numbers become strings.
         choices: The options of the question in the order of their letters, as a list, so that an answer that is a
             letter is graded as one; `None` for a question without. The prompts have to state them themselves.
@@ -85,9 +87,9 @@ def make_pairs(
 
     Returns:
         A dataset or a dict of splits, like the one given, with the columns `images` (or `image`), `text_rich_prompt`,
-        `vision_centric_prompt`, `completion` and, where asked for, `vision_centric_images`, `answer`, `choices`, `id`
-        and those of `keep`. Rows of a stream have their images as stored, which trainers and collators of this package
-        take.
+        `vision_centric_prompt`, `completion` and, where asked for, `vision_centric_images`, `text_rich_images`,
+        `answer`, `choices`, `id` and those of `keep`. Rows of a stream have their images as stored, which trainers and
+        collators of this package take.
 
     Raises:
         ValueError: a column does not exist, or the two views of every pair are the same.
@@ -98,7 +100,8 @@ def make_pairs(
 
     opened = open_dataset(dataset, split, streaming, **load_kwargs)
     texts = {"text_rich_prompt": text_rich, "vision_centric_prompt": vision_centric, "completion": completion}
-    fields = _Fields(texts, {"id": id, "answer": answer}, images, vision_centric_images, tuple(keep), choices)
+    labels = {"id": id, "answer": answer}
+    fields = _Fields(texts, labels, images, vision_centric_images, tuple(keep), choices, text_rich_images)
     if isinstance(opened, DatasetDict | IterableDatasetDict):
         made = {name: _make_pairs(rows, fields, num_workers) for name, rows in opened.items()}
         return type(opened)(made)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -115,6 +118,7 @@ class _Fields:
     vision_centric_images: Column | None
     keep: tuple[str, ...]
     choices: Column | None = None
+    text_rich_images: Column | None = None
     in_parts: frozenset[str] = frozenset()
     """Fields whose messages have lists of content parts instead of strings."""
     is_single: bool = False
@@ -122,7 +126,8 @@ class _Fields:
 
     def image_sources(self) -> dict[str, Column]:
         name = "image" if self.is_single else "images"
-        given = {name: self.images, "vision_centric_images": self.vision_centric_images}
+        own = {"vision_centric_images": self.vision_centric_images, "text_rich_images": self.text_rich_images}
+        given = {name: self.images, **own}
         return {name: column for name, column in given.items() if column is not None}
 
     def check(self, columns: Sequence[str]) -> _Fields:

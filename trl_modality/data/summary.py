@@ -10,7 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..views import PROMPT_COLUMN, View, images_of, is_pair
+from ..views import OWN_IMAGES, PROMPT_COLUMN, View, images_of, is_pair
+from .likeness import Likeness
 from .rows import PairRows
 
 
@@ -46,6 +47,8 @@ class Statistics:
     """(row, earlier row) with the same vision_centric prompt and images."""
     repeated_ids: list[tuple[int, int]] = field(default_factory=list)
     """(row, earlier row) with the same `id`."""
+    likeness: Likeness = field(default_factory=Likeness)
+    """How alike the views of the pairs are."""
 
 
 def count_pairs(dataset: Dataset) -> Statistics:
@@ -63,6 +66,7 @@ def count_pairs(dataset: Dataset) -> Statistics:
         if not is_pair(row):
             continue
         counted.pairs += 1
+        counted.likeness.count(row)
         if row.get("category"):
             counted.categories[str(row["category"])] += 1
         texts = {name: text_of(row.get(name)) for name in (*PROMPT_COLUMN.values(), "completion")}
@@ -115,8 +119,8 @@ def _count_answer(counted: Statistics, answer: Any) -> None:
 
 
 def _text_rich_digests(row: Mapping[str, Any], digests: dict[str, tuple[int, int] | None]) -> Sequence[str]:
-    """Digests of the text_rich view's images, if the vision_centric view has images of its own; else none."""
-    if row.get("vision_centric_images") is None:
+    """Digests of the text_rich view's images, if one of the views has images of its own; else none."""
+    if all(row.get(column) is None for column in OWN_IMAGES.values()):
         return []
     return [_digest(image, digests) for image in images_of(row, View.TEXT_RICH)]
 

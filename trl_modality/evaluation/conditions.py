@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from ..images import PixelLimits
 from ..views import LEVELS, PROMPT_COLUMN, PairError, View, describe_row, load_images, without_none
 from .models.requests import Request
 
@@ -38,13 +39,19 @@ def view_of(condition: str) -> View:
     return View.TEXT_RICH if condition in (Condition.TEXT_RICH, Condition.TEXT_ONLY) else View.VISION_CENTRIC
 
 
-def make_request(row: Mapping[str, Any], condition: str, other: Mapping[str, Any] | None = None) -> Request:
+def make_request(
+    row: Mapping[str, Any],
+    condition: str,
+    other: Mapping[str, Any] | None = None,
+    pixels: PixelLimits | None = None,
+) -> Request:
     """The prompt and the images that a model is shown for a pair in a condition.
 
     Args:
         row: A pair, as stored.
         condition: A `Condition` or one of `LEVEL_CONDITIONS`.
         other: For `shuffled`, the pair whose images are shown.
+        pixels: Into which the images are scaled.
 
     Raises:
         PairError: an image cannot be read.
@@ -56,7 +63,7 @@ def make_request(row: Mapping[str, Any], condition: str, other: Mapping[str, Any
     if condition in WITHOUT_IMAGES:
         return Request(without_image_parts(prompt))
     shown = other if condition == Condition.SHUFFLED and other is not None else row
-    return Request(prompt, tuple(load_images(shown, view)))
+    return Request(prompt, tuple(load_images(shown, view, pixels=pixels)))
 
 
 def level_row(row: Mapping[str, Any], level: str) -> Mapping[str, Any]:

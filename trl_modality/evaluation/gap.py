@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..images import PixelLimits
 from ..views import INDEX_COLUMN, PairError, describe_row
 from .asking.ask import Question, ask
 from .asking.batches import Processes
@@ -63,6 +64,7 @@ class ModalityGapEvaluator:
         levels: Also ask the rows with `level_prompts` at each level, as further conditions.
         generate: Let the model answer, and grade its answers; without it only nats are measured.
         nats: Also measure the nats per token of the completions, without generating; needs a `TransformersGenerator`.
+        max_pixels, min_pixels: Every image is scaled into these, as by the options of that name in training.
 
     Raises:
         PairError: a row cannot be asked, or has no `answer` that it can be graded by; the row is named.
@@ -83,6 +85,8 @@ class ModalityGapEvaluator:
         levels: bool = False,
         generate: bool = True,
         nats: bool = False,
+        max_pixels: int | None = None,
+        min_pixels: int | None = None,
     ):
         known = [str(condition) for condition in Condition]
         for condition in conditions:
@@ -100,6 +104,7 @@ class ModalityGapEvaluator:
         self.show_progress = show_progress
         self.dataset_name = dataset_name or ""
         self.generate, self.nats = generate, nats
+        self.pixels = PixelLimits(max_pixels, min_pixels).check()
         self._checked: CheckedRows = check_rows(
             pairs,
             needs_answer=generate,
@@ -177,6 +182,7 @@ class ModalityGapEvaluator:
         settings = {
             "conditions": [condition for condition in self.conditions if condition != Condition.ZOOM],
             **self._grading_settings(),
+            **self.pixels.set_ones,
         }
         questions = [
             self._question(row, condition) for condition in settings["conditions"] for row in range(len(self._checked))
@@ -226,7 +232,7 @@ class ModalityGapEvaluator:
     def _request(self, row: int, condition: str) -> Any:
         rows = self._checked.rows
         other = rows[self._others[row]] if condition == Condition.SHUFFLED else None
-        return make_request(rows[row], condition, other)
+        return make_request(rows[row], condition, other, self.pixels)
 
     def _check_answers(self) -> None:
         """Try the grader on every right answer, so that an answer it cannot grade by is found before asking."""
@@ -280,6 +286,7 @@ class ModalityGapEvaluator:
             file=folder and folder / NATS,
             show_progress=self.show_progress,
             restart=restart,
+            pixels=self.pixels,
         )
 
     def _settings(self, generator: Generator) -> dict[str, Any]:
@@ -290,6 +297,7 @@ class ModalityGapEvaluator:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "rows": self._checked.digest,
+            **self.pixels.set_ones,
         }
 
 

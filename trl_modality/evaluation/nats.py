@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..images import PixelLimits
 from .asking.batches import in_batches
 from .checked_rows import CheckedRows
 from .conditions import Condition, make_request, rows_with_other_images
@@ -66,6 +67,7 @@ def measure_nats(
     file: str | os.PathLike | None = None,
     show_progress: bool = True,
     restart: bool = False,
+    pixels: PixelLimits | None = None,
 ) -> NatsGap:
     """Score the completion of every row in each condition, by the forward pass and the loss of training.
 
@@ -79,6 +81,7 @@ def measure_nats(
         file: JSONL file for the loss of each row; an interrupted file is continued. `None`: nothing is written.
         show_progress: Draw a progress bar.
         restart: Where the file has losses of other settings, move it aside and begin a new one.
+        pixels: Into which images are scaled.
     """
     others = rows_with_other_images(checked.shown) if Condition.SHUFFLED in conditions else None
     items = [(row, condition) for condition in conditions for row in range(len(checked))]
@@ -87,14 +90,14 @@ def measure_nats(
         rows = []
         for position, condition in batch:
             other = checked.rows[others[position]] if others is not None and condition == Condition.SHUFFLED else None
-            rows.append(_as_plain(generator.processor, checked.rows[position], condition, other))
+            rows.append(_as_plain(generator.processor, checked.rows[position], condition, other, pixels))
         losses = completion_losses(generator.model, generator.processor, rows)
         return [
             {"key": _key(item), "row": item[0], "condition": item[1], "nll": nll, "tokens": tokens}
             for item, (nll, tokens) in zip(batch, losses, strict=True)
         ]
 
-    settings = {name: value for name, value in generator.settings.items() if name != "max_new_tokens"}
+    settings = {**_settings_of(generator), **(pixels or PixelLimits()).set_ones}
     records = in_batches(
         items,
         [_key(item) for item in items],
@@ -102,19 +105,19 @@ def measure_nats(
         score,
         batch_size=batch_size,
         file=file,
-        settings={
-            "model": generator.name,
-            "batch_size": batch_size,
-            **settings,
-            "conditions": list(conditions),
-            "rows": checked.digest,
-        },
+        settings={**settings, "batch_size": batch_size, "conditions": list(conditions), "rows": checked.digest},
         title=f"scoring {generator.name}",
         show_progress=show_progress,
         asks_together=generator.asks_together,
         restart=restart,
     )
     return _summary(records, conditions, confidence, seed)
+
+
+def _settings_of(generator: TransformersGenerator) -> dict[str, Any]:
+    """What losses depend on of a generator: all but how it generates."""
+    settings = {name: value for name, value in generator.settings.items() if name != "max_new_tokens"}
+    return {"model": generator.name, **settings}
 
 
 def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
@@ -138,11 +141,13 @@ def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]
     return [(float(loss.sum()), count) for loss, count in zip(losses, counts, strict=True)]
 
 
-def _as_plain(processor: Any, row: Any, condition: str, other: Any) -> dict[str, Any]:
+def _as_plain(
+    processor: Any, row: Any, condition: str, other: Any, pixels: PixelLimits | None = None
+) -> dict[str, Any]:
     """A row in one condition as a prompt-completion row, such as the collator takes."""
     from .models.slots import without_image_slots
 
-    request = make_request(row, condition, other)
+    request = make_request(row, condition, other, pixels)
     prompt = request.prompt
     if isinstance(prompt, str) and not request.images:
         prompt = without_image_slots(prompt, processor)

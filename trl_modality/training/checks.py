@@ -18,6 +18,7 @@ from ..curriculum.options import RunSchedule
 from ..curriculum.rows import at_level
 from ..curriculum.stream import unread_stream
 from ..data.rows import PairRows
+from ..images import PixelLimits
 from ..views import (
     BAD_COLUMN,
     DATASET_COLUMN,
@@ -35,6 +36,9 @@ from .suspicions import facts_of, say_none_is_a_pair, say_what_is_suspicious
 
 
 logger = logging.get_logger(__name__)
+
+# Why the views of a pair have no image in common in their prefix
+DIFFER_BEFORE, WORDS_ALONE = "differ before their image", "show their image in the vision_centric view alone"
 
 
 def check_first_image(dataset: AnyDataset) -> None:
@@ -173,20 +177,22 @@ def _numbered(stream: IterableDataset, name: str, places: Sequence[int]) -> Iter
 
 def _why_no_shared_image(batch: Mapping[str, Any], collate: PairedCollator) -> str:
     layout: ViewLayout = batch["view_layout"]
-    if not layout.sharing_pairs:
-        return "show different images"
     ids = batch["input_ids"][0]
     places = torch.isin(ids, ids.new_tensor(collate.image_token_ids)).nonzero().flatten()
-    return "differ before their image" if len(places) and layout.prefixes[0] <= places[0] else ""
+    if not layout.sharing_pairs:
+        return "show different images" if len(places) else WORDS_ALONE
+    return DIFFER_BEFORE if len(places) and layout.prefixes[0] <= places[0] else ""
 
 
 def say_what_is_not_shared(reasons: Sequence[str]) -> None:
     """Warn where the views of no checked pair share an image: sharing their prefix then saves next to nothing."""
-    if reasons and all(reasons):
+    if reasons and all(reasons) and set(reasons) != {WORDS_ALONE}:  # which is no accident
         why = " or ".join(sorted(set(reasons)))
+        is_late = DIFFER_BEFORE in reasons
+        remedy = " Put the image before the text where the model's template allows it." if is_late else ""
         logger.warning(
             f"`share_prefix`: the views of every checked pair {why}, so they share next to nothing. The losses are "
-            "the same; the step is not faster. Put the image before the text where the model's template allows it."
+            f"the same; the step is not faster.{remedy}"
         )
 
 
@@ -284,16 +290,24 @@ def reject_late_pairs(dataset: Any, text_field: str) -> None:
             )
 
 
-def check_collator(collator: Any, overlong: str, bad_rows: str = "error") -> None:
+def check_collator(collator: Any, args: Any) -> None:
     """Refuse a data collator that does not know the views of a pair; warn of one with another policy for rows."""
     if not isinstance(collator, PairedCollator):
         raise ValueError(
             f"`data_collator` is a {type(collator).__name__}, which does not know the views of a pair. Give a "
             "`PairedCollator` (or a subclass), or leave it out."
         )
-    if collator.overlong != overlong:
-        logger.warning(f"`overlong={overlong!r}` is not used: the given `data_collator` has {collator.overlong!r}.")
-    if bad_rows == "skip" and collator.quarantine is None:
+    if collator.overlong != args.overlong:
+        logger.warning(
+            f"`overlong={args.overlong!r}` is not used: the given `data_collator` has {collator.overlong!r}."
+        )
+    if (pixels := PixelLimits.of(args)) != collator.pixels:
+        raise ValueError(
+            f"`max_pixels` and `min_pixels` of the config are {pixels[0]} and {pixels[1]}, those of the given "
+            f"`data_collator` {collator.pixels[0]} and {collator.pixels[1]}: the model would be evaluated on other "
+            "images than it is trained on. Give both the same."
+        )
+    if args.bad_rows == "skip" and collator.quarantine is None:
         logger.warning(
             "`bad_rows='skip'` is not used: the given `data_collator` has no `quarantine`, and stops at bad rows."
         )

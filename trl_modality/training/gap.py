@@ -197,6 +197,8 @@ class EvaluationGap:
                 grader=Grader(tolerance=args.gap_eval_tolerance),
                 batch_size=args.per_device_eval_batch_size,
                 show_progress=not args.disable_tqdm,
+                max_pixels=getattr(args, "max_pixels", None),
+                min_pixels=getattr(args, "min_pixels", None),
             )
         except PairError as error:
             raise ValueError(

@@ -16,6 +16,7 @@ from ..collation.collator import PairedCollator
 from ..config import ModalityBalancedSFTConfig
 from ..config_checks import LESS_IS_BETTER
 from ..curriculum.options import RunSchedule
+from ..images import PixelLimits
 from ..modeling.families import shares_prefix
 from ..modeling.forward import add_paired_loss
 from ..modeling.token_layout import CollatorWithTokenLayout, TokenLayouts
@@ -44,7 +45,7 @@ class PreparedRun(NamedTuple):
     arguments: dict[str, Any]
     """For `SFTTrainer.__init__`; with views, `args` is a `ModalityBalancedSFTConfig` of its own."""
     uses_views: bool
-    """Whether the loss of pairs serves the run: it has pairs, or rows with images without padding."""
+    """Whether the loss of pairs serves the run: it has pairs, or rows with images that are scaled or not padded."""
     replay_dataset: AnyDataset | None
     padding_free: bool
     """Whether rows of a batch become one sequence. `SFTTrainer` refuses that with images, so it is not told."""
@@ -68,7 +69,8 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
     datasets = named_datasets(train, evaluation)
     text_field, padding_free = getattr(args, "dataset_text_field", "text"), getattr(args, "padding_free", False)
     with_pairs = [name for name, dataset in datasets.items() if has_pairs(dataset, name, text_field)]
-    uses_views = bool(with_pairs) or (padding_free and has_images(datasets))
+    changes_images = bool(PixelLimits.of(args).set_ones)
+    uses_views = bool(with_pairs) or ((padding_free or changes_images) and has_images(datasets))
     replay = checked_replay(replay_dataset, args, datasets, uses_views)
     checks.check_schedule(schedule, args, uses_views)
     if uses_views:
@@ -79,7 +81,7 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
         checks.reject_text_run(datasets)
         disable_batch_dispatch(arguments["args"], datasets)
         copy_without_waiting(arguments["args"])
-    if not with_pairs:
+    if datasets and not with_pairs:
         say_there_are_no_pairs(datasets, is_expected=not isinstance(args, ModalityBalancedSFTConfig))
     for name, dataset in datasets.items():
         say_where_slots_are_words(name, dataset)

@@ -1,0 +1,58 @@
+"""How alike the two views of pairs are, and whether the words give the answer away: counted from text alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..views import PAIR_VIEWS, PROMPT_COLUMN, images_of, shows_same_images, text_of
+
+
+@dataclass
+class Likeness:
+    """Counts over pairs."""
+
+    pairs: int = 0
+    same_views: int = 0
+    """Pairs whose views have the same prompt and the same images: nothing can be learnt from one for the other."""
+    same_prompts: int = 0
+    """Pairs whose views have the same prompt, whatever their images."""
+    words_alone: int = 0
+    """Pairs whose text_rich view shows no image."""
+    overlaps: list[int] = field(default_factory=list)
+    """For each pair with words in its text_rich prompt, the percentage of them that the other prompt has too."""
+    with_answer: int = 0
+    answer_in_text_rich: int = 0
+    """Pairs whose `answer` stands in the text_rich prompt, word for word."""
+    answer_in_vision_centric: int = 0
+    """The same of the vision_centric prompt, where it is given away without the picture (or is one of the choices)."""
+
+    def count(self, row: Mapping[str, Any]) -> None:
+        """Add a pair."""
+        text, vision = (text_of(row.get(PROMPT_COLUMN[view])).strip() for view in PAIR_VIEWS)
+        self.pairs += 1
+        self.same_prompts += text == vision
+        self.same_views += text == vision and shows_same_images(row)
+        self.words_alone += not images_of(row, PAIR_VIEWS[0])
+        own, other = (Counter(each.casefold().split()) for each in (text, vision))
+        if own:
+            self.overlaps.append(round(100 * (own & other).total() / own.total()))
+        answer = row.get("answer")
+        if answer is not None and str(answer).strip():
+            self.with_answer += 1
+            self.answer_in_text_rich += has_word(text, str(answer))
+            self.answer_in_vision_centric += has_word(vision, str(answer))
+
+    def add(self, other: Likeness) -> None:
+        """Add the counts of later pairs."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def has_word(text: str, answer: str) -> bool:
+    """Whether an answer stands in a text as a whole: "12" in "12 cm" and "(12)", not in "120", "3.12" or "1,120"."""
+    escaped = re.escape(answer.strip().casefold())
+    return re.search(rf"(?<!\w)(?<!\d[.,]){escaped}(?!\w)(?![.,]\d)", text.casefold()) is not None
