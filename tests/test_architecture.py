@@ -33,6 +33,7 @@ ROOMS = (
     "collation",
     "curriculum",
     "data.loaders",
+    "data.rendering",
     "data",
     "problems.generate",  # which imports the generators by their names, where no test sees it
     "problems.demo",
