@@ -1,4 +1,4 @@
-"""Rows made a chunk at a time. A chunk is a file of the cache named by its content, so that work goes on where it was."""
+"""Rows made a chunk at a time. A chunk is a file of the cache named by its content, so that work can go on."""
 
 from __future__ import annotations
 

@@ -148,13 +148,7 @@ def render_pairs(
     style: TextRenderStyle | None = None,
     seed: int = 0,
     text_view: TextView = "text_rich",
-    question: Column | None = None,
-    answer: Column | None = None,
-    completion: Column | None = None,
-    context: Column | None = None,
-    choices: Column | None = None,
-    id: Column | None = None,
-    category: Column | None = None,
+    columns: Mapping[str, Column] | None = None,
     share: float = 0.5,
     ending: str | None = None,
     plain: bool = False,
@@ -179,10 +173,10 @@ def render_pairs(
         seed: Seed of the look.
         text_view: "text_rich": both views show the picture. "text_only": the text_rich view shows none
             (`text_rich_images` is empty).
-        question, answer, completion, context, choices, id, category: The column of each field, or a function of the
-            row; by default columns of the usual names (`questions.NAMES`). An answer may end with `#### ` and the
-            final answer, as in GSM8K; of choices it is an index from 0, a letter, or a text. Without `completion` it
-            is the reasoning, if any, and a line `Answer: ...`.
+        columns: By field ("question", "answer", "completion", "context", "choices", "id", "category") its column, or
+            a function of the row; others are looked for by the usual names (`questions.NAMES`). An answer may end with
+            `#### ` and the final answer, as in GSM8K; of choices it is an index from 0, a letter, or a text. Without
+            a completion that is the reasoning, if any, and a line `Answer: ...`.
         share: For "middle": the share of the words that becomes a picture.
         ending: Last line of both prompts; by default it asks for the line `Answer: ...` if the completion has one.
         plain: Whether texts are drawn as they stand, without formulas, tables and code.
@@ -202,22 +196,30 @@ def render_pairs(
         PairError: a row that cannot be rendered, with `bad_rows="error"`.
         ImportError: Matplotlib is not installed.
     """
+    require_matplotlib()
+    rows = open_text(dataset, split)
+    _check(what, text_view, share, bad_rows, num_workers)
+    found = find_columns(rows.column_names, columns or {}, needs_context=what == "context")
+    renderer = PairRenderer(found, what, style or TextRenderStyle(), seed, text_view, share, ending, plain, bad_rows)
+    return _rendered(rows, renderer, cache_dir, num_workers, RenderCounts() if counts is None else counts, progress)
+
+
+def _rendered(
+    rows: Dataset,
+    renderer: PairRenderer,
+    cache_dir: str | None,
+    num_workers: int,
+    counts: RenderCounts,
+    progress: Callable[[int, int], None] | None,
+) -> Dataset:
     from datasets import config
     from datasets.fingerprint import Hasher
 
-    require_matplotlib()
-    rows = open_text(dataset, split)
-    given: dict[str, Column | None] = {"question": question, "answer": answer, "completion": completion}
-    given |= {"context": context, "choices": choices, "id": id, "category": category}
-    _check(what, text_view, share, bad_rows, num_workers)
-    columns = find_columns(rows.column_names, given, needs_context=what == "context")
-    renderer = PairRenderer(columns, what, style or TextRenderStyle(), seed, text_view, share, ending, plain, bad_rows)
     for face in renderer.style.faces:
         face_path(face)  # so that one that is not there raises here, not at some row
     key = f"{_code_version()} {Hasher.hash(renderer)}"
     folder = Path(cache_dir or config.HF_DATASETS_CACHE) / CACHE
     made, notes = make_rows(rows, renderer, key, folder, num_workers, progress)
-    counts = RenderCounts() if counts is None else counts
     for each in notes:
         counts.add(each)
     if not len(made):

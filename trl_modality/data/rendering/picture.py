@@ -119,7 +119,7 @@ def _fitted(
 
 
 def _mask(page: Page, width: int, pad: int) -> Image.Image:
-    """The ink of a page, white on black (mode L); `pad` pixels around it hold what hangs over, as slanted letters do."""
+    """The ink of a page, white on black (mode L); `pad` pixels around it are for letters that hang over."""
     from PIL import Image, ImageChops, ImageDraw
 
     mask = Image.new("L", (width + 2 * pad, page.height + 2 * pad), 0)

@@ -61,22 +61,24 @@ class Question:
         return "\n".join(f"{name}. {choice}" for name, choice in zip(ascii_uppercase, self.choices, strict=False))
 
 
-def find_columns(names: Sequence[str], given: Mapping[str, Column | None], *, needs_context: bool) -> Columns:
+def find_columns(names: Sequence[str], given: Mapping[str, Column], *, needs_context: bool) -> Columns:
     """The columns given, and those found by name.
 
     Args:
         names: The columns of the dataset.
-        given: Columns by field; `None` is looked for.
+        given: Columns by field; the others are looked for.
         needs_context: Whether a context is needed.
 
     Raises:
-        ValueError: a column does not exist, or one that is needed is not found; names those that the dataset has.
+        ValueError: a field or a column does not exist, or a needed one is not found; names those of the dataset.
     """
+    if unknown := [field for field in given if field not in NAMES]:
+        raise ValueError(f"`columns`: no field {unknown[0]!r}; there is {', '.join(NAMES)}.")
     found: dict[str, Column | None] = {}
     for field in fields(Columns):
         column = given.get(field.name)
         if isinstance(column, str) and column not in names:
-            raise ValueError(f"`{field.name}`: no column {column!r}; the dataset has {', '.join(names)}.")
+            raise ValueError(f"`columns`: no column {column!r} for the {field.name}; there is {', '.join(names)}.")
         found[field.name] = column or next((name for name in NAMES[field.name] if name in names), None)
     needed = ["question", *(["context"] if needs_context else [])]
     needed += [] if found["answer"] or found["completion"] else ["answer"]
@@ -84,7 +86,7 @@ def find_columns(names: Sequence[str], given: Mapping[str, Column | None], *, ne
         if found[name] is None:
             raise ValueError(
                 f"no column for the {name}: looked for {', '.join(NAMES[name])}; the dataset has {', '.join(names)}. "
-                f"Name it with `{name}` (`--{name} COLUMN`)."
+                f"Name it in `columns` (`--columns {name}=COLUMN`)."
             )
     return Columns(**found)  # pyright: ignore[reportArgumentType]
 
