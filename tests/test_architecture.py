@@ -34,6 +34,7 @@ ROOMS = (
     "curriculum",
     "data.loaders",
     "data",
+    "resumable",
     "problems.generate",  # which imports the generators by their names, where no test sees it
     "problems.demo",
     "problems.geometry",
