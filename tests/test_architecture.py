@@ -35,6 +35,7 @@ ROOMS = (
     "data.loaders",
     "data.rendering",
     "data",
+    "resumable",
     "problems.generate",  # which imports the generators by their names, where no test sees it
     "problems.demo",
     "problems.geometry",

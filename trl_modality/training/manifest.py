@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from ..evaluation.asking.records import write_json
+from ..resumable.records import write_json
 
 
 MANIFEST = "manifest.json"

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...resumable.batches import Processes, in_batches
 from ..models.requests import Generation, Generator, Request, RequestError
-from .batches import Processes, in_batches
 
 
 logger = logging.getLogger(__name__)
