@@ -1,4 +1,4 @@
-"""Rows made a chunk at a time. A chunk is a file of the cache named by its content, so that work can go on."""
+"""Rows made a chunk at a time. A chunk is a file named by its content, so that work can go on."""
 
 from __future__ import annotations
 
@@ -190,6 +190,6 @@ def _full_disk_named(folder: Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"the cache in {folder} cannot be written ({error.strerror}). Free some space there, or set `cache_dir` "
-            "(HF_DATASETS_CACHE) to another folder",
+            f"{folder} cannot be written ({error.strerror}). Free some space there, or write elsewhere; what is made "
+            "is kept",
         ) from error

@@ -8,25 +8,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ...views import BAD_ROW_POLICIES, PairError, pair_features
 from ..pairs import assistant, user
 from .chunks import Stopped, make_rows
 from .faces import UnrenderableError, face_path, require_matplotlib
+from .legibility import WORDS
 from .picture import render_text
 from .questions import Column, Columns, find_columns, read_question
 from .style import TextRenderStyle
 from .text_files import open_text
-from .views_of_text import WHATS, What, split_views
+from .views_of_text import TEXT_VIEWS, WHATS, TextView, What, split_views
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-TextView = Literal["text_rich", "text_only"]
 CACHE = "rendered_text"  # folder in the cache of `datasets`
-TEXT_VIEWS: tuple[TextView, ...] = ("text_rich", "text_only")
 
 
 @dataclass
@@ -74,7 +73,7 @@ class PairRenderer:
     bad_rows: str
 
     def features(self) -> Features:
-        """The columns of the pairs and their Arrow types."""
+        """The columns of the pairs and their Arrow types, with that of the words drawn."""
         from datasets import Features, Image, List, Value
 
         columns = dict(pair_features(category=self.columns.category is not None))
@@ -84,6 +83,7 @@ class PairRenderer:
             columns["choices"] = List(Value("string"))
         if self.text_view == "text_only":
             columns["text_rich_images"] = List(Image())
+        columns[WORDS] = Value("string")
         return Features(columns)
 
     def rows(
@@ -137,6 +137,7 @@ class PairRenderer:
             "answer": question.answer,
             "choices": list(question.choices) or None,
             "text_rich_images": [],
+            WORDS: picture.words,
         }
         return {column: pair[column] for column in self.features()}
 
@@ -155,15 +156,16 @@ def render_pairs(
     bad_rows: str = "error",
     split: str | None = None,
     num_workers: int = 1,
-    cache_dir: str | None = None,
+    words: bool = False,
+    work_folder: str | Path | None = None,
     counts: RenderCounts | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     r"""Pairs from text alone: the question, its middle or its context becomes a picture.
 
     The text_rich view has all words in its prompt; the vision_centric view leaves to the picture what is drawn. A row
-    depends on its text, the style and the seed alone. Rows are kept in the cache as they are made, keyed by their
-    content and the settings: after an interruption, the same call goes on where it was, and gives the same bytes.
+    depends on its text, the style and the seed alone. Rows are kept in files as they are made, named by their content
+    and the settings: after an interruption, the same call goes on where it was, and gives the same bytes.
 
     Args:
         dataset: A file (JSON lines, JSON, CSV, Parquet; MMLU's CSV without a header too), a folder, an id on the hub,
@@ -183,13 +185,14 @@ def render_pairs(
         bad_rows: "error", or "skip" to leave out rows that cannot be rendered; `counts` says how many, and why.
         split: Name of a split.
         num_workers: Processes.
-        cache_dir: Folder of the cache; by default one in that of `datasets`.
+        words: Whether to keep a column `words` with the letters in each picture, formulas left out.
+        work_folder: Folder of the rows that are made; by default one in the cache of `datasets`.
         counts: Is filled with what was rendered and what was left out.
         progress: Called with the number of rows done and of all.
 
     Returns:
         The columns `id`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion` and, where there are such
-        columns, `category`, `answer`, `choices`; for "text_only", `text_rich_images`.
+        columns, `category`, `answer`, `choices`; for "text_only", `text_rich_images`; `words`.
 
     Raises:
         ValueError: a column that does not exist, an option out of bounds, or no row that can be rendered.
@@ -201,13 +204,15 @@ def render_pairs(
     _check(what, text_view, share, bad_rows, num_workers)
     found = find_columns(rows.column_names, columns or {}, needs_context=what == "context")
     renderer = PairRenderer(found, what, style or TextRenderStyle(), seed, text_view, share, ending, plain, bad_rows)
-    return _rendered(rows, renderer, cache_dir, num_workers, RenderCounts() if counts is None else counts, progress)
+    counts = RenderCounts() if counts is None else counts
+    made = _rendered(rows, renderer, work_folder, num_workers, counts, progress)
+    return made if words else made.remove_columns(WORDS)
 
 
 def _rendered(
     rows: Dataset,
     renderer: PairRenderer,
-    cache_dir: str | None,
+    work_folder: str | Path | None,
     num_workers: int,
     counts: RenderCounts,
     progress: Callable[[int, int], None] | None,
@@ -218,7 +223,7 @@ def _rendered(
     for face in renderer.style.faces:
         face_path(face)  # so that one that is not there raises here, not at some row
     key = f"{_code_version()} {Hasher.hash(renderer)}"
-    folder = Path(cache_dir or config.HF_DATASETS_CACHE) / CACHE
+    folder = Path(work_folder or Path(config.HF_DATASETS_CACHE) / CACHE)
     made, notes = make_rows(rows, renderer, key, folder, num_workers, progress)
     for each in notes:
         counts.add(each)

@@ -12,7 +12,11 @@ from .questions import ANSWER, Question
 
 What = Literal["question", "middle", "context"]
 WHATS: tuple[What, ...] = ("question", "middle", "context")
+TextView = Literal["text_rich", "text_only"]
+TEXT_VIEWS: tuple[TextView, ...] = ("text_rich", "text_only")
+"""What the view in words shows: the picture too, or none."""
 GAP = "[...]"
+"""Stands in the words of the vision_centric view where a part of the question is in the picture."""
 
 _ENDING = 'End with a line "Answer: " and the answer alone.'
 _LETTER = 'End with a line "Answer: " and the letter of the right choice alone.'
