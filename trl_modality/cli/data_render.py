@@ -104,11 +104,11 @@ def _report(counts: RenderCounts) -> list[str]:
         lines.append(f"{plural(counts.smaller, 'pair')} in smaller letters than asked for, so that the text fits")
     lines += [
         f"{plural(count, 'pair')} in {face}, where the typeface asked for lacks characters"
-        for face, count in counts.other_faces.most_common()
+        for face, count in counts.other_faces.items()
     ]
     lines += [
         f"{plural(count, 'row')} left out ({kind}); the first: {counts.examples[kind]}"
-        for kind, count in counts.left_out.most_common()
+        for kind, count in counts.left_out.items()
     ]
     return lines
 

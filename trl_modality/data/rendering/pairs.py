@@ -42,16 +42,16 @@ class RenderCounts:
 
     pairs: int = 0
     smaller: int = 0
-    other_faces: Counter[str] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
+    other_faces: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add the counts of further rows (`asdict` of another)."""
         self.pairs += other["pairs"]
         self.smaller += other["smaller"]
-        self.other_faces.update(other["other_faces"])
-        self.left_out.update(other["left_out"])
+        self.other_faces = dict(Counter(self.other_faces) + Counter(other["other_faces"]))
+        self.left_out = dict(Counter(self.left_out) + Counter(other["left_out"]))
         self.examples = {**other["examples"], **self.examples}
 
 
@@ -71,6 +71,14 @@ class PairRenderer:
     ending: str | None
     plain: bool
     bad_rows: str
+
+    def __post_init__(self) -> None:
+        known = {"what": WHATS, "text_view": TEXT_VIEWS, "bad_rows": BAD_ROW_POLICIES}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"`{name}` must be one of {', '.join(values)}, got {getattr(self, name)!r}.")
+        if not 0 < self.share < 1:
+            raise ValueError(f"`share` must be above 0 and below 1, got {self.share}.")
 
     def features(self) -> Features:
         """The columns of the pairs and their Arrow types, with that of the words drawn."""
@@ -108,7 +116,7 @@ class PairRenderer:
                 kind = (
                     cause.kind if isinstance(cause, UnrenderableError) else "a field that is empty or of another form"
                 )
-                counts.left_out[kind] += 1
+                counts.left_out[kind] = counts.left_out.get(kind, 0) + 1
                 counts.examples.setdefault(kind, str(error))
         counts.pairs = len(made)
         return made, asdict(counts)
@@ -126,7 +134,8 @@ class PairRenderer:
             ) from error
         counts.smaller += picture.size < picture.wanted_size
         if picture.is_other_face:
-            counts.other_faces[Path(picture.path).name] += 1
+            name = Path(picture.path).name
+            counts.other_faces[name] = counts.other_faces.get(name, 0) + 1
         pair = {
             "id": question.id or f"row-{index}",
             "category": question.category,
@@ -183,12 +192,10 @@ def render_pairs(
         ending: Last line of both prompts; by default it asks for the line `Answer: ...` if the completion has one.
         plain: Whether texts are drawn as they stand, without formulas, tables and code.
         bad_rows: "error", or "skip" to leave out rows that cannot be rendered; `counts` says how many, and why.
-        split: Name of a split.
-        num_workers: Processes.
+        split, num_workers: Name of a split, or a slice of one; processes.
         words: Whether to keep a column `words` with the letters in each picture, formulas left out.
         work_folder: Folder of the rows that are made; by default one in the cache of `datasets`.
-        counts: Is filled with what was rendered and what was left out.
-        progress: Called with the number of rows done and of all.
+        counts, progress: Is filled with what was rendered and left out; is called with the rows done, and all rows.
 
     Returns:
         The columns `id`, `images`, `text_rich_prompt`, `vision_centric_prompt`, `completion` and, where there are such
@@ -199,12 +206,9 @@ def render_pairs(
         PairError: a row that cannot be rendered, with `bad_rows="error"`.
         ImportError: Matplotlib is not installed.
     """
-    require_matplotlib()
     rows = open_text(dataset, split)
-    _check(what, text_view, share, bad_rows, num_workers)
     found = find_columns(rows.column_names, columns or {}, needs_context=what == "context")
     renderer = PairRenderer(found, what, style or TextRenderStyle(), seed, text_view, share, ending, plain, bad_rows)
-    counts = RenderCounts() if counts is None else counts
     made = _rendered(rows, renderer, work_folder, num_workers, counts, progress)
     return made if words else made.remove_columns(WORDS)
 
@@ -214,12 +218,16 @@ def _rendered(
     renderer: PairRenderer,
     work_folder: str | Path | None,
     num_workers: int,
-    counts: RenderCounts,
+    counts: RenderCounts | None,
     progress: Callable[[int, int], None] | None,
 ) -> Dataset:
     from datasets import config
     from datasets.fingerprint import Hasher
 
+    if num_workers < 1:
+        raise ValueError(f"`num_workers` must be 1 or more, got {num_workers}.")
+    require_matplotlib()
+    counts = RenderCounts() if counts is None else counts
     for face in renderer.style.faces:
         face_path(face)  # so that one that is not there raises here, not at some row
     key = f"{_code_version()} {Hasher.hash(renderer)}"
@@ -230,20 +238,6 @@ def _rendered(
     if not len(made):
         raise ValueError(f"none of the {len(rows):,} rows can be rendered: {next(iter(counts.examples.values()))}")
     return made
-
-
-def _check(what: str, text_view: str, share: float, bad_rows: str, num_workers: int) -> None:
-    for name, value, known in (
-        ("what", what, WHATS),
-        ("text_view", text_view, TEXT_VIEWS),
-        ("bad_rows", bad_rows, BAD_ROW_POLICIES),
-    ):
-        if value not in known:
-            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
-    if not 0 < share < 1:
-        raise ValueError(f"`share` must be above 0 and below 1, got {share}.")
-    if num_workers < 1:
-        raise ValueError(f"`num_workers` must be 1 or more, got {num_workers}.")
 
 
 def _code_version() -> str:

@@ -53,6 +53,10 @@ def _opened(dataset: Any, split: str | None) -> Dataset:
         loaded: Any = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
     except DatasetGenerationError as error:
         raise ValueError(f"{path} cannot be read as {path.suffix}: {error.__cause__ or error}.") from error
+    except ValueError as error:
+        if "no data" in str(error):
+            raise ValueError(f"{path} has no row.") from error
+        raise
     return _part(loaded, bracket + part)
 
 
