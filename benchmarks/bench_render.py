@@ -2,8 +2,8 @@
 
     python benchmarks/bench_render.py [--pairs 10000] [--texts gsm8k/test.jsonl] [--ocr 50]
 
-Texts are word problems as long as those of GSM8K (a quarter of a thousand characters at the mean), made up here, or the
-`question`s of a file. Seconds are CPU time of the process on one core, which does not depend on what else the machine
+Texts are word problems as long as those of GSM8K (about 240 characters), made up here, or the `question`s of a file.
+Seconds are CPU time of the process on one core, which does not depend on what else the machine
 does. `--ocr N` reads N pictures of each style by OCR (the extra `ocr`). "clean" has a row for each typeface.
 """
 
@@ -25,8 +25,8 @@ from trl_modality.data.rendering.questions import Columns
 from trl_modality.data.rendering.style import STYLES, TextRenderStyle
 
 
-NAMES = "Ann Ben Carla Dmitri Eva Farid Grace Hugo Ines Jamal".split()
-THINGS = "apples notebooks marbles tickets bricks stamps candles pencils eggs pounds of rice".split(" ", 8)
+NAMES = ("Ann", "Ben", "Carla", "Dmitri", "Eva", "Farid", "Grace", "Hugo", "Ines", "Jamal")
+THINGS = ("apples", "notebooks", "marbles", "tickets", "bricks", "stamps", "candles", "pounds of rice")
 PARTS = (
     "{name} has {a} {thing} and buys {b} more every {day} for ${c} each.",
     "After {d} weeks {name} gives {e}% of them to {other}, who already had {f:,} {thing}.",

@@ -69,8 +69,9 @@ def test_the_extra_is_named(pairs):
 
 
 @pytest.mark.skipif(find_spec("rapidocr_onnxruntime") is None, reason="needs the extra `ocr`")
+@pytest.mark.slow
 @pytest.mark.parametrize("face", ["sans", "times", "mono"])
 def test_clean_pictures_are_legible(tmp_path, face):
-    rows = Dataset.from_list([{"question": text, "answer": "1"} for text in QUESTIONS])
+    rows = Dataset.from_list([{"question": " ".join(QUESTIONS), "answer": "1"}])
     drawn = render_pairs(rows, style=TextRenderStyle(faces=(face,)), words=True, work_folder=tmp_path)
-    assert check_legibility(drawn, 3).share >= 0.97
+    assert check_legibility(drawn, 1).share >= 0.97
