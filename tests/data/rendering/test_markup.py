@@ -19,6 +19,7 @@ def runs(line: str) -> list[tuple[str, str]]:
         ("She sells eggs for $2 per egg and milk for $3 per bottle.", []),
         ("from $5-$10 to $7", []),
         ("a price of $5 in US$.", []),
+        (r"$\begin{matrix} 1 \end{matrix}$ and $abc$", [r"\begin{matrix} 1 \end{matrix}"]),
         ("$4 and then $x+1$", ["x+1"]),
         (r"It costs \$5 and $y$", ["y"]),
         ("He has $100, spends $30 and $20.", []),

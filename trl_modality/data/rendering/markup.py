@@ -62,8 +62,8 @@ _INLINE = re.compile(
     r"`(?P<code>[^`\n]+)`|\\\((?P<parens>[^\n]+?)\\\)|(?<!\\)\$(?P<dollars>(?! )(?:[^$\n\\]|\\.)*?(?<! ))\$(?!\d)"
 )
 _DASHES = re.compile(r":?-+:?")
-_PROSE = re.compile(r"[A-Za-z]{3,}|^\d.*\s[A-Za-z]{2,}\b")  # what is in no formula, beside commands and their words
-_COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|operatorname)\{[^{}]*\}|\\[A-Za-z]+")
+_COMMAND = re.compile(r"\\[A-Za-z]")
+_PROSE = re.compile(r"[A-Za-z]{3,}|^\d.*\s[A-Za-z]{2,}\b")  # what is in no formula without commands
 
 
 def parse(text: str, *, plain: bool = False) -> list[Block]:
@@ -148,10 +148,10 @@ def _marked(line: str) -> Iterator[tuple[int, int, Run]]:
 def _is_formula(text: str) -> bool:
     """Whether what stands between two dollars is a formula, and not the words between two amounts of money.
 
-    As in Pandoc there is no space inside of the dollars, and no digit after the second. Besides, a formula has no word
-    of three letters that is not a command's, and one that begins with a number has no word of two after a space.
+    As in Pandoc there is no space inside of the dollars, and no digit after the second. Besides, it has a command of
+    TeX, or no word of three letters and, if it begins with a number, no word of two after a space.
     """
-    return bool(text) and not _PROSE.search(_COMMAND.sub(" ", text))
+    return bool(text) and (_COMMAND.search(text) is not None or not _PROSE.search(text))
 
 
 def atoms(text: str) -> list[tuple[int, int]]:
