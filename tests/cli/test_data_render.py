@@ -51,7 +51,7 @@ def test_gsm8k_in_one_line(file, tmp_path, capsys):
     assert pairs[3]["images"][0].width == 400
     card = (out / "README.md").read_text()
     assert "The question is drawn, with its choices; both views show it." in card
-    assert "width=400, max_height=896, sizes=(16, 18, 20, 22, 24)" in card
+    assert "width=400, max_height=896, square=False, sizes=(16, 18, 20, 22, 24)" in card
     assert "license: unknown" in card
 
 

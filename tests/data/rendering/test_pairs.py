@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from tests.testing.tiny import SMALL_RUN, tiny_llava
+from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 from trl_modality.data.rendering import chunks
 from trl_modality.data.rendering.pairs import RenderCounts, render_pairs
 from trl_modality.data.rendering.picture import render_text
@@ -60,6 +62,17 @@ def test_gsm8k_in_one_call(file):
         assert row["completion"][0]["content"] == f"{index}+{index + 1}\nAnswer: {2 * index + 1}"
         (shown,) = load_images(row, View.VISION_CENTRIC)
         assert np.array_equal(np.asarray(shown), np.asarray(render_text(source["question"]).image))
+
+
+def test_they_are_trained_on(file, tmp_path):
+    model, processor = tiny_llava()
+    args = ModalityBalancedSFTConfig(**{**SMALL_RUN, "output_dir": str(tmp_path / "run"), "max_steps": 1})
+    pairs = render_pairs(file)
+    small = pairs.map(lambda row: {"images": [image.resize((32, 32)) for image in row["images"]]})
+    trainer = ModalityBalancedSFTTrainer(model, args, train_dataset=small, processing_class=processor)
+    assert trainer.train().training_loss > 0
+    (logs,) = [each for each in trainer.state.log_history if "gap_nats" in each]
+    assert logs["text_rich_tokens"] == logs["vision_centric_tokens"] > 0
 
 
 def test_a_slice_of_a_file(file):

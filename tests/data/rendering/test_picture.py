@@ -143,6 +143,16 @@ def test_letters_get_smaller_until_the_text_fits():
     assert render_text("m" * 15, replace(style, max_height=4000)).size < 30
 
 
+def test_a_square_has_its_text_in_the_middle():
+    style = TextRenderStyle(width=300, square=True)
+    image = render_text("Two lines\nof words", style).image
+    assert image.size == (300, 300)
+    rows = np.flatnonzero(ink(image).any(1))
+    assert abs((rows[0] + rows[-1]) / 2 - 150) < 10
+    with pytest.raises(UnrenderableError, match=r"there is room for 260\. Use a larger `width`, smaller letters"):
+        render_text("words " * 300, style)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [

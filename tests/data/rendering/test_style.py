@@ -22,6 +22,7 @@ from trl_modality.data.rendering.style import SCHEMES, STYLES, TextRenderStyle, 
         ({"skew": True}, r"`skew` must be a number, got True"),
         ({"smallest": 24}, r"`smallest` of 24 pixels is larger than the least of `sizes`, 20; use 20 or less"),
         ({"width": 192, "sizes": (20, 24)}, r"leaves 152 pixels, too few for `sizes` of 24; use .* at least 232"),
+        ({"square": 1}, r"`square` must be True or False, got 1"),
         ({"max_height": 70}, r"`max_height` of 70 has no room for a line of `sizes` 20 .* use at least 80"),
     ],
 )
@@ -42,16 +43,18 @@ def test_styles_from_words():
     words = ["scan", "width=640", "faces=sans,mono", "sizes=18,22", "noise=3"]
     assert parse_style(words) == replace(STYLES["scan"], width=640, faces=("sans", "mono"), sizes=(18, 22), noise=3.0)
     assert parse_style(["papers=lined"]).papers == ("lined",)
+    assert parse_style(["square=true"]) == TextRenderStyle(square=True)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["pretty"], "no style 'pretty'; there is clean, varied, scan, or FIELD=VALUE"),
-        (["clean", "ink=3"], "no field 'ink'; there is width, max_height, sizes"),
+        (["clean", "ink=3"], "no field 'ink'; there is width, max_height, square, sizes"),
         (["clean", "scan"], "no field 'scan'"),
         (["width=wide"], "`width` must be a whole number, got 'wide'"),
         (["sizes=18,big"], "`sizes` must be a whole number, got '18,big'"),
+        (["square=1"], "`square` must be true or false, got '1'"),
         (["skew=much"], "`skew` must be a number, got 'much'"),
     ],
 )

@@ -99,7 +99,7 @@ def _fitted(
     blocks: Sequence[Block], style: TextRenderStyle, wanted: int, faces: tuple[str, str, str]
 ) -> tuple[Page, int]:
     """The page at the largest size that fits, and that size."""
-    room, height = style.width - 2 * style.margin, style.max_height - 2 * style.margin
+    room, height = style.width - 2 * style.margin, style.most_height - 2 * style.margin
     problem, remedy = "", ""
     for size in range(wanted, style.smallest - 1, -1):
         try:
@@ -110,7 +110,7 @@ def _fitted(
         if page.height <= height:
             return page, size
         problem = f"its lines are {page.height:,} pixels high, and there is room for {height:,}"
-        remedy = "`max_height` or `width`"
+        remedy = "`width`" if style.square else "`max_height` or `width`"
     raise UnrenderableError(
         FIT,
         f"it does not fit the picture with letters of {style.smallest} pixels, the smallest allowed: {problem}.",
@@ -148,7 +148,7 @@ def _turned(mask: Image.Image, angle: float, style: TextRenderStyle) -> Image.Im
         c, s = cos(radians(angle)), abs(sin(radians(angle)))
         return mask.width * c + mask.height * s, mask.width * s + mask.height * c
 
-    room = (style.width, style.max_height)
+    room = (style.width, style.most_height)
     while abs(angle) > 0.1 and any(side > most for side, most in zip(size(angle), room, strict=True)):
         angle *= 0.8
     if abs(angle) <= 0.1:
@@ -163,7 +163,8 @@ def _on_paper(
     from PIL import Image
 
     # Half of the margin is part of the mask
-    size = (style.width, min(mask.height + 2 * (style.margin - style.margin // 2), style.max_height))
+    needed = mask.height + 2 * (style.margin - style.margin // 2)
+    size = (style.width, style.width if style.square else min(needed, style.most_height))
     image = Image.new("RGB", size, paper)
     if kind in ("lined", "squared"):
         _rule(image, paper, kind, random.randint(18, 30))

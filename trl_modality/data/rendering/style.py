@@ -40,6 +40,8 @@ class TextRenderStyle:
     Args:
         width: Width of the picture in pixels, 192-4096. It is as high as its text needs.
         max_height: Most height in pixels.
+        square: Whether the picture is as high as it is wide, its text in the middle: for models whose processor cuts
+            a square out of the middle, as LLaVA-1.5's does. `max_height` has no meaning then.
         sizes: Sizes of the letters in pixels (of the em square), 8-128, drawn from. A text that would be too high or
             has a word, a row or a line of code too wide is made smaller, one pixel at a time, down to `smallest`.
         smallest: Least size of the letters in pixels; a text that does not fit at this size is refused.
@@ -58,6 +60,7 @@ class TextRenderStyle:
 
     width: int = 448
     max_height: int = 896
+    square: bool = False
     sizes: tuple[int, ...] = (20,)
     smallest: int = 12
     faces: tuple[str, ...] = ("sans",)
@@ -91,11 +94,18 @@ class TextRenderStyle:
                 f"`sizes` of {max(self.sizes)}; use a width of at least "
                 f"{_LETTERS_ACROSS * max(self.sizes) + 2 * self.margin}, or smaller letters."
             )
+        if not isinstance(self.square, bool):
+            raise ValueError(f"`square` must be True or False, got {self.square!r}.")
         if self.max_height < 2 * self.margin + 2 * max(self.sizes):
             raise ValueError(
                 f"a `max_height` of {self.max_height} has no room for a line of `sizes` {max(self.sizes)} and the "
                 f"margins; use at least {2 * self.margin + 2 * max(self.sizes)}."
             )
+
+    @property
+    def most_height(self) -> int:
+        """Most height of a picture in pixels."""
+        return self.width if self.square else self.max_height
 
 
 def _check_listed(name: str, value: Any, kind: type) -> None:
@@ -157,6 +167,10 @@ def _parsed(name: str, text: str, like: Any) -> Any:
     """A value in the form of another one."""
     parts = text.split(",") if isinstance(like, tuple) else [text]
     kind = type(like[0]) if isinstance(like, tuple) else type(like)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"`--style`: `{name}` must be true or false, got {text!r}.")
+        return text.lower() == "true"
     try:
         values = tuple(kind(part) for part in parts)
     except ValueError:
