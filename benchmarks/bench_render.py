@@ -2,7 +2,7 @@
 
     python benchmarks/bench_render.py [--pairs 10000] [--texts gsm8k/test.jsonl] [--ocr 50]
 
-Texts are word problems as long as those of GSM8K (about 240 characters), made up here, or the `question`s of a file.
+Texts are word problems as long as those of GSM8K (about 270 characters), made up here, or the `question`s of a file.
 Seconds are CPU time of the process on one core, which does not depend on what else the machine
 does. `--ocr N` reads N pictures of each style by OCR (the extra `ocr`). "clean" has a row for each typeface.
 """
