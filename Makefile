@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data bench-trust recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data bench-render bench-trust recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,10 @@ bench-trust: $(READY)  ## the health gate by step, the manifest by save (three m
 
 bench-data: $(READY)  ## generated pairs a second, one core
 	$(BIN)/python benchmarks/bench_generators.py
+
+bench-render: $(READY)  ## pairs a second of rendered text, one core, and what OCR finds of them (needs the extra `ocr`; ten minutes)
+	$(BIN)/python -m pip install --quiet --editable '.[ocr]'
+	$(BIN)/python benchmarks/bench_render.py --ocr 12
 
 recipes: $(READY)  ## the study of recipes: what is not in results/recipes.csv yet, by recipe and seed (all: two hours)
 	$(BIN)/python benchmarks/recipes.py

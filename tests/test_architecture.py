@@ -33,8 +33,10 @@ ROOMS = (
     "collation",
     "curriculum",
     "data.loaders",
+    "data.rendering",
     "data",
     "data.importers",
+    "resumable",
     "problems.generate",  # which imports the generators by their names, where no test sees it
     "problems.demo",
     "problems.geometry",

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tests.testing.foreign_files import write_images
 from tests.testing.tiny import PAIR_FEATURES, pair_row, tiny_llava
 from trl_modality.cli import main
-from trl_modality.evaluation.asking.folder_lock import locked_folder
+from trl_modality.resumable.folder_lock import locked_folder
 
 
 @pytest.fixture(autouse=True)

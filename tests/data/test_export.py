@@ -1,12 +1,14 @@
 """Datasets written to a folder: read back the same, in shards, with a card; and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image as PILImage
 
 from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row
-from trl_modality.data.export import Card, write_dataset, yaml_features
+from trl_modality.data.export import Card, Licence, write_dataset, yaml_features
 from trl_modality.data.rows import PairRows
 from trl_modality.views import pair_features
 
@@ -71,6 +73,18 @@ def test_card(tmp_path):
         assert words in card.text
     assert "| `train` | 3 | sum 2, product 1 |" in card.text
     assert "| `vision_centric_prompt` | the question alone: the facts are in the image |" in card.text
+
+
+def test_provenance_and_the_licence_of_what_was_read(tmp_path):
+    """A prompt with bars, tags and lines stays in its cell of the table."""
+    card = replace(CARD, provenance=[("model", "tiny"), ("prompt", "list | all\n<b>")])
+    write_dataset({"train": pair_dataset(2)}, tmp_path / "first", card)
+    text = (tmp_path / "first" / "README.md").read_text()
+    assert "| model | tiny |\n| prompt | list \\| all<br>&lt;b&gt; |\n\n## Licence" in text
+    assert Licence.of(str(tmp_path / "first")) == Licence("CC0 1.0.", "cc0-1.0")
+    assert Licence.of(str(tmp_path)) == Licence("Its card states none; ask those who made it.", "unknown")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nMine.")
+    assert Licence.of(str(tmp_path)) == Licence("Its card states `mit`.", "mit")
 
 
 def test_header_is_what_datasets_writes():

@@ -14,12 +14,12 @@ from PIL import Image as PILImage
 from tests.testing.answering import FakeGenerator, is_rich, number_of, quiz_row
 from tests.testing.tiny import MESSAGES
 from trl_modality import PairError
-from trl_modality.evaluation.asking.records import read_records
 from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.intervals import accuracy_of, paired_difference
 from trl_modality.evaluation.models.requests import Request
 from trl_modality.evaluation.terminal import gap_table
+from trl_modality.resumable.records import read_records
 from trl_modality.views import text_of
 
 

@@ -13,10 +13,10 @@ import torch
 from tests.testing.answering import FakeGenerator, quiz_row
 from tests.testing.tiny import pair_row, tiny_llava
 from trl_modality.evaluation.asking.ask import Question, ask
-from trl_modality.evaluation.asking.folder_lock import FolderInUseError, locked_folder
+from trl_modality.resumable.folder_lock import FolderInUseError, locked_folder
 from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.models.generation import TransformersGenerator
-from trl_modality.evaluation.asking.records import Journal
+from trl_modality.resumable.records import Journal
 from trl_modality.evaluation.models.requests import Request, RequestError
 from trl_modality.evaluation.text.run import TextTasks
 

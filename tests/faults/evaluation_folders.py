@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tests.faults.fault import Fault, Scene
 from tests.testing.answering import FakeGenerator, number_of, quiz_row
-from trl_modality.evaluation.asking.folder_lock import FolderInUseError
-from trl_modality.evaluation.asking.records import Journal
 from trl_modality.evaluation.baseline import read_baseline
 from trl_modality.evaluation.gap import ModalityGapEvaluator
 from trl_modality.evaluation.text.regret import text_skill
 from trl_modality.evaluation.text.run import TextTasks
+from trl_modality.resumable.folder_lock import FolderInUseError
+from trl_modality.resumable.records import Journal
 
 
 CONDITIONS = ("text_rich", "vision_centric")

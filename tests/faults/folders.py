@@ -7,7 +7,7 @@ from trl import SFTConfig, SFTTrainer
 from tests.faults.fault import Fault, Scene
 from tests.faults.saved_runs import SAVING, go_on, record, save
 from tests.testing.tiny import pair_dataset, written_out
-from trl_modality.evaluation.asking.folder_lock import locked_folder
+from trl_modality.resumable.folder_lock import locked_folder
 
 
 def _two_runs(scene: Scene) -> None:

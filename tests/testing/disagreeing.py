@@ -15,7 +15,7 @@ import trl_modality.training.resume
 from tests.faults.fault import Scene
 from tests.faults.saved_runs import SAVING, flip
 from tests.testing.tiny import pair_dataset, tiny_llava
-from trl_modality.evaluation.asking.folder_lock import locked_folder
+from trl_modality.resumable.folder_lock import locked_folder
 
 
 def larger_vocabulary():

@@ -1,4 +1,4 @@
-"""`trl-modality data make|show|stats`: make, show and count datasets of pairs."""
+"""`trl-modality data make|render|show|stats`: make, show and count datasets of pairs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ DESCRIPTION = "Make pairs, show them, count what is in them."
 def main(argv: Sequence[str]) -> int:
     """Parse the words after `data` and run the subcommand."""
     parser = argparse.ArgumentParser("trl-modality data", description=DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="make|show|stats")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="make|render|show|stats")
     _add_make(commands)
+    _add_render(commands)
     _add_show(commands)
     _add_stats(commands)
     args = parser.parse_args(argv)
@@ -108,6 +109,48 @@ def _add_files(make: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="hold out this share of the rows as `test`, with no question and no image of the rest",
     )
+
+
+def _add_render(commands: argparse._SubParsersAction) -> None:
+    from ..data.rendering.style import STYLES
+    from ..data.rendering.views_of_text import TEXT_VIEWS, WHATS
+
+    render = commands.add_parser("render", help="make pairs from text alone: questions or their context as pictures")
+    render.add_argument("dataset", metavar="DATASET", help="a file of text rows, a folder, or an id on the hub")
+    render.add_argument("--out", required=True, metavar="OUT", help="folder to write; must be empty or not exist")
+    render.add_argument("--split", help="by default `train`, or the only one; also a slice, such as `test[:800]`")
+    render.add_argument("--what", default="question", choices=WHATS, help="what becomes a picture (default question)")
+    render.add_argument("--share", type=float, default=0.5, help="of the words, with `--what middle` (default 0.5)")
+    render.add_argument(
+        "--style",
+        nargs="+",
+        default=[],
+        metavar="STYLE",
+        help=f"{', '.join(STYLES)} (default {next(iter(STYLES))}), then fields: size of picture, typefaces, paper, "
+        "noise ..., such as width=640 faces=serif,mono",
+    )
+    render.add_argument("--seed", type=int, default=0, help="what looks are drawn from (default 0)")
+    render.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="OURS=FIELD",
+        help="columns of question, answer, completion, context, choices, id, category; by default by the usual names",
+    )
+    render.add_argument(
+        "--text-view",
+        default="text_rich",
+        choices=TEXT_VIEWS,
+        help="whether the view in words shows the picture too (text_rich, the default) or none (text_only)",
+    )
+    render.add_argument("--ending", help="last line of both prompts (default: asks for `Answer: ...` where it comes)")
+    render.add_argument("--plain", action="store_true", help="draw texts as they stand: no formulas, tables, code")
+    render.add_argument("--bad-rows", default="error", choices=("error", "skip"), help="rows that cannot be drawn")
+    render.add_argument(
+        "--ocr-check", type=int, default=0, metavar="N", help="read N pictures by OCR and say how much of it is found"
+    )
+    render.add_argument("--num-workers", type=int, default=1, help="processes (default 1)")
+    render.add_argument("--shard-mib", type=float, default=500.0, help="most MiB of a file (default 500)")
 
 
 def _add_show(commands: argparse._SubParsersAction) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +57,8 @@ class Card:
         version: Version of this package.
         licence: Terms of use, in words.
         licence_id: The licence in the short form of dataset cards ("mit").
+        provenance: What the rows were made by, as (name, value) in the order of the table: model, prompt, sampling,
+            how many rows fell out and why, what was read.
     """
 
     title: str
@@ -62,6 +67,7 @@ class Card:
     version: str
     licence: str
     licence_id: str
+    provenance: Sequence[tuple[str, str]] = ()
 
 
 def require_empty(folder: str | Path) -> Path:
@@ -196,11 +202,52 @@ With trl-modality {card.version}:
 ```
 {card.command}
 ```
-
+{_provenance_table(card.provenance)}
 ## Licence
 
 {card.licence}
 """
+
+
+def _provenance_table(provenance: Sequence[tuple[str, str]]) -> str:
+    if not provenance:
+        return ""
+    lines = (f"| {name} | {_in_a_cell(value)} |" for name, value in provenance)
+    return "\n".join(["", "| | |", "| --- | --- |", *lines, ""])
+
+
+def _in_a_cell(text: str) -> str:
+    """A text as it stands in a cell of a table: of one line, and without a bar or a tag that would be one."""
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", "<br>")
+
+
+@dataclass(frozen=True)
+class Licence:
+    """The terms of a dataset that was read."""
+
+    text: str
+    id: str
+
+    @classmethod
+    def of(cls, name: str) -> Licence:
+        """The terms that the card of a dataset states, or that it states none.
+
+        Args:
+            name: Its folder, or its id on the hub.
+        """
+        from huggingface_hub import DatasetCard
+
+        path = Path(name) / "README.md"
+        card = None
+        if path.is_file() or (not path.parent.exists() and "/" in name):
+            with contextlib.suppress(Exception):  # no network, no card: nothing is stated then
+                card = DatasetCard.load(path if path.is_file() else name)
+        told = card.data.get("license") if card else None
+        stated = re.search(r"^## Licen[cs]e\n+(.+?)(?=^#|\Z)", card.text, re.MULTILINE | re.DOTALL) if card else None
+        if stated:
+            return cls(stated[1].strip(), str(told or "unknown"))
+        text = f"Its card states `{told}`." if told else "Its card states none; ask those who made it."
+        return cls(text, str(told or "unknown"))
 
 
 def yaml_features(features: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .asking.records import read_records
+from ..resumable.records import read_records
 from .conditions import VIEWS
 from .intervals import gap_change, paired_difference
 from .results import AnswerRecord, Comparison

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..images import PixelLimits
+from ..resumable.batches import Processes
+from ..resumable.folder_lock import locked_evaluation
+from ..resumable.records import write_json
 from ..views import INDEX_COLUMN, PairError, describe_row
 from .asking.ask import Question, ask
-from .asking.batches import Processes
-from .asking.folder_lock import locked_evaluation
-from .asking.records import write_json
 from .baseline import check_asked, compare, read_baseline
 from .checked_rows import CheckedRows, check_rows
 from .conditions import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..images import PixelLimits
-from .asking.batches import in_batches
+from ..resumable.batches import in_batches
 from .checked_rows import CheckedRows
 from .conditions import Condition, make_request, rows_with_other_images
 from .intervals import MeanDifference, mean_difference

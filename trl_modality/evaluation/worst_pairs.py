@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..resumable.batches import Processes
 from ..views import PROMPT_COLUMN, View, load_images, text_of
-from .asking.batches import Processes
 from .conditions import VIEWS
 from .json_fields import Fields, JsonObject
 

@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from .._compat import UNFINISHED_MARK
-from ..evaluation.asking.records import write_json
+from ..resumable.records import write_json
 
 
 MANIFEST = "manifest.json"

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..evaluation.asking.folder_lock import locked_folder
+from ..resumable.folder_lock import locked_folder
 from .checkpoints import (
     STATE,
     Checkpoint,

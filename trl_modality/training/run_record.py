@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .._version import __version__
-from ..evaluation.asking.records import write_json
+from ..resumable.records import write_json
 from .datasets import named_datasets
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tests.testing.answering import FakeGenerator
 from trl_modality.evaluation.asking.ask import Question, ask
-from trl_modality.evaluation.asking.batches import cut
-from trl_modality.evaluation.asking.records import read_records
 from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.models.requests import Request, RequestError
+from trl_modality.resumable.batches import cut
+from trl_modality.resumable.records import read_records
 
 
 def prompt_of(text):

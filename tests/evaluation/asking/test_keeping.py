@@ -7,10 +7,10 @@ import time
 import pytest
 
 from trl_modality.evaluation.asking.ask import Question, ask
-from trl_modality.evaluation.asking.batches import Interrupted
-from trl_modality.evaluation.asking.records import Journal, read_records
 from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.models.requests import Generation, Request
+from trl_modality.resumable.batches import Interrupted
+from trl_modality.resumable.records import Journal, read_records
 
 
 QUESTIONS = [Question(f"q{i}", Request(str(i)), str(i)) for i in range(10)]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...resumable.batches import Processes, in_batches
 from ..models.requests import Generation, Generator, Request, RequestError
-from .batches import Processes, in_batches
 
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..asking.records import read_records
+from ...resumable.records import read_records
 from ..intervals import accuracy_of, paired_difference
 from .results import TEXT_FILE, TextRegret, TextSkill, read_name
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...resumable.batches import Processes
+from ...resumable.folder_lock import locked_evaluation
+from ...resumable.records import write_json
 from ..asking import ask as asking
-from ..asking.batches import Processes
-from ..asking.folder_lock import locked_evaluation
-from ..asking.records import write_json
 from ..models.requests import Generator
 from .gsm8k import read_gsm8k
 from .humaneval import humaneval_grader, read_humaneval

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from trl_modality.evaluation.asking.folder_lock import HOLDER, LOCK, FolderInUseError, locked_folder
+from trl_modality.resumable.folder_lock import HOLDER, LOCK, FolderInUseError, locked_folder
 
 
 HOLDING = """
 import sys, time
-from trl_modality.evaluation.asking.folder_lock import locked_folder
+from trl_modality.resumable.folder_lock import locked_folder
 with locked_folder(sys.argv[1], "an evaluation", "output_dir"):
     print("held", flush=True)
     time.sleep(60)
