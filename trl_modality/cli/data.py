@@ -1,4 +1,4 @@
-"""`trl-modality data make|show|stats`: make, show and count datasets of pairs."""
+"""`trl-modality data make|show|stats|transcribe|trace`: make, show and count datasets of pairs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Sequence
 from importlib import import_module
 
+from .data_asking import add_trace, add_transcribe
+
 
 DESCRIPTION = "Make pairs, show them, count what is in them."
 
@@ -14,11 +16,13 @@ DESCRIPTION = "Make pairs, show them, count what is in them."
 def main(argv: Sequence[str]) -> int:
     """Parse the words after `data` and run the subcommand."""
     parser = argparse.ArgumentParser("trl-modality data", description=DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="make|show|stats")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="make|show|stats|transcribe|trace")
     _add_make(commands)
     _add_show(commands)
     stats = commands.add_parser("stats", help="count what is in a dataset of pairs")
     _add_dataset(stats)
+    add_transcribe(commands)
+    add_trace(commands)
     args = parser.parse_args(argv)
     args.command_line = shlex.join(["trl-modality", "data", *argv])
     return import_module(f".data_{args.command}", __package__).run(args)

@@ -30,7 +30,7 @@ class Question:
     """Identifies the question; unique within a call of `ask`."""
     request: Request | Callable[[], Request]
     """The request, or a function that makes it when its batch is asked, so that not all images are in memory."""
-    expected: str
+    expected: str = ""
     """The right answer, for the grader."""
     choices: Sequence[str] | None = None
     """The choices of a multiple-choice question, for the grader."""
@@ -38,12 +38,14 @@ class Question:
     """Further plain values, copied into the record of the answer."""
     group: str = ""
     """A batch holds questions of one group only."""
+    name: str = ""
+    """What messages call it; by default its key."""
 
 
 def ask(
     generator: Generator,
     questions: Sequence[Question],
-    grade: Callable[[str, str, Sequence[str] | None], Any],
+    grade: Callable[[str, str, Sequence[str] | None], Any] | None,
     file: str | os.PathLike | None = None,
     batch_size: int = 16,
     show_progress: bool = True,
@@ -58,7 +60,7 @@ def ask(
         generator: The model.
         questions: The questions; they are asked in batches, one group after the other.
         grade: Grades an answer: called with (text, expected, choices), returns an object with `is_correct`, `answer`
-            and `how`, as `Grader` does.
+            and `how`, as `Grader` does. `None`: the answers are only kept.
         file: JSONL file with a header, then a line for each answer, written batch by batch. An interrupted file is
             continued with the batches that it would have had. `None`: nothing is written.
         batch_size: Questions in a batch.
@@ -69,7 +71,8 @@ def ask(
     Returns:
         A record for each question, in their order: `key`, the fields of the question, `expected`, `text`, `answer`,
         `is_correct`, `how`, `is_complete`, `is_fallback` where the generator sets it, `failure` (why) where there is
-        no graded answer, and `characters` (how many it had) where the text was shortened.
+        no graded answer, and `characters` (how many it had) where the text was shortened. Without `grade` there is no
+        `expected`, `answer`, `is_correct` and `how`.
 
     Raises:
         ValueError: the file has answers of other settings (the setting is named), a request cannot be asked (the
@@ -98,7 +101,8 @@ def ask(
         restart=restart,
         on_resume=asker.take_over,
     )
-    _say_failures(records)
+    if grade is not None:  # else it is said by who makes something of the answers
+        _say_failures(records)
     return records
 
 
@@ -114,7 +118,9 @@ def _say_failures(records: Sequence[Mapping[str, Any]]) -> None:
 class _Asker:
     """Asks and grades the batches of one call of `ask`; it notices where not a single request has an answer."""
 
-    def __init__(self, generator: Generator, grade: Callable[[str, str, Sequence[str] | None], Any], total: int):
+    def __init__(
+        self, generator: Generator, grade: Callable[[str, str, Sequence[str] | None], Any] | None, total: int
+    ):
         self._generator, self._grade, self._total = generator, grade, total
         self._asked, self._has_answer = 0, False
 
@@ -130,7 +136,7 @@ class _Asker:
         except BaseException as error:
             raised = error
             if isinstance(error, RequestError):
-                raised = ValueError(f"{batch[error.position].key}: {error}")
+                raised = ValueError(f"{_name(batch[error.position])}: {error}")
             answered: dict[int, Generation] = getattr(self._generator, "answered", {})
             if self._has_answer or any(each.failure is None for each in answered.values()):
                 raised.records = [self._record(batch[i], answered[i]) for i in sorted(answered)]  # pyright: ignore
@@ -140,44 +146,52 @@ class _Asker:
         if len(generations) != len(batch):
             raise ValueError(
                 f"{self._generator.name} gave {len(generations)} answers to {len(batch)} requests, the first of which "
-                f"is {batch[0].key}; a generator gives one to each."
+                f"is {_name(batch[0])}; a generator gives one to each."
             )
         records = [self._record(*each) for each in zip(batch, generations, strict=True)]
-        self._check(records)
+        self._check(batch, records)
         return records
 
     def _record(self, question: Question, generation: Generation) -> dict[str, Any]:
         text, failure, graded = _shortened(generation.text), generation.failure, None
-        if failure is None:
+        if failure is None and self._grade is not None:
             try:
                 graded = self._grade(text, question.expected, question.choices)
             except (OSError, ImportError):  # of the machine, and not of the answer
                 raise
             except Exception as error:
                 failure = f"the grader failed ({type(error).__name__}: {error})"
-        return {
-            "key": question.key,
-            **question.fields,
-            "expected": question.expected,
-            "text": text,
+        grade = {
             "answer": graded.answer if graded else "",
             "is_correct": graded.is_correct if graded else False,
             "how": graded.how if graded else "none",
+        }
+        return {
+            "key": question.key,
+            **question.fields,
+            **({} if self._grade is None else {"expected": question.expected}),
+            "text": text,
+            **({} if self._grade is None else grade),
             "is_complete": generation.is_complete,
             **({} if generation.is_fallback is None else {"is_fallback": generation.is_fallback}),
             **({} if failure is None else {"failure": failure}),
             **({} if text is generation.text else {"characters": len(generation.text)}),
         }
 
-    def _check(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def _check(self, batch: Sequence[Question], records: Sequence[Mapping[str, Any]]) -> None:
         """Raise where all requests so far failed: it is for one reason then, and the rest would only fail too."""
         self._asked += len(records)
         self._has_answer = self._has_answer or any("failure" not in record for record in records)
         if not self._has_answer and self._asked >= min(ALL_FAILED, self._total):
+            graded = "an" if self._grade is None else "a graded"
             raise ValueError(
-                f"{self._generator.name}: not one of the {self._asked:,} questions asked so far has a graded answer; "
-                f"{records[0]['key']}: {records[0]['failure']}."
+                f"{self._generator.name}: not one of the {self._asked:,} questions asked so far has {graded} answer; "
+                f"{_name(batch[0])}: {records[0]['failure']}."
             )
+
+
+def _name(question: Question) -> str:
+    return question.name or question.key
 
 
 def _shortened(text: str) -> str:
