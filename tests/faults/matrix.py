@@ -19,7 +19,7 @@ BEGIN, END = "<!-- made by `tests.faults.matrix`: begin -->", "<!-- end -->"
 ORDER = (
     *("columns", "rows", "images", "suspicions", "bad_rows", "reading"),
     *("folders", "choosing", "numbers", "endings", "checkpoints", "resuming", "ranks", "waiting"),
-    *("data_making", "evaluation_folders", "answers", "servers", "interruptions"),
+    *("data_making", "from_models", "evaluation_folders", "answers", "servers", "interruptions"),
 )
 """The modules with rows, as a run meets them: data, training, resuming, several processes, evaluation."""
 

@@ -1,4 +1,4 @@
-"""What `data transcribe` and `data trace` have in common: their options, and a folder written from a model's answers."""
+"""What `data transcribe` and `data trace` have in common: options, and a folder written from a model's answers."""
 
 from __future__ import annotations
 

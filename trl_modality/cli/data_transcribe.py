@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             folder=work.kept,
             known=known,
             batch_size=batch_size(args),
-            settings={"dataset": args.dataset, "prompt": prompt},
+            settings={"dataset": args.dataset, **({} if args.ocr else {"prompt": prompt})},
             restart=args.restart,
         )
         if is_first_process():

@@ -93,8 +93,8 @@ class OcrReader:
                         pitch = (right - left - DIGIT_WIDTH * (bottom - top)) / max(1, len(text) - 1)
                         edges = [left + pitch * place for place in range(len(text))]
                     text = spread_digits(text, of_characters[1], edges, bottom - top)
-                sides = (float(side) / self.scale for side in (left, top, right, bottom))
-                words.append(Word(text.strip(), *sides, float(score)))
+                left, top, right, bottom = (float(side) / self.scale for side in (left, top, right, bottom))
+                words.append(Word(text.strip(), left, top, right, bottom, float(score)))
         return words
 
     def read(self, image: Image.Image) -> str:

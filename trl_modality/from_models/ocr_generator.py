@@ -17,6 +17,8 @@ class OcrGenerator:
     """
 
     name = "ocr"
+    reads_prompt = False
+    """So that its answers are kept by their pictures alone."""
 
     def __init__(self, reader: Any = None):
         self._reader = reader or OcrReader()

@@ -73,7 +73,7 @@ class Questions:
 
     def fields(self, row: Mapping[str, Any]) -> dict[str, str]:
         """The words of a row that a template may name: its columns of text, and `question`."""
-        words = {name: value for name, value in row.items() if isinstance(value, str)}
+        words = {name: row[name] for name in self.dataset.column_names if isinstance(row[name], str)}
         return {**words, "question": _last_words(self.prompt(row))}
 
     def check_template(self, template: str, option: str, own: Sequence[str] = ()) -> None:

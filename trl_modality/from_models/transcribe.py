@@ -64,7 +64,9 @@ class _Row:
         self.choices: Sequence[str] | None = row.get("choices")
         self.completion = text_of(row.get("completion") or "")
         self.digests = [image_digest(image) for image in questions.images(row)]
-        self.facts, self.key, self.reason = "", "", None
+        self.facts, self.key = "", ""
+        self.reason: str | None = None
+        """Why it falls out."""
 
     @property
     def row(self) -> Mapping[str, Any]:
@@ -190,6 +192,8 @@ def _need_answers(rows: Sequence[_Row]) -> None:
 def _pictures(rows: Sequence[_Row], generator: Generator, prompt: str, seed: int | None = None) -> list[Wanted]:
     """The request for the pictures of each row, whose key the row is told."""
     wanted = []
+    if not getattr(generator, "reads_prompt", True):
+        prompt = ""
     for row in rows:
         words = prompt.format_map(row.questions.fields(row.row)) if "{" in prompt or "}" in prompt else prompt
         row.key = content_key(generator, words, row.digests, seed)
@@ -214,7 +218,7 @@ def _words_alone(row: _Row, generator: Generator, template: str) -> Wanted:
 def _result(
     questions: Sequence[Questions], rows: Sequence[_Row], template: str, answers: dict[str, dict[str, Generation]]
 ) -> Transcription:
-    fell_out = Counter(row.reason for row in rows if row.reason is not None)
+    fell_out: Counter[str] = Counter(row.reason for row in rows if row.reason is not None)
     kept = [row for row in rows if row.reason is None]
     made = {}
     for each, own in _by_split(questions, kept):

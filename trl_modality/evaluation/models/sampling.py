@@ -58,7 +58,7 @@ class SeededDraws(LogitsProcessor):
         self._seeds = seeds
         self._generators: list[torch.Generator] = []
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         """The scores (rows, V) in float32 with the noise; argmax over the last axis is the sample."""
         if not self._generators:
             self._generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self._seeds]
