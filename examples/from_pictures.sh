@@ -31,7 +31,7 @@ measure() {  # measure NAME MODEL [OPTION ...]
 }
 
 # 0. What people have: `questions` has pictures, questions and answers. The rest is for measuring and comparing.
-$PYTHON examples/from_pictures_data.py "$OUT"
+$PYTHON examples/from_pictures_data.py "$OUT" ${ROWS:-2400} ${HELD_OUT:-400}
 
 # 1. The facts of each picture, by the base itself. A row stays where the base answers rightly from these words alone.
 $MODALITY data transcribe "$OUT/questions" --out "$OUT/facts" --model $BASE \

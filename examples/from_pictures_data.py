@@ -1,7 +1,7 @@
 """Write the data of `from_pictures.sh`: pictures and questions without facts, and true pairs to compare with.
 
 ```bash
-python examples/from_pictures_data.py outputs/from_pictures
+python examples/from_pictures_data.py outputs/from_pictures [ROWS [HELD_OUT]]
 ```
 
 In the folder that is given:
@@ -61,4 +61,4 @@ def main(folder: Path, count: int = COUNT, held_out: int = HELD_OUT) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:4]))
