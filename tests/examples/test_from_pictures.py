@@ -23,7 +23,9 @@ def test_from_pictures_to_a_measured_model(tmp_path):
         "MODALITY": f"{sys.executable} -m trl_modality.cli",
         "CUDA_VISIBLE_DEVICES": "",
         "HF_DATASETS_CACHE": str(tmp_path / "cache"),
-        **{"ROWS": "60", "HELD_OUT": "20", "STEPS": "2"},
+        "ROWS": "60",
+        "HELD_OUT": "20",
+        "STEPS": "2",
     }
     out = tmp_path / "out"
     done = subprocess.run(

@@ -80,11 +80,7 @@ def trace(
     seed: int = 0,
     name: str = "train",
     folder: Path | None = None,
-    known: Mapping[str, Generation] | None = None,
-    batch_size: int = 16,
-    settings: Mapping[str, Any] | None = None,
-    show_progress: bool = True,
-    restart: bool = False,
+    **how: Any,
 ) -> Trace:
     """Replace the completions of pairs by those that a model writes itself, where it is right.
 
@@ -104,11 +100,7 @@ def trace(
         seed: Of all draws.
         name: Name of the dataset in messages.
         folder: Samples are kept there as they come, and continued.
-        known: Samples of before (`known_answers`), which are not drawn again.
-        batch_size: Requests in a batch.
-        settings: What the samples depend on besides these, for the header of the file in `folder`.
-        show_progress: Draw a progress bar.
-        restart: Move samples of other settings aside.
+        **how: Options of `ask_once`: `known`, `batch_size`, `settings`, `show_progress`, `restart`.
 
     Raises:
         ValueError: an option does not fit, a column is missing, or no row is left.
@@ -122,16 +114,8 @@ def trace(
         for position in range(len(rows))
         for sample in _wanted(rows, position, generator, from_view, seed, samples)
     ]
-    answers = ask_once(
-        generator,
-        wanted,
-        file=None if folder is None else folder / "samples.jsonl",
-        known=known,
-        batch_size=batch_size,
-        settings=settings,
-        show_progress=show_progress,
-        restart=restart,
-    )
+    file = None if folder is None else folder / "samples.jsonl"
+    answers = ask_once(generator, wanted, file=file, **how)
     right: list[list[str]] = []
     outcomes: Counter[str] = Counter()
     for position in range(len(rows)):

@@ -88,85 +88,53 @@ def transcribe(
     second: Generator | None = None,
     min_agreement: float = 0.8,
     folder: Path | None = None,
-    known: Mapping[str, Generation] | None = None,
-    batch_size: int = 16,
-    settings: Mapping[str, Any] | None = None,
-    show_progress: bool = True,
-    restart: bool = False,
+    **how: Any,
 ) -> Transcription:
     """Make pairs of pictures with questions: a generator writes the facts of each picture, without its question.
 
-    Equal pictures are transcribed once. A row whose transcription is of no use (`flags.REASONS`) is left out and
-    counted.
+    Equal pictures are transcribed once. Rows whose transcription is of no use (`flags.REASONS`) are left out, counted.
 
     Args:
-        splits: Rows with `images` (or `image`) and a question (`vision_centric_prompt`, `prompt` or `question`), by
-            the name of their split; `answer`, `choices` and `completion` where they have them.
+        splits: Rows with `images` (or `image`), a question (`vision_centric_prompt`, `prompt` or `question`) and, if
+            there are, `answer`, `choices` and `completion`, by the name of their split.
         transcriber: Writes the facts; see `OcrGenerator` and the generators of `trl_modality.evaluation`.
         prompt: What it is asked; it may name columns of text, `"{title}: list the values"`.
         template: The words of the text_rich view, of `{facts}`, `{question}` and columns of text.
         keep: "answered": rows that `answerer` answers rightly from those words, without the picture; "agreed": rows
             on which `second` agrees; "all": every row.
-        answerer: Answers, for `keep="answered"`.
-        grade: Grades its answers, as `Grader` does.
-        second: Transcribes a second time, for `keep="agreed"`: another generator, or the same with a temperature.
+        answerer, grade: Answers, for `keep="answered"`, and grades the answers as `Grader` does.
+        second: Transcribes again, for `keep="agreed"`: another generator, or the same with a temperature.
         min_agreement: Least agreement of the two (`flags.agreement`), 0 to 1.
         folder: Answers are kept there as they come, and continued.
-        known: Answers of before (`known_answers`), which are not asked for again.
-        batch_size: Requests in a batch.
-        settings: What the answers depend on besides these, for the header of the files in `folder`.
-        show_progress: Draw progress bars.
-        restart: Move answers of other settings aside.
+        **how: Options of `ask_once`: `known`, `batch_size`, `settings`, `show_progress`, `restart`.
 
     Raises:
         ValueError: an option does not fit, a column is missing, or no row is left.
         PairError: a row has no question or picture or, for "answered", no answer.
-        Interrupted: by Ctrl-C; what is there is in `folder`.
     """
     _check(keep, answerer, grade, second, min_agreement)
-    questions = [Questions(dataset, name) for name, dataset in splits.items()]
-    for each in questions:
-        each.check_template(prompt, "prompt")
-        each.check_template(template, "template", ("facts",))
-    rows = [_Row(each, position) for each in questions for position in range(len(each))]
-    if keep == "answered":
-        _need_answers(rows)
+    questions = _opened(splits, prompt, template)
+    rows = _rows(questions, need_answers=keep == "answered")
 
     def ask(generator: Generator, wanted: Sequence[Wanted], name: str) -> dict[str, Generation]:
-        return ask_once(
-            generator,
-            wanted,
-            file=None if folder is None else folder / f"{name}.jsonl",
-            known=known,
-            batch_size=batch_size,
-            settings=settings,
-            show_progress=show_progress,
-            restart=restart,
-        )
+        answers[name] = ask_once(generator, wanted, file=None if folder is None else folder / f"{name}.jsonl", **how)
+        return answers[name]
 
+    answers: dict[str, dict[str, Generation]] = {}
     transcripts = ask(transcriber, _pictures(rows, transcriber, prompt), "transcripts")
-    answers = {"transcripts": transcripts}
     for row in rows:
         row.facts = transcripts[row.key].text.strip()
         row.reason = flag(transcripts[row.key], row.question, row.answer, row.completion)
     left = [row for row in rows if row.reason is None]
-    if keep == "agreed" and left:
-        assert second is not None
-        facts = {id(row): row.facts for row in left}
-        answers["second"] = ask(second, _pictures(left, second, prompt, SECOND_SEED), "second")
+    if keep == "agreed" and second is not None and left:
+        others = ask(second, _pictures(left, second, prompt, SECOND_SEED), "second")
         for row in left:
-            other = answers["second"][row.key]
-            agreed = 0.0 if other.failure else agreement(facts[id(row)], other.text)
-            row.reason = None if agreed >= min_agreement else NOT_AGREED
-    if keep == "answered" and left:
-        assert answerer is not None
-        assert grade is not None
+            row.reason = None if _agrees(others[row.key], row, min_agreement) else NOT_AGREED
+    if keep == "answered" and answerer is not None and grade is not None and left:
         wanted = [_words_alone(row, answerer, template) for row in left]
-        answers["answers"] = ask(answerer, wanted, "answers")
+        said = ask(answerer, wanted, "answers")
         for row, asked in zip(left, wanted, strict=True):
-            said = answers["answers"][asked.key]
-            right = not said.failure and grade(said.text, row.answer or "", row.choices).is_correct
-            row.reason = None if right else NOT_ANSWERED
+            row.reason = None if _is_right(said[asked.key], row, grade) else NOT_ANSWERED
     return _result(questions, rows, template, answers)
 
 
@@ -181,12 +149,31 @@ def _check(keep: str, answerer: Any, grade: Any, second: Any, min_agreement: flo
         raise ValueError(f"`min_agreement` must be from 0 to 1, got {min_agreement}.")
 
 
-def _need_answers(rows: Sequence[_Row]) -> None:
+def _agrees(other: Generation, row: _Row, least: float) -> bool:
+    return not other.failure and agreement(row.facts, other.text) >= least
+
+
+def _is_right(said: Generation, row: _Row, grade: Grade) -> bool:
+    return not said.failure and grade(said.text, row.answer or "", row.choices).is_correct
+
+
+def _opened(splits: Mapping[str, Dataset], prompt: str, template: str) -> list[Questions]:
+    """The splits, where their rows have what prompt and template name."""
+    questions = [Questions(dataset, name) for name, dataset in splits.items()]
+    for each in questions:
+        each.check_template(prompt, "prompt")
+        each.check_template(template, "template", ("facts",))
+    return questions
+
+
+def _rows(questions: Sequence[Questions], need_answers: bool) -> list[_Row]:
+    rows = [_Row(each, position) for each in questions for position in range(len(each))]
     for row in rows:
-        if not row.answer:
+        if need_answers and not row.answer:
             raise PairError(
                 row.name, "it has no `answer`.", "`keep='answered'` needs one in each row; or keep 'agreed' or 'all'."
             )
+    return rows
 
 
 def _pictures(rows: Sequence[_Row], generator: Generator, prompt: str, seed: int | None = None) -> list[Wanted]:

@@ -52,9 +52,7 @@ def ask(
     settings: Mapping[str, Any] | None = None,
     restart: bool = False,
 ) -> list[dict[str, Any]]:
-    """Ask a model every question and grade its answers.
-
-    In a distributed run every process makes this call with the same questions, and gets all answers; see `in_batches`.
+    """Ask a model every question and grade its answers; in a distributed run every process calls it, as `in_batches`.
 
     Args:
         generator: The model.
@@ -71,12 +69,11 @@ def ask(
     Returns:
         A record for each question, in their order: `key`, the fields of the question, `expected`, `text`, `answer`,
         `is_correct`, `how`, `is_complete`, `is_fallback` where the generator sets it, `failure` (why) where there is
-        no graded answer, and `characters` (how many it had) where the text was shortened. Without `grade` there is no
-        `expected`, `answer`, `is_correct` and `how`.
+        no graded answer, and `characters` where the text was shortened. Without `grade` there is no grade in it.
 
     Raises:
-        ValueError: the file has answers of other settings (the setting is named), a request cannot be asked (the
-            key of the question is named), or not one of the first batch has an answer.
+        ValueError: the file has answers of other settings, a request cannot be asked, or not one of the first batch
+            has an answer; the setting or the question is named.
         Interrupted: by Ctrl-C; it says how much is done, and what is there is in the file.
     """
     asker = _Asker(generator, grade, len(questions))
