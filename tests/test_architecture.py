@@ -22,6 +22,7 @@ ROOMS = (
     "report",
     "report.figures",
     "report.reading",
+    "from_models",
     "evaluation.text",
     "evaluation",
     "evaluation.asking",

@@ -19,7 +19,8 @@ BEGIN, END = "<!-- made by `tests.faults.matrix`: begin -->", "<!-- end -->"
 ORDER = (
     *("columns", "rows", "images", "views_and_pixels", "suspicions", "bad_rows", "reading"),
     *("folders", "choosing", "numbers", "endings", "checkpoints", "resuming", "ranks", "waiting"),
-    *("files", "data_making", "rendering", "evaluation_folders", "answers", "servers", "interruptions"),
+    *("files", "data_making", "rendering", "from_models"),
+    *("evaluation_folders", "answers", "servers", "interruptions"),
 )
 """The modules with rows, as a run meets them: data, training, resuming, several processes, evaluation."""
 

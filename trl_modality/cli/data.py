@@ -1,4 +1,4 @@
-"""`trl-modality data make|render|show|stats`: make, show and count datasets of pairs."""
+"""`trl-modality data make|render|transcribe|trace|show|stats`: make, show and count datasets of pairs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from importlib import import_module
 
+from .data_asking import add_trace, add_transcribe
 from .reading import DATASET_HELP, FORMAT_HELP, SPLIT_HELP, add_reading_options
 
 
@@ -16,11 +17,14 @@ DESCRIPTION = "Make pairs, show them, count what is in them."
 def main(argv: Sequence[str]) -> int:
     """Parse the words after `data` and run the subcommand."""
     parser = argparse.ArgumentParser("trl-modality data", description=DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="make|render|show|stats")
+    names = "make|render|transcribe|trace|show|stats"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     _add_make(commands)
     _add_render(commands)
     _add_show(commands)
     _add_stats(commands)
+    add_transcribe(commands)
+    add_trace(commands)
     args = parser.parse_args(argv)
     args.command_line = shlex.join(["trl-modality", "data", *argv])
     return import_module(f".data_{args.command}", __package__).run(args)

@@ -49,7 +49,7 @@ def _check(args: argparse.Namespace) -> None:
 def _without_pictures(args: argparse.Namespace, dataset: Dataset) -> list[str]:
     """What a model answers rightly without any picture: guesses of the question, and answers from the words alone."""
     from ..evaluation.gap import ModalityGapEvaluator
-    from .eval import load_generator
+    from .generators import load_generator
 
     rows: Any = dataset.select_columns([column for column in PAIR_PROMPTS if column in dataset.column_names])
     indices = [index for index, row in enumerate(rows) if is_pair(row)]

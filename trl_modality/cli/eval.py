@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..evaluation.conditions import DEFAULT_CONDITIONS, Condition
 from ..views import PAIR_PROMPTS
-from .check import add_pixels, load_processor
+from .check import add_pixels
+from .generators import add_back_end, batch_size, load_generator
 from .reading import DATASET_HELP, SPLIT_HELP, add_reading_options, reading_options, say
 
 
@@ -18,7 +18,6 @@ DESCRIPTION = (
     "Ask a model every pair in both of its views and in controls, and print accuracies, the gap, and their intervals. "
     "With --text, also measure what it knows without pictures."
 )
-BATCH_SIZE, SERVER_BATCH_SIZE = 16, 64
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
             generator,
             args.output,
             name=args.name,
-            batch_size=_batch_size(args),
+            batch_size=batch_size(args),
             confidence=args.confidence,
             restart=args.restart,
         )
@@ -80,24 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--symbolic", action="store_true", help="compare formulas by math-verify (the extra `eval`)")
     how.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
 
-    back_end = parser.add_argument_group("how the model is run")
-    back_end.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default 256)")
-    back_end.add_argument(
-        "--batch-size", type=int, metavar="N", help=f"default {BATCH_SIZE}, {SERVER_BATCH_SIZE} with --server"
-    )
-    back_end.add_argument("--adapter", metavar="ID_OR_PATH", help="a PEFT adapter for MODEL")
-    back_end.add_argument("--dtype", default="auto", help="of the weights; default: that of the checkpoint")
-    back_end.add_argument("--device", help="such as cuda, cuda:1 or cpu; default: a GPU where there is one")
-    back_end.add_argument("--trust-remote-code", action="store_true", help="as in transformers")
-    back_end.add_argument(
-        "--server", metavar="URL", help="an OpenAI-compatible one that knows MODEL; its key from OPENAI_API_KEY"
-    )
-    back_end.add_argument(
-        "--deadline",
-        type=float,
-        metavar="SECONDS",
-        help="for one whole answer of the server, with all tries and pauses (default 900)",
-    )
+    back_end = add_back_end(parser, default_tokens=256)
     back_end.add_argument("--seed", type=int, default=0, help="of resamples, and of the server (default 0)")
     return parser
 
@@ -148,7 +130,7 @@ def _evaluate_pairs(args: argparse.Namespace, generator: Any) -> Any:
         dataset,
         conditions=[*(args.conditions or DEFAULT_CONDITIONS), *([Condition.ZOOM] if args.zoom else [])],
         grader=_grader(args),
-        batch_size=_batch_size(args),
+        batch_size=batch_size(args),
         confidence=args.confidence,
         seed=args.seed,
         dataset_name=f"{args.dataset}, {args.split}" if args.split else args.dataset,
@@ -174,76 +156,3 @@ def _grader(args: argparse.Namespace) -> Any:
     from ..evaluation.grading.grader import Grader
 
     return Grader(tolerance=args.tolerance, symbolic=args.symbolic)
-
-
-def _batch_size(args: argparse.Namespace) -> int:
-    if args.batch_size is not None:
-        return args.batch_size
-    return SERVER_BATCH_SIZE if args.server else BATCH_SIZE
-
-
-def load_generator(args: argparse.Namespace) -> Any:
-    """The model of a command, on a server or here; what the command has no option for has its default."""
-    defaults = {"deadline": None, "seed": 0, "dtype": "auto", "adapter": None, "trust_remote_code": False}
-    args = argparse.Namespace(**{**defaults, **vars(args)})
-    return _server(args) if args.server else _model(args)
-
-
-def _server(args: argparse.Namespace) -> Any:
-    from ..evaluation.models.server import ServerGenerator
-
-    limits = {} if args.deadline is None else {"deadline": args.deadline}
-    return ServerGenerator(args.server, args.model, max_new_tokens=args.max_new_tokens, seed=args.seed, **limits)
-
-
-def _model(args: argparse.Namespace) -> Any:
-    """The model with its processor; an adapter with the model that it is for."""
-    from transformers import AutoModelForImageTextToText
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    from ..evaluation.models.generation import TransformersGenerator
-
-    _check_dtype(args.dtype)
-    device = _device(args)
-    base, adapter = args.model, args.adapter
-    if find_adapter_config_file(args.model) is not None:
-        from peft import PeftConfig
-
-        if adapter is not None:
-            raise ValueError(f"{args.model} is an adapter itself; give `--adapter` with the model that it is for.")
-        adapter, base = args.model, PeftConfig.from_pretrained(args.model).base_model_name_or_path
-        if base is None:
-            raise ValueError(f"{adapter} does not say which model it is for; name it as MODEL, with `--adapter`.")
-    has_processor = args.model == base or any(Path(args.model).glob("*processor_config.json"))
-    processor, _ = load_processor(args.model if has_processor else base, args.trust_remote_code)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        base, dtype=args.dtype, trust_remote_code=args.trust_remote_code
-    )
-    if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter)
-    return TransformersGenerator(model.to(device), processor, max_new_tokens=args.max_new_tokens, name=adapter or base)
-
-
-def _device(args: argparse.Namespace) -> Any:
-    import torch
-
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        # Under `accelerate launch`: the processes share the questions
-        return PartialState(cpu=args.device == "cpu").device
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an unknown one, one that is not here, a build without it
-        raise ValueError(f"`--device {device}` cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _check_dtype(name: str) -> None:
-    import torch
-
-    if name != "auto" and not isinstance(getattr(torch, name, None), torch.dtype):
-        raise ValueError(f"`--dtype` must be `auto` or a type of torch such as bfloat16 or float32, got {name!r}.")

@@ -37,7 +37,7 @@ class Question:
     """Identifies the question; unique within a call of `ask`."""
     request: Request | Callable[[], Request]
     """The request, or a function that makes it when its batch is asked, so that not all images are in memory."""
-    expected: str
+    expected: str = ""
     """The right answer, for the grader."""
     choices: Sequence[str] | None = None
     """The choices of a multiple-choice question, for the grader."""
@@ -45,27 +45,27 @@ class Question:
     """Further plain values, copied into the record of the answer."""
     group: str = ""
     """A batch holds questions of one group only."""
+    name: str = ""
+    """What messages call it; by default its key."""
 
 
 def ask(
     generator: Generator,
     questions: Sequence[Question],
-    grade: Callable[[str, str, Sequence[str] | None], Any],
+    grade: Callable[[str, str, Sequence[str] | None], Any] | None,
     file: str | os.PathLike | None = None,
     batch_size: int = 16,
     show_progress: bool = True,
     settings: Mapping[str, Any] | None = None,
     restart: bool = False,
 ) -> list[dict[str, Any]]:
-    """Ask a model every question and grade its answers.
-
-    In a distributed run every process makes this call with the same questions, and gets all answers; see `in_batches`.
+    """Ask a model every question and grade its answers; in a distributed run every process calls it, as `in_batches`.
 
     Args:
         generator: The model.
         questions: The questions; they are asked in batches, one group after the other.
         grade: Grades an answer: called with (text, expected, choices), returns an object with `is_correct`, `answer`
-            and `how`, as `Grader` does.
+            and `how`, as `Grader` does. `None`: the answers are only kept.
         file: JSONL file with a header, then a line for each answer, written batch by batch. An interrupted file is
             continued with the batches that it would have had. `None`: nothing is written.
         batch_size: Questions in a batch.
@@ -76,11 +76,11 @@ def ask(
     Returns:
         A record for each question, in their order: `key`, the fields of the question, `expected`, `text`, `answer`,
         `is_correct`, `how`, `is_complete`, `is_fallback` where the generator sets it, `failure` (why) where there is
-        no graded answer, and `characters` (how many it had) where the text was shortened.
+        no graded answer, and `characters` where the text was shortened. Without `grade` there is no grade in it.
 
     Raises:
-        ValueError: the file has answers of other settings (the setting is named), a request cannot be asked (the
-            key of the question is named), or not one of the first batch has an answer.
+        ValueError: the file has answers of other settings, a request cannot be asked, or not one of the first batch
+            has an answer; the setting or the question is named.
         Interrupted: by Ctrl-C; it says how much is done, and what is there is in the file.
     """
     asker = _Asker(generator, grade, len(questions))
@@ -105,7 +105,8 @@ def ask(
         restart=restart,
         on_resume=asker.take_over,
     )
-    _say_failures(records)
+    if grade is not None:  # else it is said by who makes something of the answers
+        _say_failures(records)
     return records
 
 
@@ -121,7 +122,9 @@ def _say_failures(records: Sequence[Mapping[str, Any]]) -> None:
 class _Asker:
     """Asks and grades the batches of one call of `ask`; it notices where not a single request has an answer."""
 
-    def __init__(self, generator: Generator, grade: Callable[[str, str, Sequence[str] | None], Any], total: int):
+    def __init__(
+        self, generator: Generator, grade: Callable[[str, str, Sequence[str] | None], Any] | None, total: int
+    ):
         self._generator, self._grade, self._total = generator, grade, total
         self._asked, self._has_answer = 0, False
 
@@ -138,21 +141,21 @@ class _Asker:
             if len(generations) != len(batch):
                 raise ValueError(
                     f"{self._generator.name} gave {len(generations)} answers to {len(batch)} requests, the first of "
-                    f"which is {batch[0].key}; a generator gives one to each."
+                    f"which is {_name(batch[0])}; a generator gives one to each."
                 )
             for position, generation in enumerate(generations):
                 made[position] = self._record(batch[position], generation)
         except BaseException as error:
             raised = error
             if isinstance(error, RequestError):
-                raised = ValueError(f"{batch[error.position].key}: {error}")
+                raised = ValueError(f"{_name(batch[error.position])}: {error}")
             is_interruption = isinstance(error, KeyboardInterrupt)
             raised.records = self._kept(batch, made, GRADING_LEFT if is_interruption else math.inf)  # pyright: ignore
             if raised is error:
                 raise
             raise raised from error
         records = list(made.values())
-        self._check(records)
+        self._check(batch, records)
         return records
 
     def _kept(self, batch: list[Question], made: dict[int, dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
@@ -177,35 +180,39 @@ class _Asker:
 
     def _record(self, question: Question, generation: Generation) -> dict[str, Any]:
         text, failure, graded = _shortened(generation.text), generation.failure, None
-        if failure is None:
+        if failure is None and self._grade is not None:
             try:
                 graded = self._grade(text, question.expected, question.choices)
             except (OSError, ImportError):  # of the machine, and not of the answer
                 raise
             except Exception as error:
                 failure = f"the grader failed ({type(error).__name__}: {error})"
-        return {
-            "key": question.key,
-            **question.fields,
-            "expected": question.expected,
-            "text": text,
+        grade = {
             "answer": graded.answer if graded else "",
             "is_correct": graded.is_correct if graded else False,
             "how": graded.how if graded else "none",
+        }
+        return {
+            "key": question.key,
+            **question.fields,
+            **({} if self._grade is None else {"expected": question.expected}),
+            "text": text,
+            **({} if self._grade is None else grade),
             "is_complete": generation.is_complete,
             **({} if generation.is_fallback is None else {"is_fallback": generation.is_fallback}),
             **({} if failure is None else {"failure": failure}),
             **({} if text is generation.text else {"characters": len(generation.text)}),
         }
 
-    def _check(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def _check(self, batch: Sequence[Question], records: Sequence[Mapping[str, Any]]) -> None:
         """Raise where all requests so far failed: it is for one reason then, and the rest would only fail too."""
         self._asked += len(records)
         self._has_answer = self._has_answer or any("failure" not in record for record in records)
         if not self._has_answer and self._asked >= min(ALL_FAILED, self._total):
+            graded = "an" if self._grade is None else "a graded"
             raise ValueError(
-                f"{self._generator.name}: not one of the {self._asked:,} questions asked so far has a graded answer; "
-                f"{records[0]['key']}: {records[0]['failure']}."
+                f"{self._generator.name}: not one of the {self._asked:,} questions asked so far has {graded} answer; "
+                f"{_name(batch[0])}: {records[0]['failure']}."
             )
 
 
@@ -223,6 +230,10 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _name(question: Question) -> str:
+    return question.name or question.key
 
 
 def _shortened(text: str) -> str:

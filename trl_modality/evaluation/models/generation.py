@@ -1,4 +1,4 @@
-"""A generator around a transformers model, with greedy decoding."""
+"""A generator around a transformers model: greedy, or sampling with a seed for each request."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from accelerate.utils import is_peft_model
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 from trl import prepare_multimodal_messages
 
 from .requests import Generation, Request, RequestError
+from .sampling import Sampling, SeededDraws
 from .slots import without_image_slots
 
 
@@ -23,7 +24,7 @@ WEIGHT_SAMPLES = 256
 
 
 class TransformersGenerator:
-    """Answers requests with a transformers image-text-to-text model, greedily.
+    """Answers requests with a transformers image-text-to-text model, greedily or by sampling.
 
     Of the checkpoint's generation config only the ids of the special tokens are used: no temperature, penalty or
     number of beams in it changes an answer. The model is in evaluation mode while it answers; afterwards every module
@@ -35,24 +36,35 @@ class TransformersGenerator:
         processor: The processor of the model.
         max_new_tokens: Largest number of tokens in an answer.
         name: Name in reports; by default the name or path that the model was loaded from.
+        sampling: How tokens are drawn, with the seed of each request (0 where it has none); by default greedily.
 
     Raises:
         ValueError: `max_new_tokens` is below 1.
     """
 
-    def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = 256, name: str | None = None):
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        max_new_tokens: int = 256,
+        name: str | None = None,
+        sampling: Sampling | None = None,
+    ):
         if max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens` must be at least 1, got {max_new_tokens}.")
         self.model = model if hasattr(model, "generate") else model.module
         self.processor = processor
         self.max_new_tokens = max_new_tokens
+        self.sampling = sampling or Sampling()
         self.name = name or self.model.config._name_or_path or type(self.model).__name__
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the answers depend on: largest number of new tokens, dtype, and a hash of samples of the weights."""
+        """What the answers depend on: most new tokens, sampling, dtype, and a hash of samples of the weights."""
         return {
             "max_new_tokens": self.max_new_tokens,
+            **self.sampling.settings,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "weights": weights_digest(self.model),
         }
@@ -85,7 +97,10 @@ class TransformersGenerator:
         if too_long := self._too_long(inputs["attention_mask"].sum(1).tolist(), prompts):
             return self._without(too_long, requests, config)
         inputs = inputs.to(self.model.device, self.model.dtype)
-        output = self.model.generate(**inputs, generation_config=config)
+        draws = LogitsProcessorList()
+        if not self.sampling.is_greedy:
+            draws.append(SeededDraws(self.sampling, [request.seed or 0 for request in requests.values()]))
+        output = self.model.generate(**inputs, generation_config=config, logits_processor=draws)
         ends = torch.tensor(config.eos_token_id)
         answers = []
         for ids in output[:, inputs["input_ids"].shape[1] :].cpu():
@@ -165,7 +180,10 @@ class TransformersGenerator:
 
     @contextmanager
     def _own_config(self) -> Iterator[GenerationConfig]:
-        """A config for greedy decoding. It replaces the model's own meanwhile, since `generate` fills in from that."""
+        """A config that takes the highest score at every step.
+
+        It replaces the model's own meanwhile, since `generate` fills in from that.
+        """
         model, tokenizer = base_of(self.model), self.processor.tokenizer
         given = model.generation_config
         ends = given.eos_token_id

@@ -20,6 +20,8 @@ class Request:
     images: tuple[Image.Image, ...] = ()
     """Decoded images; `()` to show none. A string prompt may then still hold image tokens, which the generator has to
     remove, since their form depends on the model."""
+    seed: int | None = None
+    """Of the draw, where the generator samples: the same request with the same seed has the same answer."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ MAX_BYTES = 8 << 20
 
 
 class ServerGenerator:
-    """Answers requests over `/v1/chat/completions`, at temperature 0, several at a time.
+    """Answers requests over `/v1/chat/completions`, several at a time.
 
     Images are sent as PNG at their places in the content of a message. A request is repeated where the server is busy,
     fails (429, 5xx), does not answer in time or answers what is not JSON. The pauses before that double, and are not
@@ -47,7 +47,9 @@ class ServerGenerator:
         max_new_tokens: Largest number of tokens in an answer.
         api_key: Key for the server; by default the environment variable `OPENAI_API_KEY`, if it is set.
         concurrency: Number of requests at the same time.
-        seed: Seed that is sent with every request.
+        seed: Seed that is sent with every request that has none of its own.
+        temperature, top_p: Of sampling; by default the likeliest token is taken every time. Not every server keeps to
+            a seed.
         timeout: Seconds to wait for the next bytes of an answer.
         deadline: Seconds for one answer to its last byte, with all repetitions and pauses, also those that the server
             asks for by `Retry-After`.
@@ -69,6 +71,8 @@ class ServerGenerator:
         api_key: str | None = None,
         concurrency: int = 8,
         seed: int = 0,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
         timeout: float = 300.0,
         deadline: float = 900.0,
         max_bytes: int = MAX_BYTES,
@@ -95,7 +99,10 @@ class ServerGenerator:
         self.model_id = model
         self.name = name or model
         self.max_new_tokens = max_new_tokens
+        if not temperature >= 0 or not 0 < top_p <= 1:
+            raise ValueError(f"`temperature` must be 0 or more and `top_p` in (0, 1], got {temperature} and {top_p}.")
         self.concurrency, self.seed = concurrency, seed
+        self.sampling = {"temperature": temperature, "top_p": top_p} if temperature else {}
         self.timeout, self.deadline, self.max_bytes = timeout, deadline, max_bytes
         self.retries, self.pause = retries, pause
         self._key = api_key or os.environ.get(API_KEY_VARIABLE)
@@ -105,7 +112,8 @@ class ServerGenerator:
     @property
     def settings(self) -> dict[str, Any]:
         """What the answers depend on."""
-        return {"server": self.url, "max_new_tokens": self.max_new_tokens, "server_seed": self.seed}
+        fixed = {"server": self.url, "max_new_tokens": self.max_new_tokens, "server_seed": self.seed}
+        return {**fixed, **self.sampling}
 
     def __call__(self, requests: Sequence[Request]) -> list[Generation]:
         """The answers, in order. Ctrl-C ends the call at once; what was answered by then is in `answered`.
@@ -133,7 +141,8 @@ class ServerGenerator:
             "model": self.model_id,
             "messages": _messages(position, request),
             "temperature": 0,
-            "seed": self.seed,
+            **self.sampling,
+            "seed": self.seed if request.seed is None else request.seed,
             "max_tokens": self.max_new_tokens,
         }
         return self._ask(position, json.dumps(body).encode(), Deadline(self.deadline, self.timeout, stop))

@@ -1,0 +1,35 @@
+"""Reading a drawn table by OCR; where the package is not installed, the error names the extra."""
+
+import importlib.util
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from trl_modality.data.ocr import OcrReader
+
+
+HAS_OCR = importlib.util.find_spec("rapidocr_onnxruntime") is not None
+
+
+@pytest.mark.skipif(HAS_OCR, reason="rapidocr-onnxruntime is installed")
+def test_the_extra_is_named():
+    with pytest.raises(ImportError, match=r"rapidocr_onnxruntime.*trl-modality\[ocr\]"):
+        OcrReader()
+
+
+@pytest.mark.skipif(not HAS_OCR, reason="needs rapidocr-onnxruntime")
+def test_a_table_is_read_row_by_row():
+    image = Image.new("RGB", (300, 120), "white")
+    draw = ImageDraw.Draw(image)
+    for row, cells in enumerate((("Monday", "12"), ("Tuesday", "7.50"), ("Friday", "2013"))):
+        for column, text in enumerate(cells):
+            draw.text((20 + 160 * column, 10 + 36 * row), text, fill="black", font=ImageFont.load_default(20))
+    assert OcrReader().read(image).splitlines() == ["Monday | 12", "Tuesday | 7.50", "Friday | 2013"]
+    assert OcrReader().read(Image.new("RGB", (60, 60), "white")) == ""
+
+
+def test_options_are_checked_first():
+    with pytest.raises(ValueError, match="`scale` must be above 0"):
+        OcrReader(scale=0)
+    with pytest.raises(ValueError, match="`min_score`"):
+        OcrReader(min_score=2)
