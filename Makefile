@@ -31,10 +31,10 @@ base-model: $(READY)  ## train the model that the demo starts from, again (about
 # A worker a core; tests that use several cores, or run against the clock, are in groups (tests/conftest.py)
 PYTEST := -m pytest -n auto --dist loadgroup
 
-test: $(READY)  ## the whole suite (about seven minutes on two cores)
+test: $(READY)  ## the whole suite (about twelve minutes on two cores)
 	$(BIN)/python $(PYTEST)
 
-test-fast: $(READY)  ## the suite without the slow tests (about four minutes on two cores)
+test-fast: $(READY)  ## the suite without the slow tests (about eight minutes on two cores)
 	$(BIN)/python $(PYTEST) -m "not slow"
 
 FLOOR := trl==1.16.0 transformers==5.19.0 accelerate==1.12.0 datasets==4.7.0 peft==0.18.0 pillow==10.1.0 jinja2==3.1.0 filelock==3.10.0 xxhash==3.0.0
