@@ -57,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _sigterm_as_interruption(words[0]):
             return import_module(f".{COMMANDS[words[0]].module}", __name__).main(words[1:])
     except KeyboardInterrupt as error:
-        # `train` says itself how to go on; of the others only an evaluation in a folder leaves something to go on from
+        # `train` says itself how to go on; of the others those leave something that keep what they have in a folder
         goes_on = words[0] == "eval" and any(word.split("=")[0] == "--output" for word in words)
+        goes_on = goes_on or (words[0] == "data" and words[1] in ("render", "trace", "transcribe"))
         again = f". {'Go on' if goes_on else 'Begin again'} with: {shlex.join(['trl-modality', *words])}"
         what = "" if words[0] == "train" else again
         print(f"\ntrl-modality {words[0]}: {str(error) or 'interrupted'}{what}", file=sys.stderr)

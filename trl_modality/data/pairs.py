@@ -77,8 +77,8 @@ def make_pairs(
         vision_centric_images: Images of the vision_centric view, if they differ from `images`.
         text_rich_images: The same of the text_rich view; `lambda row: []` makes it words alone.
         answer, id: The final answer alone, and a name for the row; numbers become strings.
-        choices: The options of the question in the order of their letters, as a list, so that an answer that is a
-            letter is graded as one; `None` for a question without. The prompts have to state them themselves.
+        choices: The options of the question in the order of their letters, which the prompts have to state, so that a
+            letter is graded as one of them; `None` for a question without.
         keep: Further columns to keep. All others are left out.
         split: Name of a split; by default all splits are taken.
         streaming: Whether to read the dataset while iterating. The result declares its columns either way.
@@ -87,9 +87,8 @@ def make_pairs(
 
     Returns:
         A dataset or a dict of splits, like the one given, with the columns `images` (or `image`), `text_rich_prompt`,
-        `vision_centric_prompt`, `completion` and, where asked for, `vision_centric_images`, `text_rich_images`,
-        `answer`, `choices`, `id` and those of `keep`. Rows of a stream have their images as stored, which trainers and
-        collators of this package take.
+        `vision_centric_prompt`, `completion` and those that were asked for. Rows of a stream have their images as
+        stored, which trainers and collators of this package take.
 
     Raises:
         ValueError: a column does not exist, or the two views of every pair are the same.
