@@ -75,7 +75,7 @@ bench-collator: $(READY)  ## pairs a second, ours and TRL's collator called twic
 bench-sampler: $(READY)  ## time to the first batch, memory and rows a second of the order, up to a billion rows
 	$(BIN)/python benchmarks/bench_sampler.py
 
-bench-trust: $(READY)  ## the health gate by step, the manifest by save (three minutes)
+bench-trust: $(READY)  ## the health gate by step, the manifest by save (a minute)
 	$(BIN)/python benchmarks/bench_trust.py
 
 bench-data: $(READY)  ## generated pairs a second, one core

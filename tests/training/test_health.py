@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -15,6 +16,7 @@ from tests.test_drop_in import TEXTS, text_model
 from tests.testing.tiny import pair_dataset, pair_row, tiny_llava
 from trl_modality import ModalityBalancedSFTTrainer
 from trl_modality.training import health
+from trl_modality.training.guarded import GuardedSFTTrainer
 from trl_modality.training.health import HealthGate, NonFiniteError, first_nonfinite, trained_weights_are_finite
 
 
@@ -257,6 +259,20 @@ def test_metrics_of_an_evaluation(config, make_trainer, caplog):
         model.lm_head.weight[:] = math.nan
     trainer.is_in_train = False
     assert math.isnan(trainer.evaluate()["eval_loss"]), "outside of training the user sees it"
+
+
+@pytest.mark.parametrize("head_is_trained", [True, False])
+def test_a_sharded_head_without_pairs_is_warned_of(monkeypatch, head_is_trained):
+    said = []
+    monkeypatch.setattr("trl_modality.training.guarded.logger.warning", said.append)
+    monkeypatch.setattr("accelerate.Accelerator.is_fsdp2", True)
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    trainer = SimpleNamespace(
+        model=text_model(), accelerator=Accelerator(cpu=True), is_world_process_zero=lambda: True
+    )
+    trainer.model.lm_head.weight.requires_grad_(head_is_trained)
+    GuardedSFTTrainer._warn_of_sharded_head(trainer)
+    assert ["FSDP2, and no pairs" in line for line in said] == [True] * head_is_trained
 
 
 def test_names_are_in_the_layout(make_trainer):

@@ -38,11 +38,11 @@ class GuardedSFTTrainer(SavingSFTTrainer):
         It puts the head together by `full_tensor()`, whose backward leaves each rank with the gradient of its own rows
         for its shard.
         """
+        if not (self.accelerator.is_fsdp2 and self.accelerator.num_processes > 1 and self.is_world_process_zero()):
+            return
         model: Any = self.model
-        head = model.get_output_embeddings()
-        is_trained = head is not None and head.weight.requires_grad
-        is_sharded = self.accelerator.is_fsdp2 and self.accelerator.num_processes > 1
-        if is_trained and is_sharded and self.is_world_process_zero():
+        weight = getattr(model.get_output_embeddings(), "weight", None)
+        if weight is not None and weight.requires_grad:
             logger.warning(
                 "FSDP2, and no pairs: TRL's own loss trains each rank's shard of the language model's head on the "
                 "rows of that rank alone. Freeze the head (as LoRA does), or use DeepSpeed ZeRO-3 for such a run."
