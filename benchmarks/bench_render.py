@@ -17,8 +17,9 @@ from random import Random
 import torch
 from rows import Origin, append, device_name, origin_of_cpu_run, percentiles_ms
 
+from trl_modality.data.ocr import OcrReader
 from trl_modality.data.rendering.faces import FACES
-from trl_modality.data.rendering.legibility import characters_found, comparable, load_reader
+from trl_modality.data.rendering.legibility import characters_found, comparable
 from trl_modality.data.rendering.pairs import PairRenderer
 from trl_modality.data.rendering.picture import render_text
 from trl_modality.data.rendering.questions import Columns
@@ -123,7 +124,7 @@ def main() -> None:
     torch.set_num_threads(1)  # what the rows then say of the device
     same = origin_of_cpu_run("render")
     texts = texts_of(options.texts, options.pairs)
-    read = load_reader() if options.ocr else None
+    read = OcrReader().read if options.ocr else None
     sample = texts[:: max(len(texts) // options.ocr, 1)][: options.ocr] if options.ocr else []
     cases = [("clean", STYLES["clean"], texts)]
     few = texts[: max(options.pairs // 10, 20)]

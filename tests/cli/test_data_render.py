@@ -12,7 +12,8 @@ from datasets import load_dataset
 
 from tests.testing.interrupts import interrupted
 from trl_modality.cli import main
-from trl_modality.data.rendering import chunks, legibility
+from trl_modality.data.ocr import OcrReader
+from trl_modality.data.rendering import chunks
 from trl_modality.data.rows import PairRows
 from trl_modality.views import validate_pair
 
@@ -97,7 +98,8 @@ def test_a_folder_that_is_not_empty(file, tmp_path, capsys):
 
 
 def test_the_ocr_check_is_said(file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(legibility, "load_reader", lambda: lambda image: "Ann has pens.")
+    monkeypatch.setattr(OcrReader, "__init__", lambda self: None)
+    monkeypatch.setattr(OcrReader, "read", lambda self, image: "Ann has pens.")
     assert main(["data", "render", str(file), "--out", str(tmp_path / "out"), "--ocr-check", "3"]) == 0
     assert "OCR finds 55.0 % of 60 characters in 3 pictures; the least in row 0, 55.0 %" in capsys.readouterr().out
 

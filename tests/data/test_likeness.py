@@ -83,7 +83,12 @@ def test_stats_prints_them_and_what_a_model_answers_without_pictures(tmp_path, c
 
     with serving(answer) as (server, _):
         url = f"http://127.0.0.1:{server.server_port}/v1"
-        assert main(["data", "stats", str(tmp_path / "pairs"), "--model", "any", "--server", url]) == 0
+        words = ["data", "stats", str(tmp_path / "pairs"), "--model", "any", "--server", url]
+        words += ["--output", str(tmp_path / "answers")]
+        assert main(words) == 0
+        asked = len(seen)
+        assert main(words) == 0
+    assert len(seen) == asked == 6  # the answers were kept
     out = capsys.readouterr().out
     assert not any("image_url" in each for each in seen)
     assert "pairs whose text_rich view is words alone: 1 (33.3 %)" in out

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .data_asking import add_trace, add_transcribe
+from .generators import add_back_end
 from .reading import DATASET_HELP, FORMAT_HELP, SPLIT_HELP, add_reading_options
 
 
@@ -42,10 +43,12 @@ def _add_stats(commands: argparse._SubParsersAction) -> None:
     asked.add_argument(
         "--model", metavar="ID_OR_PATH", help="ask this model the questions alone, and grade its answers"
     )
-    asked.add_argument("--server", metavar="URL", help="an OpenAI-compatible one that knows the model")
     asked.add_argument("--rows", type=int, metavar="N", help="ask only N pairs, spread evenly over the dataset")
-    asked.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default 256)")
-    asked.add_argument("--device", help="such as cuda or cpu; default: a GPU where there is one")
+    asked.add_argument("--output", metavar="FOLDER", help="keep the answers; an interrupted run continues there")
+    asked.add_argument(
+        "--restart", action="store_true", help="begin anew where FOLDER has other answers; they are moved aside"
+    )
+    add_back_end(stats, default_tokens=256)
     add_reading_options(stats.add_argument_group("of a file"))
 
 

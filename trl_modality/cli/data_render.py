@@ -17,6 +17,7 @@ from ..data.rendering.legibility import WORDS, check_legibility
 from ..data.rendering.pairs import RenderCounts, render_pairs
 from ..data.rendering.style import TextRenderStyle, parse_style
 from ..resumable.unfinished import unfinished_folder
+from .reading import parse_columns
 from .text_tables import plural
 
 
@@ -72,7 +73,7 @@ def _rendered(args: argparse.Namespace, style: TextRenderStyle, folder: Path, co
         style=style,
         seed=args.seed,
         text_view=args.text_view,
-        columns=_columns(args.columns),
+        columns=parse_columns(args.columns),
         share=args.share,
         ending=args.ending,
         plain=args.plain,
@@ -88,13 +89,6 @@ def _rendered(args: argparse.Namespace, style: TextRenderStyle, folder: Path, co
 
 def _progress(done: int, of: int) -> None:
     print(f"\rrendered {done:,} of {of:,}", end="\n" if done == of else "", file=sys.stderr, flush=True)
-
-
-def _columns(words: list[str]) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words]
-    if wrong := next((word for word, (_, _, column) in zip(words, pairs, strict=True) if not column), None):
-        raise ValueError(f"`--columns`: {wrong!r} is no OURS=FIELD, such as question=Question.")
-    return {name: column for name, _, column in pairs}
 
 
 def _report(counts: RenderCounts) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..data.summary import Statistics
 
 MOST = 10  # entries printed of a list
+OF_THE_MODEL = ("rows", "output", "restart", "batch_size", "adapter", "device", "server", "deadline")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,8 +41,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.model is None and (given := [name for name in ("server", "rows", "device") if getattr(args, name)]):
-        raise ValueError(f"`--{given[0]}` is about the model that is asked: name it with `--model`.")
+    if args.model is None and (given := [name for name in OF_THE_MODEL if getattr(args, name)]):
+        option = given[0].replace("_", "-")
+        raise ValueError(f"`--{option}` is about the model that is asked: name it with `--model`.")
+    if args.restart and args.output is None:
+        raise ValueError("`--restart` needs `--output`, the folder in which to begin anew.")
     if args.rows is not None and args.rows < 1:
         raise ValueError(f"`--rows` must be at least 1, got {args.rows}.")
 
@@ -49,14 +53,15 @@ def _check(args: argparse.Namespace) -> None:
 def _without_pictures(args: argparse.Namespace, dataset: Dataset) -> list[str]:
     """What a model answers rightly without any picture: guesses of the question, and answers from the words alone."""
     from ..evaluation.gap import ModalityGapEvaluator
-    from .generators import load_generator
+    from .generators import batch_size, load_generator
 
     rows: Any = dataset.select_columns([column for column in PAIR_PROMPTS if column in dataset.column_names])
     indices = [index for index, row in enumerate(rows) if is_pair(row)]
     count = min(args.rows or len(indices), len(indices))
     asked = dataset.select([indices[place * len(indices) // count] for place in range(count)])
     conditions = {"blind": "the question alone", "text_only": "the words of the text_rich view alone"}
-    result = ModalityGapEvaluator(asked, conditions=list(conditions))(load_generator(args))
+    evaluate = ModalityGapEvaluator(asked, conditions=list(conditions), batch_size=batch_size(args))
+    result = evaluate(load_generator(args), folder=args.output, restart=args.restart)
     lines = [f"answered rightly without a picture by {args.model}, of {plural(count, 'pair')}"]
     for condition, what in conditions.items():
         accuracy = result.conditions.get(condition)

@@ -62,9 +62,9 @@ class Trace:
             if lengths:
                 lines.append(f"{name} completions: median {statistics.median(lengths):,.0f} characters")
         if self.kept_old:
-            lines.append(f"{self.kept_old:,} rows without a right sample keep their old completion")
+            lines.append(f"rows without a right sample, which keep their old completion: {self.kept_old:,}")
         if self.dropped:
-            lines.append(f"{self.dropped:,} rows without a right sample are left out")
+            lines.append(f"rows without a right sample, which are left out: {self.dropped:,}")
         return [*lines, f"{len(self.dataset):,} pairs are written"]
 
 

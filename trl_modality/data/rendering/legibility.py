@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from ..._extras import require
+from ..ocr import OcrReader
 
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def check_legibility(pairs: Dataset, sample: int, read: Callable[[Image.Image], 
     Args:
         pairs: Rendered pairs with the column `words`, as `render_pairs(words=True)` gives them.
         sample: How many rows, evenly spread over the dataset.
-        read: Gives the text of a picture; by default RapidOCR, whose models travel in its package.
+        read: Gives the text of a picture; by default `OcrReader`.
 
     Raises:
         ValueError: `sample` is not above 0, or the column is not there.
@@ -72,7 +72,7 @@ def check_legibility(pairs: Dataset, sample: int, read: Callable[[Image.Image], 
         raise ValueError(f"`sample` must be 1 or more, got {sample}.")
     if WORDS not in pairs.column_names:
         raise ValueError(f"no column `{WORDS}`: render the pairs with `words=True`.")
-    read = read or load_reader()
+    read = read or OcrReader().read
     rows = [len(pairs) * i // sample for i in range(sample)] if sample < len(pairs) else list(range(len(pairs)))
     found, counts = [], []
     for index in rows:
@@ -81,25 +81,6 @@ def check_legibility(pairs: Dataset, sample: int, read: Callable[[Image.Image], 
         found.append(characters_found(drawn, seen))
         counts.append(len(drawn))
     return Legibility(tuple(rows), tuple(found), tuple(counts))
-
-
-def load_reader() -> Callable[[Image.Image], str]:
-    """RapidOCR as a function from a picture to its text, line by line.
-
-    Raises:
-        ImportError: `rapidocr-onnxruntime` is not installed.
-    """
-    require("rapidocr_onnxruntime", extra="ocr", purpose="The check of legibility reads pictures with")
-    import numpy as np
-    from rapidocr_onnxruntime import RapidOCR  # pyright: ignore[reportMissingImports]
-
-    engine = RapidOCR()
-
-    def read(image: Image.Image) -> str:
-        found, _ = engine(np.asarray(image.convert("RGB"))[:, :, ::-1])  # blue, green, red
-        return "\n".join(text for _, text, _ in found or [])
-
-    return read
 
 
 def comparable(text: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from string import ascii_uppercase
 from typing import Any
 
 from ...views import PairError
+from ..text_benchmarks import FINAL_MARK, gsm8k_answer
 
 
 Column = str | Callable[[Mapping[str, Any]], Any]
@@ -25,8 +25,6 @@ NAMES = {
 }
 """Names that a field is looked for under, in this order, where none is given."""
 
-_CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, which a model need not write
-_MARK = "####"  # between reasoning and number in GSM8K
 ANSWER = "Answer: "
 
 
@@ -170,13 +168,13 @@ def _answer(
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
         what = "is empty" if value is None or value == "" else f"must be a text or a number, got {value!r}"
         raise PairError(name, f"{_label(column, 'answer')} {what}.", "Fill it in, or leave the row out.")
-    reasoning, mark, final = str(value).rpartition(_MARK)
-    if not mark:
+    parts = gsm8k_answer(str(value))
+    if parts is None:
         return str(value).strip(), ""
-    final = final.strip().replace(",", "")
+    reasoning, final = parts
     if not final:
-        raise PairError(name, f"{_label(column, 'answer')} has nothing after `{_MARK}`.", "Fill it in.")
-    return final, _CALCULATION.sub("", reasoning).strip()
+        raise PairError(name, f"{_label(column, 'answer')} has nothing after `{FINAL_MARK}`.", "Fill it in.")
+    return final, reasoning
 
 
 def _position(value: Any, choices: tuple[str, ...], label: str, name: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..sources import open_dataset
+from ..text_benchmarks import mmlu_rows, mmlu_tables
 
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def _opened(dataset: Any, split: str | None) -> Dataset:
     if path is None:
         return _one_split(open_dataset(dataset, split), "the dataset")
     name, bracket, part = (split or "test").partition("[")
-    if path.is_dir() and (tables := _mmlu_tables(path, name)):
-        return _part(Dataset.from_list([row for table in tables for row in _mmlu_rows(table, name)]), bracket + part)
+    if path.is_dir() and (tables := mmlu_tables(path, name)):
+        return _part(Dataset.from_list([row for table in tables for row in _choices(table, name)]), bracket + part)
     if not path.is_file():
         if path.suffix in _BUILDERS:
             raise FileNotFoundError(f"no file {path}.")
@@ -48,7 +49,7 @@ def _opened(dataset: Any, split: str | None) -> Dataset:
     if path.suffix not in _BUILDERS:
         raise ValueError(f"{path} must be a file of {', '.join(_BUILDERS)}, a folder, or an id on the hub.")
     if path.suffix == ".csv" and _has_no_header(path):
-        return _part(Dataset.from_list(_mmlu_rows(path, name)), bracket + part)
+        return _part(Dataset.from_list(_choices(path, name)), bracket + part)
     try:
         loaded: Any = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
     except DatasetGenerationError as error:
@@ -81,31 +82,15 @@ def _part(rows: Dataset, part: str) -> Dataset:
     return rows.select(range(chosen.from_ or 0, len(rows) if chosen.to is None else chosen.to))
 
 
-def _mmlu_tables(folder: Path, split: str) -> list[Path]:
-    """The tables of a split in MMLU's folder, by name."""
-    inner = folder / split
-    return sorted((inner if inner.is_dir() else folder).glob(f"*_{split}.csv"))
-
-
 def _has_no_header(path: Path) -> bool:
     """Whether the first line of a CSV file is a question: three cells or more, of which the last is a letter."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         cells = next(csv.reader(file), [])
     return len(cells) >= 4 and len(cells[-1].strip()) == 1 and cells[-1].strip().isupper()
 
 
-def _mmlu_rows(path: Path, split: str) -> list[dict[str, Any]]:
-    subject = path.stem.removesuffix(f"_{split}").replace("_", " ")
-    rows = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, cells in enumerate(csv.reader(file), 1):
-            if not cells:
-                continue
-            if len(cells) < 4:
-                raise ValueError(
-                    f"{path}, row {number} has {len(cells)} cells; expected a question, choices and the letter of one."
-                )
-            rows.append(
-                {"question": cells[0], "choices": cells[1:-1], "answer": cells[-1].strip(), "subject": subject}
-            )
-    return rows
+def _choices(table: Path, split: str) -> list[dict[str, Any]]:
+    return [
+        {"question": row.question, "choices": row.choices, "answer": row.letter, "subject": row.subject}
+        for row in mmlu_rows(table, split)
+    ]

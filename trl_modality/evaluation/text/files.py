@@ -1,8 +1,7 @@
-"""Reading the rows of text tasks from local files (JSONL, CSV) or from the hub."""
+"""Reading the rows of text tasks from local JSONL files or from the hub."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import re
@@ -49,14 +48,6 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Row]]:
             if not isinstance(row, dict):
                 raise ValueError(f"{where} is not a JSON object.")
             yield where, row
-
-
-def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The cells of each row of a CSV file without a header, with its place ("{path}, row 3") for errors."""
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, cells in enumerate(csv.reader(file), 1):
-            if cells:
-                yield f"{path}, row {number}", cells
 
 
 def local_file(source: str | Path, names: Iterable[str], what: str) -> Path:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from ...data.text_benchmarks import gsm8k_answer
 from .files import hub_rows, is_hub_id, jsonl_rows, local_file, text
 from .task import Example
 
 
 PROMPT = 'Solve the problem step by step. End with a line "Answer: " and the number alone.\n\n{question}'
-_CALCULATION = re.compile(r"<<[^<>]*>>")  # calculator annotations, which a model need not write
 
 
 def read_gsm8k(source: str | Path, split: str) -> list[Example]:
@@ -29,15 +28,14 @@ def read_gsm8k(source: str | Path, split: str) -> list[Example]:
         rows = jsonl_rows(local_file(source, names, "GSM8K is a file of JSON lines with `question` and `answer`"))
     examples = []
     for index, (where, row) in enumerate(rows):
-        reasoning, mark, number = text(row, "answer", where).rpartition("####")
-        answer = number.strip().replace(",", "")
-        if not mark or not answer:
+        reasoning, answer = gsm8k_answer(text(row, "answer", where)) or ("", "")
+        if not answer:
             raise ValueError(f"{where}: `answer` must end with `#### ` and a number, got {row['answer'][-40:]!r}.")
         examples.append(
             Example(
                 key=f"gsm8k-{index}",
                 prompt=PROMPT.format(question=text(row, "question", where).strip()),
-                completion=f"{_CALCULATION.sub('', reasoning).strip()}\nAnswer: {answer}",
+                completion=f"{reasoning}\nAnswer: {answer}",
                 expected=answer,
             )
         )

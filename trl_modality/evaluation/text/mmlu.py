@@ -7,7 +7,8 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from .files import csv_rows, field, hub_rows, is_hub_id, jsonl_rows, local_file, text
+from ...data.text_benchmarks import mmlu_rows, mmlu_tables
+from .files import field, hub_rows, is_hub_id, jsonl_rows, local_file, text
 from .task import Example
 
 
@@ -31,24 +32,15 @@ def read_mmlu(source: str | Path, split: str) -> list[Example]:
         return _examples(_from_objects(hub_rows(str(source), "all", split)))
     path = Path(source)
     if path.is_dir():
-        folder = path / split if (path / split).is_dir() else path
-        tables = sorted(folder.glob(f"*_{split}.csv"))
+        tables = mmlu_tables(path, split)
         if tables:
-            return _examples(row for table in tables for row in _from_table(table, split))
+            return _examples(row for table in tables for row in mmlu_rows(table, split))
     file = local_file(source, (f"{split}.jsonl", f"{split}.jsonl.gz"), EXPECTED)
-    return _examples(_from_table(file, split) if file.suffix == ".csv" else _from_objects(jsonl_rows(file)))
+    return _examples(mmlu_rows(file, split) if file.suffix == ".csv" else _from_objects(jsonl_rows(file)))
 
 
 _Found = tuple[str, str | None, str, list[str], Any]
 """Place of a row for errors, subject, question, choices, answer."""
-
-
-def _from_table(path: Path, split: str) -> Iterator[_Found]:
-    subject = path.stem.removesuffix(f"_{split}").replace("_", " ")
-    for where, cells in csv_rows(path):
-        if len(cells) < 4:
-            raise ValueError(f"{where} has {len(cells)} cells; expected a question, choices and the letter of one.")
-        yield where, subject, cells[0], cells[1:-1], cells[-1]
 
 
 def _from_objects(rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[_Found]:
