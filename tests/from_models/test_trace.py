@@ -9,6 +9,7 @@ from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.models.requests import Generation
 from trl_modality.from_models import trace
 from trl_modality.from_models.asked import known_answers, write_answers
+from trl_modality.from_models.votes import agreed_answer
 from trl_modality.views import PairError, text_of, validate_pair
 
 
@@ -140,3 +141,57 @@ def test_bad_input_is_named():
     with pytest.raises(PairError, match=r"`train` row 0, id='quiz-10': it has no `answer`"):
         traced(pairs(answer=None), Sampler())
     assert FEATURES["completion"] == MESSAGES
+
+
+def test_samples_agree_on_the_answer_of_a_row_without_one():
+    given = pairs().to_list()
+    for row in given[:3]:
+        row["answer"] = None
+    rows = Dataset.from_list(given, features=FEATURES)
+
+    def say(request):
+        number, say.calls = number_of(request), say.calls + 1
+        # Row 10: three of four agree; row 11: two of four; row 12: all do not know; row 13 has its answer
+        turn = say.calls % 4
+        return {
+            10: f"{'so ' * turn}Answer: {7 if turn else 8}",
+            11: f"Answer: {5 + turn // 2}",
+            12: f"{'hm ' * turn}Answer: I do not know",
+            13: f"{'so ' * turn}Answer: 13",
+        }[number]
+
+    say.calls = -1
+    made = traced(rows, FakeGenerator(say, settings={"temperature": 1}), samples=4, agreed=0.75)
+    assert made.dataset["answer"] == ["7", "13"]
+    assert completions(made) == ["so Answer: 7", "Answer: 13"]
+    assert made.outcomes == {"right": 7, "wrong": 1, "not agreed": 8}
+    assert made.dropped == 2
+    without = traced(
+        rows.remove_columns("answer"),
+        FakeGenerator(lambda r: f"{r.seed} Answer: 3", settings={"temperature": 1}),
+        samples=3,
+        agreed=1.0,
+    )
+    assert without.dataset["answer"] == ["3"] * 4
+
+
+@pytest.mark.parametrize(("agreed", "samples"), [(0.5, 4), (1.1, 4), (0.9, 2)])
+def test_a_share_that_several_answers_could_have(agreed, samples):
+    with pytest.raises(ValueError, match="above 0.5 and at most 1, of 3 samples or more"):
+        traced(pairs(), Sampler(), samples=samples, agreed=agreed)
+
+
+@pytest.mark.parametrize(
+    ("texts", "choices", "share", "answer"),
+    [
+        (["Answer: 1/2", "so 0.5", "Answer: 3"], None, 0.6, "1/2"),
+        (["Answer: (B)", "It is blue.", "red"], ["red", "blue"], 0.6, "blue"),
+        (["Answer: 4", "Answer: 4", "Answer: 4 ..."], None, 0.7, None),  # the last was cut off
+        (["", "", ""], None, 0.6, None),
+        (["Answer: Friday", "Friday", "**friday**"], None, 1.0, "Friday"),
+        (["It cannot be said."] * 3, None, 0.6, None),
+    ],
+)
+def test_votes(texts, choices, share, answer):
+    samples = [Generation(text, not text.endswith("...")) for text in texts]
+    assert agreed_answer(samples, Grader(), choices, share) == answer

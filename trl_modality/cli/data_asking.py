@@ -58,6 +58,12 @@ def add_trace(commands: argparse._SubParsersAction) -> None:
     _add_model(parser.add_argument_group("who writes"), "the model, usually the one that is going to be trained")
     drawn = parser.add_argument_group("what is drawn and taken")
     drawn.add_argument("--samples", type=int, default=1, metavar="K", help="of each row (default 1)")
+    drawn.add_argument(
+        "--agreed",
+        type=float,
+        metavar="SHARE",
+        help="rows without `answer` are given the one that this share of the samples agrees on (above 0.5)",
+    )
     drawn.add_argument("--temperature", type=float, metavar="T", help="default: 0 with one sample, 0.7 with several")
     drawn.add_argument("--top-p", type=float, default=1.0, metavar="P", help="default 1")
     drawn.add_argument("--from-view", default="text_rich", choices=("text_rich", "text_only"), help="what it is shown")

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
             generator,
             Grader(tolerance=args.tolerance),
             samples=args.samples,
+            agreed=args.agreed,
             from_view=args.from_view,
             take=args.take,
             otherwise=otherwise,
@@ -97,6 +98,8 @@ def _card(args: argparse.Namespace, made: Any, generator: Any, name: str, otherw
 
     licence = Licence.of(args.dataset)
     taken = f"{args.take} right one of {args.samples}, from the {args.from_view} view, seed {args.seed}"
+    if args.agreed is not None:
+        taken += f"; where there was no answer, that of {args.agreed:.0%} of the samples"
     provenance = [
         ("pairs", args.dataset),
         *model_provenance(f"completions of {name!r} by", generator),

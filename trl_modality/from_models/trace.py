@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from ..data.pairs import assistant
 from ..data.rows import PairRows
 from ..evaluation.conditions import Condition, make_request, view_of
+from ..evaluation.grading.grader import Grader
 from ..evaluation.models.requests import Generation, Generator
 from ..views import PROMPT_COLUMN, PairError, View, describe_row, images_of, text_of, without_none
 from .asked import Wanted, ask_once, content_key, image_digest
+from .votes import agreed_answer
 
 
 if TYPE_CHECKING:
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 FROM_VIEWS = (str(Condition.TEXT_RICH), str(Condition.TEXT_ONLY))
 TAKE = ("shortest", "first", "all")
 ELSE = ("keep", "drop")
-NO_SAMPLE = "no right sample"
-Grade = Callable[[str, str, Sequence[str] | None], Any]
+LEAST_VOTES = 3  # samples of a row that can agree
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Trace:
     samples: int
     """Samples that were drawn."""
     outcomes: Counter[str]
-    """Samples by outcome: "right", "wrong", "cut off", "failed"."""
+    """Samples by outcome: "right", "wrong", "cut off", "failed", and "not agreed" where no answer is known."""
     yielded: int
     """Rows with a right sample at least."""
     kept_old: int
@@ -71,9 +72,10 @@ class Trace:
 def trace(
     dataset: Dataset,
     generator: Generator,
-    grade: Grade,
+    grade: Grader,
     *,
     samples: int = 1,
+    agreed: float | None = None,
     from_view: str = "text_rich",
     take: str = "shortest",
     otherwise: str = "drop",
@@ -91,8 +93,10 @@ def trace(
     Args:
         dataset: Pairs with `answer` (and `choices` where the questions have them).
         generator: The model, usually the one that is going to be trained; it samples where its temperature is above 0.
-        grade: Grades an answer, as `Grader` does.
+        grade: Grades the answers.
         samples: Samples for a row.
+        agreed: For rows without `answer`: the share of a row's samples, above 0.5, that has to agree on an answer. It
+            becomes the row's `answer`, and those samples are right. `None`: every row needs its `answer`.
         from_view: What the model is shown: "text_rich", or "text_only" (the same without the picture).
         take: Of the right samples of a row: the "shortest" (in characters, the first of several), the "first", or
             "all" different ones, each in a row of its own (`id` ends with "#2", "#3", ...).
@@ -104,11 +108,12 @@ def trace(
 
     Raises:
         ValueError: an option does not fit, a column is missing, or no row is left.
-        PairError: a row has no `answer`.
+        PairError: a row has no `answer`, and `agreed` is not given.
         Interrupted: by Ctrl-C; what is there is in `folder`.
     """
-    _check(dataset, generator, samples, from_view, take, otherwise, name)
+    _check(dataset, generator, samples, agreed, from_view, take, otherwise, name)
     rows = PairRows(dataset, name)
+    expected = _answers(dataset, rows, agreed)
     wanted = [
         sample
         for position in range(len(rows))
@@ -116,18 +121,20 @@ def trace(
     ]
     file = None if folder is None else folder / "samples.jsonl"
     answers = ask_once(generator, wanted, file=file, **how)
-    right: list[list[str]] = []
-    outcomes: Counter[str] = Counter()
-    for position in range(len(rows)):
-        drawn = [answers[each.key] for each in wanted[position * samples : (position + 1) * samples]]
-        graded = [_outcome(each, rows[position], grade) for each in drawn]
-        outcomes.update(graded)
-        right.append([each.text for each, outcome in zip(drawn, graded, strict=True) if outcome == "right"])
-    return _result(dataset, rows, right, take, otherwise, len(wanted), outcomes, answers)
+    drawn = [[answers[each.key] for each in wanted[i : i + samples]] for i in range(0, len(wanted), samples)]
+    right, outcomes = _graded(rows, drawn, expected, grade, agreed)
+    return _result(dataset, rows, expected, right, take, otherwise, outcomes, answers)
 
 
 def _check(
-    dataset: Dataset, generator: Generator, samples: int, from_view: str, take: str, otherwise: str, name: str
+    dataset: Dataset,
+    generator: Generator,
+    samples: int,
+    agreed: float | None,
+    from_view: str,
+    take: str,
+    otherwise: str,
+    name: str,
 ) -> None:
     given = {"from_view": (from_view, FROM_VIEWS), "take": (take, TAKE), "otherwise": (otherwise, ELSE)}
     for option, (value, allowed) in given.items():
@@ -135,13 +142,19 @@ def _check(
             raise ValueError(f"`{option}` must be one of {', '.join(allowed)}, got {value!r}.")
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1, got {samples}.")
+    if agreed is not None and not (0.5 < agreed <= 1 and samples >= LEAST_VOTES):
+        raise ValueError(
+            f"`agreed` must be above 0.5 and at most 1, of {LEAST_VOTES} samples or more; got {agreed:g} of {samples}."
+        )
     if samples > 1 and not getattr(generator, "settings", {}).get("temperature", 1):
         raise ValueError(f"{samples} samples at temperature 0 are all the same; set a `temperature` above 0.")
     if not len(dataset):
         raise ValueError(f"`{name}` has no row.")
-    needed = (PROMPT_COLUMN[view_of(from_view)], "answer")
+    needed = (PROMPT_COLUMN[view_of(from_view)], *(["answer"] if agreed is None else []))
     if missing := [column for column in needed if column not in dataset.column_names]:
-        why = "the samples are graded by it" if missing[0] == "answer" else "`data transcribe` makes it of pictures"
+        why = "`data transcribe` makes it of pictures"
+        if missing[0] == "answer":
+            why = "the samples are graded by it (without answers, let samples agree: `agreed`, `--agreed`)"
         raise ValueError(f"`{name}` has no column `{missing[0]}`; {why}. It has {', '.join(dataset.column_names)}.")
     if otherwise == "keep" and "completion" not in dataset.column_names:
         raise ValueError(f"`{name}` has no `completion` that could be kept; leave out rows without a right sample.")
@@ -151,8 +164,6 @@ def _wanted(
     rows: PairRows, position: int, generator: Generator, from_view: str, seed: int, samples: int
 ) -> list[Wanted]:
     row = rows[position]
-    if not row.get("answer"):
-        raise PairError(describe_row(row), "it has no `answer`.", "Fill it in or remove the row.")
     view = view_of(from_view)
     shown = [] if from_view == Condition.TEXT_ONLY else [image_digest(image) for image in images_of(row, view)]
     prompt = without_none(row[PROMPT_COLUMN[view]])
@@ -171,12 +182,40 @@ def _wanted(
     return [wanted(sample) for sample in range(samples)]
 
 
-def _outcome(sample: Generation, row: Mapping[str, Any], grade: Grade) -> str:
+def _answers(dataset: Dataset, rows: PairRows, agreed: float | None) -> list[Any]:
+    """The `answer` of each row, `None` where it has none, which is an error unless samples may agree on one."""
+    column: Any = dataset["answer"] if "answer" in dataset.column_names else [None] * len(dataset)
+    answers = [each or None for each in column]
+    if agreed is None and None in answers:
+        where = describe_row(rows[answers.index(None)])
+        raise PairError(where, "it has no `answer`.", "Fill it in, let samples agree on it, or remove the row.")
+    return answers
+
+
+def _graded(
+    rows: PairRows, drawn: Sequence[Sequence[Generation]], expected: list[Any], grade: Grader, agreed: float | None
+) -> tuple[list[list[str]], Counter[str]]:
+    """The texts of the right samples of each row, and what became of all; fills in what samples agree on."""
+    right: list[list[str]] = []
+    outcomes: Counter[str] = Counter()
+    for position, samples in enumerate(drawn):
+        choices = rows[position].get("choices")
+        if expected[position] is None and agreed is not None:
+            expected[position] = agreed_answer(samples, grade, choices, agreed)
+        graded = [_outcome(each, expected[position], choices, grade) for each in samples]
+        outcomes.update(graded)
+        right.append([each.text for each, outcome in zip(samples, graded, strict=True) if outcome == "right"])
+    return right, outcomes
+
+
+def _outcome(sample: Generation, expected: str | None, choices: Sequence[str] | None, grade: Grader) -> str:
     if sample.failure is not None:
         return "failed"
     if not sample.is_complete:
         return "cut off"
-    return "right" if grade(sample.text, row["answer"], row.get("choices")).is_correct else "wrong"
+    if expected is None:
+        return "not agreed"
+    return "right" if grade(sample.text, expected, choices).is_correct else "wrong"
 
 
 def _chosen(right: Sequence[str], take: str) -> list[str]:
@@ -190,10 +229,10 @@ def _chosen(right: Sequence[str], take: str) -> list[str]:
 def _result(
     dataset: Dataset,
     rows: PairRows,
+    expected: Sequence[Any],
     right: Sequence[Sequence[str]],
     take: str,
     otherwise: str,
-    samples: int,
     outcomes: Counter[str],
     answers: dict[str, Generation],
 ) -> Trace:
@@ -224,9 +263,9 @@ def _result(
         "taken": [len(text) for text in taken],
     }
     return Trace(
-        dataset=_with_completions(dataset, positions, completions, ids),
+        dataset=_with_completions(dataset, positions, completions, ids, expected),
         rows=len(rows),
-        samples=samples,
+        samples=sum(outcomes.values()),
         outcomes=outcomes,
         yielded=len(rows) - without,
         kept_old=kept_old,
@@ -250,7 +289,13 @@ def with_old_completions(dataset: Dataset, name: str) -> Dataset:
     return _with_completions(dataset, list(range(len(rows))), old, [rows[i].get("id") for i in range(len(rows))])
 
 
-def _with_completions(dataset: Dataset, positions: list[int], completions: list[Any], ids: list[Any]) -> Dataset:
+def _with_completions(
+    dataset: Dataset,
+    positions: list[int],
+    completions: list[Any],
+    ids: list[Any],
+    expected: Sequence[Any] | None = None,
+) -> Dataset:
     """The rows at these positions with other completions; images are joined on as they are stored.
 
     A dataset whose prompts are strings gets strings, for the views of a pair have one form.
@@ -267,6 +312,9 @@ def _with_completions(dataset: Dataset, positions: list[int], completions: list[
     features: dict[str, Any] = {"completion": feature}
     if "id" in dataset.column_names:
         made["id"], features["id"] = ids, Value("string")
+    if expected is not None:
+        made["answer"] = [expected[position] for position in positions]
+        features["answer"] = dataset.features.get("answer") or Value("string")
     others = [column for column in dataset.column_names if column not in made]
     kept = dataset.with_format(None).select(positions).select_columns(others)
     whole = concatenate_datasets([kept, Dataset.from_dict(made, features=Features(features))], axis=1)

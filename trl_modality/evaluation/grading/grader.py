@@ -110,6 +110,24 @@ class Grader:
             return Grade(False, answer, "limit") if verdict is None else _grade(verdict, answer, "symbolic")
         return _grade(False, answer, "")
 
+    def final_answer(self, text: str, choices: Sequence[str] | None = None) -> str:
+        """The answer that a text gives, where no right one is known: a choice, a number with its unit, or words.
+
+        Args:
+            text: What the model wrote; any text at all.
+            choices: The texts of the choices in the order of their letters, at most 26.
+
+        Returns:
+            An answer that may be `expected` in a call; "" where the text gives none.
+        """
+        cleaned = clean(tail_of(text))
+        if choices:
+            texts = _without_labels([clean(choice[:MAX_ANSWER]) for choice in choices])
+            index, _ = choice_in(cleaned, texts, lambda a, b: self._same(a, bare(b), tolerance=0.0) is not None)
+            return "" if index is None else choices[index]
+        number = number_in(cleaned)
+        return number if parse_quantity(number) else next(reversed(words_in(cleaned)), "")
+
     def _same(self, answer: str, gold: str, tolerance: float | None = None) -> str | None:
         """How two bare answers agree ("number", "words"), or `None`."""
         first, second = parse_quantity(answer), parse_quantity(gold)
