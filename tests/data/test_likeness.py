@@ -67,6 +67,9 @@ def test_counts():
         ("blueish", "blue", False),
         ("x+y (a)", "x+y", True),
         ("costs $4.50 now", "$4.50", True),
+        ("tue | 1,200", "1200", True),
+        ("tue | 12000", "1200", False),
+        ("mon=1,tue=4", "4", True),
     ],
 )
 def test_an_answer_stands_as_a_whole(text, answer, found):

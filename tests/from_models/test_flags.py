@@ -5,7 +5,7 @@ import pytest
 from trl_modality.data.ocr import Word, in_reading_order, spread_digits
 from trl_modality.evaluation.models.requests import Generation
 from trl_modality.from_models import flags
-from trl_modality.from_models.flags import agreement, flag, holds, numbers, tells_answer
+from trl_modality.from_models.flags import agreement, flag, numbers, tells_answer
 
 
 def said(text, complete=True, failure=None):
@@ -42,8 +42,6 @@ def test_the_answer_is_told_by_a_sentence_or_by_the_reasoning():
     completion = "Subtract the cost of mon from the one of tue.\nAnswer: 1"
     assert tells_answer("Notes: subtract the cost of mon from the one of tue", "1", completion)
     assert not tells_answer("mon tue", "1", completion)
-    assert holds("tue | 1,200", "1200")
-    assert not holds("tue | 12000", "1200")
 
 
 def test_agreement_is_that_of_words_or_of_numbers():

@@ -10,6 +10,8 @@ from typing import Any
 
 from ..views import PAIR_VIEWS, PROMPT_COLUMN, images_of, shows_same_images, text_of
 
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
 
 @dataclass
 class Likeness:
@@ -53,6 +55,9 @@ class Likeness:
 
 
 def has_word(text: str, answer: str) -> bool:
-    """Whether an answer stands in a text as a whole: "12" in "12 cm" and "(12)", not in "120", "3.12" or "1,120"."""
-    escaped = re.escape(answer.strip().casefold())
-    return re.search(rf"(?<!\w)(?<!\d[.,]){escaped}(?!\w)(?![.,]\d)", text.casefold()) is not None
+    """Whether an answer stands in a text as a whole: "12" in "12 cm" and "mon=12,", not in "120", "3.12" or "1,120".
+
+    "1,200" is "1200".
+    """
+    text, answer = (_THOUSANDS.sub("", each.casefold()) for each in (text, answer.strip()))
+    return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(answer)}(?!\w)(?![.,]\d)", text) is not None

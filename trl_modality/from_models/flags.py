@@ -63,12 +63,6 @@ def tells_answer(text: str, answer: str | None, completion: str = "") -> bool:
     return any(line.count(" ") + 1 >= _LONG and f" {line} " in f" {said} " for line in lines)
 
 
-def holds(text: str, answer: str) -> bool:
-    """Whether the answer stands in words, as one of their facts or otherwise."""
-    right = _plain(answer)
-    return bool(right) and f" {right} " in f" {_plain(text)} "
-
-
 def agreement(first: str, second: str) -> float:
     """How alike two transcriptions are, 0 to 1: Dice's coefficient of their words or of their numbers, the lower.
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.likeness import has_word
 from ..data.pairs import user
 from ..evaluation.models.requests import Generation, Generator, Request
 from ..views import PairError, View, describe_row, load_images, text_of
 from .asked import Wanted, ask_once, content_key, image_digest
-from .flags import agreement, flag, holds
+from .flags import agreement, flag
 from .prompts import PROMPTS
 from .questions import FACTS_AND_QUESTION, Messages, Questions, as_pairs
 
@@ -216,7 +217,7 @@ def _result(
                 + ". The answers are kept; look at them, or give another prompt, model or `keep`."
             )
         made[each.name] = as_pairs(each, [row.position for row in own], [row.prompt(template) for row in own], None)
-    with_answer = sum(bool(row.answer) and holds(row.facts, row.answer or "") for row in kept)
+    with_answer = sum(bool(row.answer) and has_word(row.facts, row.answer or "") for row in kept)
     return Transcription(made, len(rows), len(answers["transcripts"]), fell_out, with_answer, answers)
 
 
