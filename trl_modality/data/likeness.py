@@ -10,6 +10,7 @@ from typing import Any
 
 from ..views import PAIR_VIEWS, PROMPT_COLUMN, images_of, shows_same_images, text_of
 
+
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
