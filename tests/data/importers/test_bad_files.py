@@ -212,6 +212,13 @@ def test_a_path_out_of_the_root_that_is_not_there_says_nothing_about_it(read):
         read(conversation(HUMAN, GPT, image="a\0.png"))
 
 
+@pytest.mark.parametrize("image", ["a" * 60_000, "/" + "a/" * 30_000, "https://a.org/" + "a" * 60_000])
+def test_a_name_as_long_as_a_file_is_not_printed_whole(read, image):
+    with pytest.raises(ValueError, match=r"\.\.\. \(60,0\d\d characters\)") as raised:
+        read(conversation(HUMAN, GPT, image=image))
+    assert len(str(raised.value)) < 1000
+
+
 def test_facts_and_choices(read):
     with pytest.raises(ValueError, match="its facts are empty"):
         read({**GOOD, "facts": " "})

@@ -1,10 +1,13 @@
 """Options, answers, facts and messages in the shapes that files have them in, and which row an answer belongs to."""
 
+import base64
 import json
+from io import BytesIO
 
 import pytest
 
 from tests.testing.foreign_files import write_images
+from tests.testing.tiny import picture
 from trl_modality.data.importers import read_rows
 
 
@@ -63,6 +66,15 @@ def test_lists_of_a_table_as_python_prints_them(read, text):
     images = text.format(["red.png", "blue.png"])
     (row,) = read(f"image\tquestion\tanswer\n{images}\tRed?\t1\n", "x.tsv")
     assert len(row["images"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_images_in_base64(read, kind):
+    """As MMBench's tables have them."""
+    buffer = BytesIO()
+    picture(0).resize((64, 64)).save(buffer, kind)
+    (row,) = read([{"image": base64.b64encode(buffer.getvalue()).decode(), "question": "Red?", "answer": "1"}])
+    assert row["images"][0].size == (64, 64)
 
 
 @pytest.mark.parametrize("write", [json.dumps, str])
