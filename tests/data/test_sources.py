@@ -129,6 +129,25 @@ def test_files_of_one_split_have_the_same_columns(tmp_path):
         open_split(folder)
 
 
+def test_files_of_a_dataset_have_the_same_columns_where_they_can(tmp_path):
+    """Shards and splits of which one alone has labels, images, or an image among words."""
+    folder = tmp_path / "data"
+    write_images(folder)
+    asked = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "1"}]
+    shards = {
+        "train-0.json": {"image": ["red.png", "blue.png"], "conversations": asked},
+        "train-1.json": {"id": 7, "conversations": [{**asked[0], "value": "1 + 1?"}, asked[1]]},
+        "test.json": {"image": "red.png", "conversations": [{**asked[0], "value": "<image>Red?"}, asked[1]]},
+    }
+    for name, record in shards.items():
+        (folder / name).write_text(json.dumps([record]))
+    opened = open_dataset(folder, reading=ReadOptions())
+    assert opened["train"].features == opened["test"].features
+    assert opened["train"]["id"] == [None, "7"]
+    assert [len(row["images"]) for row in opened["train"]] == [2, 0]
+    assert opened["train"][1]["prompt"] == [{"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]}]
+
+
 def test_folders_are_streamed_by_datasets(tmp_path):
     folder = tmp_path / "data"
     write_images(folder)

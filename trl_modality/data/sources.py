@@ -8,7 +8,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .importers.read import ReadOptions, data_files, is_recognised, read_file
+from .importers.read import ReadOptions, data_files, is_recognised, read_together
 from .importers.records import is_data_file, suffix_of
 
 
@@ -104,9 +104,10 @@ def read_files(files: Mapping[str, list[Path]], reading: ReadOptions, say: Calla
     """
     from datasets import DatasetDict, concatenate_datasets
 
+    read = iter(read_together([path for paths in files.values() for path in paths], reading, say))
     splits = {}
     for split, paths in files.items():
-        parts = [read_file(path, reading, say) for path in paths]
+        parts = [next(read) for _ in paths]
         for path, part in zip(paths[1:], parts[1:], strict=True):
             if part.features != parts[0].features:
                 raise ValueError(

@@ -113,3 +113,14 @@ def test_facts_of_several_lines(read):
     for facts, what in (({"red": 1}, "have dict in them"), ([["red", 1]], "have list in them"), ([""], "are empty")):
         with pytest.raises(ValueError, match=f"its facts {what}"):
             read([{**record, "ocr": facts}], columns={"facts": "ocr"})
+
+
+def test_fields_that_begin_late_in_a_file(read):
+    """A format is recognised by the first records; fields are those of all."""
+    records = [
+        {"question": f"{i}?", "answer": "1", **({"opts": ["1", "2"], "x": 0} if i > 40 else {})} for i in range(50)
+    ]
+    said = []
+    rows = read(records, columns={"choices": "opts"}, say=said.append)
+    assert rows["choices"][40:42] == [None, ["1", "2"]]
+    assert said[-1] == "fields that are not read: x"
