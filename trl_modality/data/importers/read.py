@@ -329,11 +329,12 @@ def data_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def is_recognised(path: Path) -> bool:
-    """Whether a file is of a form that this reader knows and other readers do not: no Parquet, and no plain text."""
+    """Whether a file is of a form that this reader knows and other readers do not: no Parquet, no plain text, and no
+    pairs, whose columns (`level_prompts`, say, or prompts that are strings) are what they have to be already."""
     if suffix_of(path) == ".parquet" or not os.path.isfile(path):
         return False
     try:
         head = [record for _, record in islice(read_records(path), HEAD)]
-        return recognise({name for record in head for name in record}, Fields({}), path) != "text"
+        return recognise({name for record in head for name in record}, Fields({}), path) not in ("text", "pairs")
     except ValueError:
         return False
