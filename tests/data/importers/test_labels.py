@@ -6,7 +6,7 @@ from io import BytesIO
 
 import pytest
 
-from tests.testing.foreign_files import write_images
+from tests.testing.foreign_files import VARIANTS, write_images
 from tests.testing.tiny import picture
 from trl_modality.data.importers import read_rows
 
@@ -86,12 +86,25 @@ def test_messages_of_a_table(read, write):
         read("image,conversations\nred.png,Red?\n", "x.csv")
 
 
+def test_images_inside_of_a_file_become_columns_in_small_chunks(tmp_path, monkeypatch):
+    """An array of Arrow holds 2 GiB, which 4,096 rows with a photograph each are beyond."""
+    (parquet,) = [variant for variant in VARIANTS if variant.name == "rows.parquet"]
+    rows = read_rows(parquet.write(tmp_path))
+    monkeypatch.setattr("trl_modality.data.importers.read.BYTES_AT_ONCE", 1)
+    again = read_rows(tmp_path / "rows.parquet")
+    assert [len(each.data.column("images").chunks) for each in (rows, again)] == [1, 2]
+    assert again.with_format("arrow")[:] == rows.with_format("arrow")[:]
+
+
 def test_what_is_empty_is_not_there(read):
     text = {"id": "a", "image": "", "conversations": [human("1 + 1?"), gpt("2")]}
     shown = {"id": "b", "image": "red.png", "conversations": [human("<image>\nRed?"), gpt("1")]}
     assert [len(row["images"]) for row in read([text, shown])] == [0, 1]
     (row,) = read([{"images": [], "image": "red.png", "question": "Red?", "choices": [], "answer": "1"}])
     assert len(row["images"]) == 1
+    said = []
+    read([{"images": [], "question": "1 + 1?", "choices": "", "answer": "2"}], say=said.append)
+    assert not any("not read" in line for line in said)
     assert "choices" not in row
 
 

@@ -71,8 +71,10 @@ class Fields:
     def value(self, record: Record, wanted: str) -> Any:
         """The value of a field; `None` where it is missing or empty."""
         is_text = wanted in ("facts", "answer", "question", "completion")  # empty, they are a fault of the record
-        name = self.name_in([k for k, v in record.items() if v is not None and (is_text or v not in ("", []))], wanted)
+        empty = set() if is_text else {name for name, value in record.items() if value in ("", [])}
+        name = self.name_in([key for key, value in record.items() if value is not None and key not in empty], wanted)
         if name is None:
+            self.read.update(empty & {*NAMES[wanted], self.columns.get(wanted)})
             return None
         self.read.add(name)
         return record[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from logging import getLogger
@@ -25,6 +25,7 @@ logger = getLogger(__name__)
 
 AUTO = "auto"
 ROWS_AT_ONCE = 4096  # that are Python's objects at a time
+BYTES_AT_ONCE = 2**28  # of images inside of the file: an array of Arrow holds 2 GiB
 HEAD = 32  # records by whose fields a format is recognised
 SHOWN = 10  # missing images that are named
 SPLITS = {"train": ("train",), "test": ("test",), "validation": ("validation", "valid", "val", "dev")}
@@ -199,8 +200,7 @@ class _Reading:
         self._check_all_alike()
         features = _features(columns, in_parts)
         parts = []
-        for start in range(0, len(self.drafts), ROWS_AT_ONCE):
-            drafts = self.drafts[start : start + ROWS_AT_ONCE]
+        for drafts in _in_chunks(self.drafts):
             rows = self._checked(drafts, in_parts)
             if self.faults:
                 continue
@@ -280,6 +280,19 @@ class _Reading:
         if unread := [name for name in self.present if name not in self.fields.read]:
             lines.append(f"fields that are not read: {', '.join(unread)}")
         return lines
+
+
+def _in_chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
+    chunk: list[Draft] = []
+    n_bytes = 0
+    for draft in drafts:
+        chunk.append(draft)
+        n_bytes += sum(len(image["bytes"] or b"") for name in IMAGES for image in draft.columns.get(name) or ())
+        if len(chunk) == ROWS_AT_ONCE or n_bytes >= BYTES_AT_ONCE:
+            yield chunk
+            chunk, n_bytes = [], 0
+    if chunk:
+        yield chunk
 
 
 def _is_unicode(value: Any) -> bool:
