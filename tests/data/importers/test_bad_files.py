@@ -231,7 +231,11 @@ def test_facts_and_choices(read):
     with pytest.raises(ValueError, match="all its answers have `weight` 0"):
         read({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]})
     later = {"images": ["red.png"], "facts": "It is red.", "conversations": [say("human", "Hi"), GPT, HUMAN, GPT]}
-    with pytest.raises(ValueError, match="the text_rich view has no image|a later question shows an image"):
+    for options in ({}, {"turns": "each"}):
+        with pytest.raises(ValueError, match=r"no image in the question of an answer or before it. .*`turns='last'`"):
+            read(later, **options)
+    assert len(read(later, turns="last")[0]["images"]) == 1
+    with pytest.raises(ValueError, match="a later question shows an image"):
         read(later, turns="all")
 
 

@@ -171,6 +171,16 @@ def test_words_without_an_image_stay_as_they_are(tmp_path):
     assert [message["content"] for message in rows[1]["prompt"]] == told
 
 
+def test_a_system_turn_that_is_an_image_alone_is_part_of_the_question(tmp_path):
+    write_images(tmp_path)
+    said = (("system", "<image>"), ("human", "Red?"), ("gpt", "1"))
+    turns = [{"from": role, "value": text} for role, text in said]
+    (tmp_path / "x.json").write_text(json.dumps([{"image": "red.png", "conversations": turns}]))
+    (row,) = read_rows(tmp_path / "x.json")
+    assert row["prompt"] == _expected_prompt("Red?")
+    assert len(row["images"]) == 1
+
+
 def test_the_final_answer_behind_the_reasoning(tmp_path):
     (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "8 * 9?", "answer": "8 * 9 = 72.\n#### 72"}))
     (row,) = read_rows(tmp_path / "gsm8k.jsonl")

@@ -168,11 +168,14 @@ def _columns(
     """The columns of a row: a pair where there are facts, else a plain row."""
     if any(turn.images for turn in answers or ()):
         problem = "a later question shows an image of its own, which a completion cannot."
-        raise PairError(where, problem, "Read it with `turns='each'`.")
+        raise PairError(where, problem, "Read it with `turns='each'` or `turns='last'`.")
     images = {"images": [shown.image for turn in asked for shown in turn.images]}
     learnt = {"completion": list(answers)} if answers else {}
     if facts is None:
         return {**labels, **images, ("prompt" if answers or answers is None else "messages"): list(asked), **learnt}
+    if not images["images"]:
+        problem = "it has facts in words, and no image in the question of an answer or before it."
+        raise PairError(where, problem, "Leave the record out, or read the last answer alone (`turns='last'`).")
     views = zip(PAIR_PROMPTS, (_with_facts(asked, facts), list(asked)), strict=True)
     return {**labels, **images, **dict(views), **learnt}
 

@@ -223,6 +223,7 @@ def place_images(turns: Sequence[Turn], images: Sequence[Any], field: str, where
     early = [shown for turn in filled[:first] for shown in turn.images]
     early += [Shown(image) for image in rest]  # of a conversation without a slot
     moved = [replace(turn, parts=(turn.text.strip(),)) if turn.images else turn for turn in filled[:first]]
+    moved = [turn for turn, before in zip(moved, filled, strict=False) if turn.text or not before.images]
     question = replace(filled[first], parts=(*early, *filled[first].parts))
     return [_tidy(turn) for turn in (*moved, question, *filled[first + 1 :])]
 
