@@ -100,6 +100,8 @@ def test_show_and_stats_of_a_file(file, tmp_path, capsys):
     assert main(["data", "show", *words, "--rows", "2"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("row 2, id='q2'; images 32 x 32\n  prompt\n    2 + 1?\n  completion\n    x\n")
+    assert main(["data", "show", *words, "--out", str(tmp_path / "sheet.png")]) == 2
+    assert "`--out` draws pairs, and none of these rows is one" in capsys.readouterr().err
     assert main(["data", "stats", *words, "--columns", "facts=ocr", "--split", "train[:4]"]) == 0
     assert capsys.readouterr().out.startswith("4 rows, 4 pairs\n")
 

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, Features, Image, List
 
 from tests.testing.foreign_files import VARIANTS, write_images
-from tests.testing.tiny import MESSAGES, SMALL_RUN, pair_row, picture, tiny_llava
+from tests.testing.tiny import MESSAGES, SMALL_RUN, pair_dataset, pair_row, picture, tiny_llava
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 from trl_modality.cli import main
 
@@ -125,6 +125,14 @@ def test_facts_make_pairs_and_a_test_split(train, tmp_path, capsys):
     state = json.loads((tmp_path / "-".join(["out-x.csv", *flags]) / "trainer_state.json").read_text())
     assert all("text_rich_nll" in log for log in state["log_history"] if "loss" in log)
     assert any("eval_gap_nats" in log for log in state["log_history"])
+
+
+def test_slices_of_a_saved_dataset_and_of_the_held_out_split(train, tmp_path, capsys):
+    pair_dataset(6).save_to_disk(tmp_path / "saved")
+    assert len(train(tmp_path / "saved", "--dataset_train_split", "train[:4]")) == 2
+    flags = ["--test_share", "0.5", "--eval_strategy", "epoch", "--eval_on_start", "true"]
+    assert len(train(tmp_path / "saved", *flags, "--dataset_test_split", "test[:1]")) == 2
+    assert "held out: 3 rows as 'test'; 3 are trained on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

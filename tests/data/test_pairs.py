@@ -190,6 +190,16 @@ def test_some_views_that_are_the_same_are_said(caplog):
     assert "1 of 4 pairs have the same prompt and images in both views (row 2)" in caplog.text
 
 
+def test_views_that_differ_in_their_images_alone(caplog):
+    """The same question, with marks in the teacher's picture, say, or without a picture."""
+    for own in ("image", lambda row: []):
+        made = make_pairs(
+            source(), text_rich="question", vision_centric="question", completion="steps", text_rich_images=own
+        )
+        assert "text_rich_images" in made.column_names
+    assert "same prompt" not in caplog.text
+
+
 def test_no_image_column_and_no_row():
     with pytest.raises(ValueError, match="`images`: no column `images` or `image`; name one of question"):
         make(source().remove_columns("image"))

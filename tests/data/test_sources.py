@@ -118,6 +118,27 @@ def test_folders_of_other_files_are_left_to_datasets(tmp_path):
         open_split("nobody/nothing", reading=ReadOptions(skip_missing=True))
 
 
+def test_folders_of_pairs_are_what_they_were(tmp_path):
+    """Their columns are all kept, and their strings are no messages."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    texts = dict.fromkeys(("text_rich_prompt", "vision_centric_prompt"), "USER: <image>\nRed? ASSISTANT: ")
+    pair = {**texts, "completion": "1", "images": ["/elsewhere/red.png"], "level": "text_lite", "level_prompts": []}
+    (folder / "train.jsonl").write_text(json.dumps(pair))
+    assert open_split(folder).to_list() == [pair]
+
+
+@pytest.mark.parametrize("kind", ["nested", "saved"])
+def test_options_of_files_are_refused_where_no_file_is_read(kind, tmp_path):
+    if kind == "nested":  # as `data make` writes
+        pair_dataset(2).to_parquet(tmp_path / "data" / "data" / "train.parquet")
+    else:
+        pair_dataset(2).save_to_disk(tmp_path / "data")
+    assert len(open_split(tmp_path / "data")) == 2
+    with pytest.raises(ValueError, match="data has no file of records directly in it; how files are read"):
+        open_split(tmp_path / "data", reading=ReadOptions(columns={"facts": "ocr"}))
+
+
 def test_files_of_one_split_have_the_same_columns(tmp_path):
     folder = tmp_path / "data"
     write_images(folder)
@@ -127,6 +148,25 @@ def test_files_of_one_split_have_the_same_columns(tmp_path):
         ValueError, match=r"a.json and .*b.json become rows of different columns .images, prompt, compl"
     ):
         open_split(folder)
+
+
+def test_files_of_a_dataset_have_the_same_columns_where_they_can(tmp_path):
+    """Shards and splits of which one alone has labels, images, or an image among words."""
+    folder = tmp_path / "data"
+    write_images(folder)
+    asked = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "1"}]
+    shards = {
+        "train-0.json": {"image": ["red.png", "blue.png"], "conversations": asked},
+        "train-1.json": {"id": 7, "conversations": [{**asked[0], "value": "1 + 1?"}, asked[1]]},
+        "test.json": {"image": "red.png", "conversations": [{**asked[0], "value": "<image>Red?"}, asked[1]]},
+    }
+    for name, record in shards.items():
+        (folder / name).write_text(json.dumps([record]))
+    opened = open_dataset(folder, reading=ReadOptions())
+    assert opened["train"].features == opened["test"].features
+    assert opened["train"]["id"] == [None, "7"]
+    assert [len(row["images"]) for row in opened["train"]] == [2, 0]
+    assert opened["train"][1]["prompt"] == [{"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]}]
 
 
 def test_folders_are_streamed_by_datasets(tmp_path):

@@ -71,6 +71,19 @@ def test_the_order_of_the_rows_does_not_matter(files):
     assert {row["prompt"][0]["content"] for row in others["test"]} != asked
 
 
+def test_the_folder_of_the_images_does_not_matter(tmp_path):
+    """On another machine, or from another folder, the same rows are held out: else a resumed run trains on them."""
+    held_out = []
+    for folder in (tmp_path / "one", tmp_path / "b" / "two"):
+        folder.mkdir(parents=True)
+        for i in range(20):
+            picture(i).resize((16 + i, 16)).save(folder / f"{i}.png")  # files of different sizes, which are not read
+        stored = [{"path": str(folder / f"{i}.png"), "bytes": None} for i in range(20)]
+        rows = rows_of([(f"q{i}", [i]) for i in range(20)], stored.__getitem__)
+        held_out.append(split_by_content(rows, 0.3)["test"]["id"])
+    assert held_out[0] == held_out[1]
+
+
 def test_the_same_bytes_under_two_names_are_one_image(files):
     facts = [("a", [0]), ("b", [100]), ("c", [1])]
     halves = split_by_content(rows_of(facts, files), 0.4)
@@ -91,6 +104,13 @@ def test_what_cannot_be_split(files):
         split_by_content(rows_of(facts, files), 0.2)
     with pytest.raises(ValueError, match="`test_share` must be between 0 and 1, got 1"):
         split_by_content(rows_of(facts, files), 1.0)
+
+
+def test_streams_are_not_split(files):
+    with pytest.raises(
+        ValueError, match="`test_share` is for a dataset that is read whole, not for an IterableDataset"
+    ):
+        split_by_content(rows_of([("a", [0])], files).to_iterable_dataset(), 0.5)
 
 
 def test_questions_of_later_turns_count():

@@ -151,6 +151,20 @@ def test_losses_of_rows():
     assert [nll for nll, _ in together] == pytest.approx([nll for nll, _ in alone], rel=1e-9)
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_of_a_completion_of_several_turns_the_answers_count(family):
+    """As training learns them: the sum over a row for each answer, with the turns before it in its prompt."""
+    model, processor = build(family)
+    row = pair_row(0)
+    prompt, (first,) = row["vision_centric_prompt"], row["completion"]
+    again = [{"role": "user", "content": "sure?"}, {"role": "assistant", "content": "red=1, yes"}]
+    asked = [(prompt, [first, *again]), (prompt, [first]), ([*prompt, first, again[0]], again[1:])]
+    rows = [{"id": "a", "prompt": p, "completion": c, "images": row["images"]} for p, c in asked]
+    (nll, tokens), *each = (completion_losses(model, processor, [row])[0] for row in rows)
+    assert tokens == sum(count for _, count in each)
+    assert nll == pytest.approx(sum(loss for loss, _ in each), rel=1e-4)
+
+
 def test_a_model_in_training_is_evaluated_without_its_dropout():
     model, processor = tiny_llava()
     rows = [

@@ -92,6 +92,24 @@ FAULTS = [
         r"x.csv, line 2: it has 3 fields, and the header 2 \(question, answer\)",
         read(name="x.csv", text="question,answer\na,b,c\n"),
     ),
+    Fault(
+        "a quotation mark in a CSV that opens a field to the end of the file",
+        READING,
+        r"x.csv, line 3: unexpected end of data. A quotation mark opens a field that is not closed",
+        read(name="x.csv", text='question,answer\na,"5 inch\nb,c\n'),
+    ),
+    Fault(
+        "messages in a table that are no list",
+        READING,
+        r"`messages` is a text, not a list of messages. In a table, write the list as JSON",
+        read(name="x.csv", text="image,messages\nred.png,Red?\n"),
+    ),
+    Fault(
+        "facts of a picture that only a later question shows",
+        READING,
+        r"record 0, id='a': it has facts in words, and no image in the question of an answer or before it. .*'last'",
+        read({**GOOD, "facts": "red", "conversations": [{"from": "human", "value": "Hi"}, GPT, HUMAN, GPT]}),
+    ),
     Fault("a file without a record", READING, "x.json has no record", read()),
     Fault(
         "images that are not there",

@@ -104,7 +104,7 @@ def _datasets(script_args: Any, training_args: Any, mixture: Any) -> tuple[Any, 
             say=say,
             **config,
         )
-    dataset = dataset if isinstance(dataset, Mapping) else {script_args.dataset_train_split: dataset}
+    dataset = dataset if isinstance(dataset, Mapping) else {_split_of(script_args.dataset_train_split): dataset}
     dataset = _with_test_split(dataset, script_args)
     splits = [script_args.dataset_train_split]
     if training_args.eval_strategy != "no":
@@ -129,9 +129,14 @@ def _reading(script_args: Any) -> ReadOptions:
     )
 
 
+def _split_of(spec: str) -> str:
+    """The split that a slice is of: `train` of `train[:800]`."""
+    return spec.partition("[")[0]
+
+
 def _with_test_split(dataset: Mapping[str, Any], script_args: Any) -> Mapping[str, Any]:
     """The splits, with a test split held out of the training split if `test_share` asks for one."""
-    name, test = script_args.dataset_train_split, script_args.dataset_test_split
+    name, test = script_args.dataset_train_split, _split_of(script_args.dataset_test_split)
     if script_args.test_share is None:
         return dataset
     if test in dataset:

@@ -8,7 +8,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .importers.read import ReadOptions, data_files, is_recognised, read_file
+from .importers.read import ReadOptions, data_files, is_recognised, read_together
 from .importers.records import is_data_file, suffix_of
 
 
@@ -53,6 +53,8 @@ def open_dataset(
             raise ValueError(f"{given} is for a dataset given by its name; this one is a {type(dataset).__name__}.")
         opened = dataset
     elif any((Path(dataset) / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if reading is not None and reading != ReadOptions():
+            raise _no_files_to_read(dataset)
         opened = load_from_disk(str(dataset))
         if streaming or load_kwargs:
             raise ValueError(f"{dataset} was written by `save_to_disk`, which is neither streamed nor configured.")
@@ -74,6 +76,13 @@ def open_dataset(
     return select_split(dict(opened), split, name)  # pyright: ignore[reportArgumentType]
 
 
+def _no_files_to_read(folder: str | Path) -> ValueError:
+    return ValueError(
+        f"{folder} has no file of records directly in it; how files are read is an option for those alone. Name the "
+        "files themselves, or make pairs of the columns of a dataset with `trl_modality.data.make_pairs`."
+    )
+
+
 def _files_to_read(path: Path, reading: ReadOptions, has_options: bool) -> dict[str, list[Path]]:
     """The files that the importers read, by split: of a folder, if they are of a form that they know, or asked for.
 
@@ -90,7 +99,9 @@ def _files_to_read(path: Path, reading: ReadOptions, has_options: bool) -> dict[
             raise ValueError(f"{path} is no file or folder; how files are read is an option for those alone.")
         return {}
     if is_asked_for:
-        return data_files(path)
+        if not (files := data_files(path)):
+            raise _no_files_to_read(path)
+        return files
     found = [file for file in path.iterdir() if is_data_file(file)]
     is_ours = not has_options and all(suffix_of(file) != ".parquet" for file in found)
     return data_files(path) if is_ours and any(map(is_recognised, found)) else {}
@@ -104,9 +115,10 @@ def read_files(files: Mapping[str, list[Path]], reading: ReadOptions, say: Calla
     """
     from datasets import DatasetDict, concatenate_datasets
 
+    read = iter(read_together([path for paths in files.values() for path in paths], reading, say))
     splits = {}
     for split, paths in files.items():
-        parts = [read_file(path, reading, say) for path in paths]
+        parts = [next(read) for _ in paths]
         for path, part in zip(paths[1:], parts[1:], strict=True):
             if part.features != parts[0].features:
                 raise ValueError(

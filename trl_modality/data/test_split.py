@@ -36,10 +36,15 @@ def split_by_content(dataset: Dataset, share: float, seed: int = 0) -> DatasetDi
         seed: Another seed holds out others.
 
     Raises:
-        ValueError: the share is not between 0 and 1, or the groups are too large for it.
+        ValueError: a stream is given, the share is not between 0 and 1, or the groups are too large for it.
     """
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"`test_share` is for a dataset that is read whole, not for an {type(dataset).__name__}: leave streaming "
+            "out, or name a test split."
+        )
     if not 0 < share < 1:
         raise ValueError(f"`test_share` must be between 0 and 1, got {share:g}.")
     rows = PairRows(dataset)
@@ -88,12 +93,16 @@ class _Groups:
         return row
 
     def rows(self) -> list[tuple[Key, list[int]]]:
-        """Each group with the least of its keys."""
+        """Each group with the least of its questions, which names it wherever its images are stored; without any, with
+        the least of its images."""
         groups: dict[int, list[int]] = {}
         for row in self._parent:
             groups.setdefault(self._root(row), []).append(row)
         return [
-            (min(key for row in rows for key in self._keys.get(row, [("row", str(row))])), rows)
+            (
+                min((key for row in rows for key in self._keys.get(row, [("row", str(row))])), key=_questions_first),
+                rows,
+            )
             for rows in groups.values()
         ]
 
@@ -102,6 +111,10 @@ class _Groups:
         _, rows = max(self.rows(), key=lambda group: len(group[1]))
         key = max({key for row in rows for key in self._keys.get(row, ())}, key=lambda key: self._counts[key])
         return len(rows), key, self._counts[key]
+
+
+def _questions_first(key: Key) -> tuple[bool, Key]:
+    return key[0] != "question", key
 
 
 def _held_out(groups: _Groups, n_rows: int, share: float, seed: int) -> set[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..images import PixelLimits
 from ..resumable.batches import in_batches
+from ..views import describe_row
 from .checked_rows import CheckedRows
 from .conditions import Condition, make_request, rows_with_other_images
 from .intervals import MeanDifference, mean_difference
@@ -123,16 +124,19 @@ def _settings_of(generator: TransformersGenerator) -> dict[str, Any]:
 def completion_losses(model: Any, processor: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
     """For each row, the summed cross-entropy of its completion in nats, and how many tokens the completion has.
 
-    The rows have `prompt`, `completion` and `images`. They go through the fused forward pass of training, which never
-    holds the logits of a whole batch, without a gradient.
+    The rows have `prompt`, `completion` and `images`. Of a completion of several turns its answers count, as in
+    training. The rows go through the fused forward pass of training, which never holds the logits of a whole batch,
+    without a gradient.
     """
     import torch
 
     from ..collation.collator import PairedCollator
+    from ..collation.turns import mask_other_turns
     from ..modeling.forward import LossSettings, paired_loss_added
     from .models.generation import base_of, evaluation_mode
 
     batch = PairedCollator(processor)(rows)
+    mask_other_turns(batch, rows, [describe_row(row) for row in rows], processor)  # as training does in pairs
     inputs = {key: _on(value, model) for key, value in batch.items()}
     with torch.no_grad(), paired_loss_added(base_of(model)), evaluation_mode(model):
         output = model(**inputs, paired_loss=LossSettings(kl_weight=0.0))

@@ -212,6 +212,13 @@ def test_a_path_out_of_the_root_that_is_not_there_says_nothing_about_it(read):
         read(conversation(HUMAN, GPT, image="a\0.png"))
 
 
+@pytest.mark.parametrize("image", ["a" * 60_000, "/" + "a/" * 30_000, "https://a.org/" + "a" * 60_000])
+def test_a_name_as_long_as_a_file_is_not_printed_whole(read, image):
+    with pytest.raises(ValueError, match=r"\.\.\. \(60,0\d\d characters\)") as raised:
+        read(conversation(HUMAN, GPT, image=image))
+    assert len(str(raised.value)) < 1000
+
+
 def test_facts_and_choices(read):
     with pytest.raises(ValueError, match="its facts are empty"):
         read({**GOOD, "facts": " "})
@@ -224,7 +231,11 @@ def test_facts_and_choices(read):
     with pytest.raises(ValueError, match="all its answers have `weight` 0"):
         read({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]})
     later = {"images": ["red.png"], "facts": "It is red.", "conversations": [say("human", "Hi"), GPT, HUMAN, GPT]}
-    with pytest.raises(ValueError, match="the text_rich view has no image|a later question shows an image"):
+    for options in ({}, {"turns": "each"}):
+        with pytest.raises(ValueError, match=r"no image in the question of an answer or before it. .*`turns='last'`"):
+            read(later, **options)
+    assert len(read(later, turns="last")[0]["images"]) == 1
+    with pytest.raises(ValueError, match="a later question shows an image"):
         read(later, turns="all")
 
 

@@ -155,6 +155,32 @@ def test_images_in_the_messages_and_in_a_column_too_are_shown_once(tmp_path):
         read_rows(tmp_path / "x.json")
 
 
+def test_words_without_an_image_stay_as_they_are(tmp_path):
+    write_images(tmp_path)
+    turns = [
+        {"from": "system", "value": "<image>\nBe brief. "},
+        {"from": "human", "value": "Write it. "},
+        {"from": "gpt", "value": "    return x\n"},
+        {"from": "human", "value": " Again."},
+        {"from": "gpt", "value": "\treturn x "},
+    ]
+    (tmp_path / "x.json").write_text(json.dumps([{"image": "red.png", "conversations": turns}]))
+    rows = read_rows(tmp_path / "x.json")
+    assert [_text(row["completion"]) for row in rows] == ["    return x\n", "\treturn x "]
+    told = ["Be brief.", "Write it.", "    return x\n", " Again."]
+    assert [message["content"] for message in rows[1]["prompt"]] == told
+
+
+def test_a_system_turn_that_is_an_image_alone_is_part_of_the_question(tmp_path):
+    write_images(tmp_path)
+    said = (("system", "<image>"), ("human", "Red?"), ("gpt", "1"))
+    turns = [{"from": role, "value": text} for role, text in said]
+    (tmp_path / "x.json").write_text(json.dumps([{"image": "red.png", "conversations": turns}]))
+    (row,) = read_rows(tmp_path / "x.json")
+    assert row["prompt"] == _expected_prompt("Red?")
+    assert len(row["images"]) == 1
+
+
 def test_the_final_answer_behind_the_reasoning(tmp_path):
     (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "8 * 9?", "answer": "8 * 9 = 72.\n#### 72"}))
     (row,) = read_rows(tmp_path / "gsm8k.jsonl")

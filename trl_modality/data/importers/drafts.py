@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...views import PAIR_PROMPTS, PairError, validate_pair, validate_plain
-from .formats import IMAGE_FIELDS, Said, choices_of
+from .formats import IMAGE_FIELDS, Said, answer_of, choices_of
 from .image_files import ImageFinder, MissingImage
 from .turns import Shown, Turn, check_order, place_images
 
@@ -98,7 +98,7 @@ def drafts_of(said: Said, turns: str, finder: ImageFinder, where: str, counts: C
     labels = _labels(said.labels, where)
     if PAIR_PROMPTS[0] in prompts:
         return [Draft(_pair_columns(said, prompts, labels), where)]
-    prompt, facts = prompts["prompt"], said.labels.get("facts")
+    prompt, facts = prompts["prompt"], _facts_of(said.labels, where)
     _check_words([*prompt, *(said.completion or ())], said.named or "prompt", where)
     cut: list[tuple[Sequence[Turn], Sequence[Turn] | None]] = [(prompt, said.completion or None)]
     if said.completion is None:
@@ -106,7 +106,10 @@ def drafts_of(said: Said, turns: str, finder: ImageFinder, where: str, counts: C
     drafts = []
     for number, (asked, answers) in enumerate(cut):
         name = labels.get("id")
-        own_labels = {**labels, "id": f"{name}/{number}"} if name is not None and len(cut) > 1 else labels
+        own_labels = {**labels, "id": f"{name}/{number}"} if name is not None and len(cut) > 1 else dict(labels)
+        if number < len(cut) - 1:  # what the record is asked for is what its conversation ends with
+            own_labels.pop("answer", None)
+            own_labels.pop("choices", None)
         drafts.append(Draft(_columns(asked, answers, facts, own_labels, where), where))
     return drafts
 
@@ -136,7 +139,7 @@ def _found(said: Said, finder: ImageFinder, where: str) -> Said:
 
 
 def _cut(
-    turns: Sequence[Turn], how: str, where: str, counts: Counts, facts: Any
+    turns: Sequence[Turn], how: str, where: str, counts: Counts, facts: str | None
 ) -> list[tuple[Sequence[Turn], Sequence[Turn] | None]]:
     """What is asked and what is learnt in each row of a conversation; the latter is `None` where nobody answers, and
     empty where the whole conversation is one document."""
@@ -160,20 +163,35 @@ def _cut(
 
 
 def _columns(
-    asked: Sequence[Turn], answers: Sequence[Turn] | None, facts: Any, labels: dict[str, Any], where: str
+    asked: Sequence[Turn], answers: Sequence[Turn] | None, facts: str | None, labels: dict[str, Any], where: str
 ) -> dict[str, Any]:
     """The columns of a row: a pair where there are facts, else a plain row."""
     if any(turn.images for turn in answers or ()):
         problem = "a later question shows an image of its own, which a completion cannot."
-        raise PairError(where, problem, "Read it with `turns='each'`.")
+        raise PairError(where, problem, "Read it with `turns='each'` or `turns='last'`.")
     images = {"images": [shown.image for turn in asked for shown in turn.images]}
     learnt = {"completion": list(answers)} if answers else {}
     if facts is None:
         return {**labels, **images, ("prompt" if answers or answers is None else "messages"): list(asked), **learnt}
-    if not str(facts).strip():
-        raise PairError(where, "its facts are empty.", "Fill them in, or leave the record out.")
-    views = zip(PAIR_PROMPTS, (_with_facts(asked, str(facts)), list(asked)), strict=True)
+    if not images["images"]:
+        problem = "it has facts in words, and no image in the question of an answer or before it."
+        raise PairError(where, problem, "Leave the record out, or read the last answer alone (`turns='last'`).")
+    views = zip(PAIR_PROMPTS, (_with_facts(asked, facts), list(asked)), strict=True)
     return {**labels, **images, **dict(views), **learnt}
+
+
+def _facts_of(labels: Mapping[str, Any], where: str) -> str | None:
+    """The facts of a record as a text, a list of them one a line; `None` where it has none."""
+    facts = labels.get("facts")
+    if facts is None:
+        return None
+    lines = facts if isinstance(facts, list) else [facts]
+    if not all(isinstance(line, str | int | float) for line in lines):
+        kind = type(next(line for line in lines if not isinstance(line, str | int | float))).__name__
+        raise PairError(where, f"its facts have {kind} in them.", "Give a text, or a list of texts.")
+    if not (text := "\n".join(map(str, lines))).strip():
+        raise PairError(where, "its facts are empty.", "Fill them in, or leave the record out.")
+    return text
 
 
 def _with_facts(turns: Sequence[Turn], facts: str) -> list[Turn]:
@@ -199,7 +217,9 @@ def _pair_columns(said: Said, prompts: Mapping[str, list[Turn]], labels: dict[st
 
 
 def _labels(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    labels: dict[str, Any] = {name: str(given[name]) for name in ("id", "category", "answer") if name in given}
+    labels: dict[str, Any] = {name: str(given[name]) for name in ("id", "category") if name in given}
+    if "answer" in given:
+        labels["answer"] = str(answer_of(given, where))
     if "choices" in given:
         labels["choices"] = choices_of(given["choices"])
         if labels["choices"] is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -68,8 +70,11 @@ class Fields:
 
     def value(self, record: Record, wanted: str) -> Any:
         """The value of a field; `None` where it is missing or empty."""
-        name = self.name_in([key for key, value in record.items() if value is not None], wanted)
+        is_text = wanted in ("facts", "answer", "question", "completion")  # empty, they are a fault of the record
+        empty = set() if is_text else {name for name, value in record.items() if value in ("", [])}
+        name = self.name_in([key for key, value in record.items() if value is not None and key not in empty], wanted)
         if name is None:
+            self.read.update(empty & {*NAMES[wanted], self.columns.get(wanted)})
             return None
         self.read.add(name)
         return record[name]
@@ -83,10 +88,7 @@ class Fields:
         """The images of a record: of a list, of one, or of a list in JSON as CSV files have it."""
         value = self.value(record, wanted)
         if isinstance(value, str) and value.startswith("["):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                return [value]  # a path with a bracket, perhaps
+            value = _parsed(value) or value  # a path with a bracket, perhaps
         if value is None:
             return []
         return list(value) if isinstance(value, list | tuple) else [value]
@@ -105,7 +107,8 @@ class Format:
 def _conversation(*keys: str) -> Callable[[Fields, Record, str], Said]:
     def read(fields: Fields, record: Record, where: str) -> Said:
         key = next((key for key in keys if record.get(key) is not None), keys[0])
-        turns = turns_of(_required(record, key, where), key, where)
+        said = _required(record, key, where)
+        turns = turns_of(_messages_in(said, key, where) if isinstance(said, str) else said, key, where)
         fields.read.add(key)
         system = fields.value(record, "system")
         if isinstance(system, str) and system.strip() and not any(turn.role == "system" for turn in turns):
@@ -114,6 +117,14 @@ def _conversation(*keys: str) -> Callable[[Fields, Record, str], Said]:
         return Said({"prompt": turns}, None, {"images": fields.images(record)}, fields.labels(record), key)
 
     return read
+
+
+def _messages_in(text: str, key: str, where: str) -> Any:
+    """The messages that tables have as a text: JSON, or a list as Python prints it."""
+    messages = _parsed(text)
+    if not isinstance(messages, list):
+        raise PairError(where, f"`{key}` is a text, not a list of messages.", "In a table, write the list as JSON.")
+    return messages
 
 
 def _required(record: Record, key: str, where: str) -> Any:
@@ -157,7 +168,7 @@ def _table_row(fields: Fields, record: Record, where: str) -> Said:
         question = f"{question}\n{record['input']}"
     labels = fields.labels(record)
     if "answer" in labels:
-        labels["answer"] = _named_choice(_one(labels["answer"], where), choices_of(labels.get("choices")))
+        labels["answer"] = answer_of(labels, where)
     completion = fields.value(record, "completion")
     if completion is None:
         completion, labels = labels.get("answer"), _final_answer(labels)
@@ -200,10 +211,29 @@ def _final_answer(labels: dict[str, Any]) -> dict[str, Any]:
     return {**labels, "answer": final.strip()} if mark and final.strip() else labels
 
 
-def _named_choice(answer: Any, choices: Sequence[str] | None) -> Any:
-    """The text of the option that a number names, counted from 0 as in ScienceQA; any other answer as it is."""
-    is_index = choices and isinstance(answer, int) and str(answer) not in choices and 0 <= answer < len(choices)
-    return choices[answer] if choices and is_index else answer
+def answer_of(labels: Mapping[str, Any], where: str) -> Any:
+    """The answer of a record, as the text of an option where it names one otherwise than by its letter: by a number,
+    counted from 0 as in ScienceQA, or by a name of the file's own.
+
+    Raises:
+        PairError: it is a list of several.
+    """
+    answer, names, texts = _one(labels["answer"], where), *_options_of(labels.get("choices"))
+    if not texts or str(answer) in texts:
+        return answer
+    if names != [chr(65 + place) for place in range(len(texts))] and str(answer) in names:
+        return texts[names.index(str(answer))]
+    is_index = not isinstance(answer, bool) and str(answer).isdecimal() and int(answer) < len(texts)
+    is_number = isinstance(answer, str) and any(map(_is_number, texts))  # "4" beside "4.0" is no index
+    return texts[int(answer)] if is_index and not is_number else answer
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _as_text(value: Any) -> Any:
@@ -229,15 +259,33 @@ def _with_options(question: Any, choices: Any) -> Any:
 
 
 def choices_of(value: Any) -> list[str] | None:
-    """The options of a question as texts: of a list, a list in JSON, or an object with a text for each letter."""
+    """The options of a question as texts, in order; `None` of what is none of the forms of `_options_of`."""
+    return _options_of(value)[1]
+
+
+def _options_of(value: Any) -> tuple[list[str], list[str] | None]:
+    """The names and the texts of options: of a list, of an object with a text for each name, of one with the lists
+    `label` and `text` (ARC, CommonsenseQA), or of either as a text (JSON, or as Python prints it: MMMU)."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [str(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else None
+        value = _parsed(value)
+    names: Sequence[Any] = ()
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        names, value = value.get("label") or (), value["text"]
+    elif isinstance(value, Mapping):
+        shown = {name: text for name, text in value.items() if text is not None}  # Parquet has all names in all rows
+        names, value = list(shown), list(shown.values())
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or any(text is None or isinstance(text, list | Mapping) for text in value):
+        return [], None
+    return [str(name) for name in names], [str(text) for text in value]
+
+
+def _parsed(text: str) -> Any:
+    """What a text has in JSON or as Python prints it; `None` where it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(text)
+    return None
 
 
 def _has_table_fields(fields: Fields, present: Collection[str]) -> bool:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...views import PairError
+
+
+LONGEST_NAME = 255  # of a file
+# A PNG, JPEG, GIF or WebP in base64, as tables have images (MMBench)
+IN_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]+=*\s*")
 
 
 class MissingImage(Exception):
@@ -43,7 +49,7 @@ class ImageFinder:
         """An image as `datasets.Image` stores it: `{"path", "bytes"}`.
 
         Args:
-            image: A path, a `data:` URL, bytes, or `{"bytes", "path"}`.
+            image: A path, a `data:` URL or the file in base64, bytes, or `{"bytes", "path"}`.
             where: What messages call the record.
 
         Raises:
@@ -61,6 +67,8 @@ class ImageFinder:
             raise PairError(where, f"an image is {kind}.", "Give the path of a file, or a `data:` URL.")
         if image.startswith("data:"):
             return {"path": None, "bytes": _decoded(image, where)}
+        if len(image) > LONGEST_NAME and IN_BASE64.fullmatch(image):
+            return {"path": None, "bytes": _decoded(f"data:;base64,{image}", where)}
         return {"path": self._path(image, where), "bytes": None}
 
     def _path(self, given: str, where: str) -> str:
@@ -68,14 +76,14 @@ class ImageFinder:
         if "://" in name:
             raise PairError(
                 where,
-                f"the image {given!r} is on the web.",
+                f"the image {_shortened(given)!r} is on the web.",
                 "Download the images once, and give the paths of the files.",
             )
         if name not in self._found:
             self._found[name] = self._look_for(name, where)
         path = self._found[name]
         if path is None:
-            raise MissingImage(given)
+            raise MissingImage(_shortened(given))
         return path
 
     def _look_for(self, name: str, where: str) -> str | None:
@@ -95,7 +103,7 @@ class ImageFinder:
         if escapes:
             raise PairError(
                 where,
-                f"the image {name!r} leads out of {self.described} (to {escapes!r}).",
+                f"the image {_shortened(name)!r} leads out of {self.described} (to {_shortened(escapes)!r}).",
                 "Name the folder that it is in with `--image-root` (several may be given), or correct the path.",
             )
         return None
@@ -104,6 +112,11 @@ class ImageFinder:
     def described(self) -> str:
         """The roots in words."""
         return " and ".join(repr(str(root)) for root in self.roots)
+
+
+def _shortened(name: str) -> str:
+    """A name for messages: what is long may be a whole file."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:60]}... ({len(name):,} characters)"
 
 
 def _decoded(url: str, where: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from logging import getLogger
@@ -25,6 +25,7 @@ logger = getLogger(__name__)
 
 AUTO = "auto"
 ROWS_AT_ONCE = 4096  # that are Python's objects at a time
+BYTES_AT_ONCE = 2**28  # of images inside of the file: an array of Arrow holds 2 GiB
 HEAD = 32  # records by whose fields a format is recognised
 SHOWN = 10  # missing images that are named
 SPLITS = {"train": ("train",), "test": ("test",), "validation": ("validation", "valid", "val", "dev")}
@@ -105,19 +106,36 @@ def read_rows(
 
 def read_file(path: Path, options: ReadOptions, say: Callable[[str], None] = logger.info) -> Dataset:
     """The rows of a file; as `read_rows`."""
+    return read_together([path], options, say)[0]
+
+
+def read_together(
+    paths: Sequence[Path], options: ReadOptions, say: Callable[[str], None] = logger.info
+) -> list[Dataset]:
+    """The rows of each of the files of a dataset, as `read_rows`, but in the same columns: a column of images or of
+    labels that one file has, all have, and contents of messages are parts in all if they have to be in one."""
+    readings = [_read(path, options) for path in paths]
+    names = {name for reading in readings for name in reading.columns}
+    in_parts = any(reading.needs_parts for reading in readings)
+    made = []
+    for reading in readings:
+        made.append(reading.dataset(reading.columns | (names - {*TEXTS, "text"}), in_parts))
+        for line in reading.report():
+            say(line)
+    return made
+
+
+def _read(path: Path, options: ReadOptions) -> _Reading:
     fields = Fields(options.columns)
     records = read_records(path)
     head = list(islice(records, HEAD))
-    present = list(dict.fromkeys(name for _, record in head for name in record if record[name] is not None))
+    present = dict.fromkeys(name for _, record in head for name in record if record[name] is not None)
     name = recognise(present, fields, path) if options.format == AUTO else options.format
-    _check_columns(path, options.columns, present)
     reading = _Reading(path, name, options, fields)
     for place, record in chain(head, records):
         reading.add(place, record)
-    rows = reading.dataset()
-    for line in reading.report(present):
-        say(line)
-    return rows
+    _check_columns(path, options.columns, reading.present)
+    return reading
 
 
 def _check_columns(path: Path, columns: Mapping[str, str], present: Collection[str]) -> None:
@@ -139,10 +157,13 @@ class _Reading:
         self.faults: list[PairError] = []
         self.missing: list[tuple[str, str]] = []  # (record, path)
         self.n_records = self.n_skipped = 0
+        self.present: dict[str, None] = {}
+        """The fields of any record, in order."""
 
     def add(self, place: str, record: Record) -> None:
         """Take one record on."""
         self.n_records += 1
+        self.present.update((name, None) for name, value in record.items() if value is not None)
         label = record.get("id")
         where = place if label is None else f"{place}, id={label!r}"
         try:
@@ -156,8 +177,18 @@ class _Reading:
         except PairError as error:
             self.faults.append(error)
 
-    def dataset(self) -> Dataset:
-        """The rows, in columns.
+    @property
+    def columns(self) -> set[str]:
+        """The columns with something in them."""
+        return {name for draft in self.drafts for name in draft.used_columns()}
+
+    @property
+    def needs_parts(self) -> bool:
+        """Whether the contents of some message have to be parts."""
+        return any(draft.needs_parts for draft in self.drafts)
+
+    def dataset(self, columns: Collection[str], in_parts: bool) -> Dataset:
+        """The rows, in these columns, with contents of messages as parts or as texts.
 
         Raises:
             ValueError: some records cannot become rows, or images are missing.
@@ -167,11 +198,9 @@ class _Reading:
         if self.missing and (not self.options.skip_missing or not self.drafts):
             self._raise_missing()
         self._check_all_alike()
-        in_parts = any(draft.needs_parts for draft in self.drafts)
-        features = _features({name for draft in self.drafts for name in draft.used_columns()}, in_parts)
+        features = _features(columns, in_parts)
         parts = []
-        for start in range(0, len(self.drafts), ROWS_AT_ONCE):
-            drafts = self.drafts[start : start + ROWS_AT_ONCE]
+        for drafts in _in_chunks(self.drafts):
             rows = self._checked(drafts, in_parts)
             if self.faults:
                 continue
@@ -226,7 +255,7 @@ class _Reading:
                     PairError(each.where, f"it has no {what}, and others have.", remedy) for each in without
                 ]
 
-    def report(self, present: Sequence[str]) -> list[str]:
+    def report(self) -> list[str]:
         """What was read and what was left out, in words."""
         images = sum(len(draft.columns.get("images", ())) for draft in self.drafts)
         counted = f"{plural(self.n_records, 'record')}, {plural(len(self.drafts), 'row')}, {plural(images, 'image')}"
@@ -248,9 +277,22 @@ class _Reading:
             lines.append(
                 "no answers: the rows are questions alone, of which `data trace` makes pairs with completions"
             )
-        if unread := [name for name in present if name not in self.fields.read]:
+        if unread := [name for name in self.present if name not in self.fields.read]:
             lines.append(f"fields that are not read: {', '.join(unread)}")
         return lines
+
+
+def _in_chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
+    chunk: list[Draft] = []
+    n_bytes = 0
+    for draft in drafts:
+        chunk.append(draft)
+        n_bytes += sum(len(image["bytes"] or b"") for name in IMAGES for image in draft.columns.get(name) or ())
+        if len(chunk) == ROWS_AT_ONCE or n_bytes >= BYTES_AT_ONCE:
+            yield chunk
+            chunk, n_bytes = [], 0
+    if chunk:
+        yield chunk
 
 
 def _is_unicode(value: Any) -> bool:
@@ -300,11 +342,12 @@ def data_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def is_recognised(path: Path) -> bool:
-    """Whether a file is of a form that this reader knows and other readers do not: no Parquet, and no plain text."""
+    """Whether a file is of a form that this reader knows and other readers do not: no Parquet, no plain text, and no
+    pairs, whose columns (`level_prompts`, say, or prompts that are strings) are what they have to be already."""
     if suffix_of(path) == ".parquet" or not os.path.isfile(path):
         return False
     try:
         head = [record for _, record in islice(read_records(path), HEAD)]
-        return recognise({name for record in head for name in record}, Fields({}), path) != "text"
+        return recognise({name for record in head for name in record}, Fields({}), path) not in ("text", "pairs")
     except ValueError:
         return False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,15 @@ def read_records(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def _text(path: Path) -> str:
-    content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    content = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is no whole gzip file ({error}); pack or copy it anew.") from error
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Excel and PowerShell write
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8 (`iconv -f latin1 -t utf-8`, say)."
@@ -70,7 +78,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
                 yield f"record {number}", record
             return
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         first = text.lstrip().split("\n", 1)[0]
         if first.startswith("{") and _is_json(first):
             yield from _lines(path, text)  # JSON lines under another name
@@ -138,7 +146,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             continue
         try:
             yield f"line {number}", json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: it is not valid JSON ({error}).") from error
 
 
@@ -147,13 +155,27 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
     header = text.split("\n", 1)[0]
     delimiter = "\t" if suffix_of(path) == ".tsv" else max(",;\t", key=header.count)
     csv.field_size_limit(2**31 - 1)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        yield from _table_records(path, rows, delimiter)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {rows.line_num}: {error}. A quotation mark opens a field that is not closed as it should "
+            'be: write a field with a mark in it as "a ""quoted"" word".'
+        ) from error
+
+
+def _table_records(path: Path, rows: Any, delimiter: str) -> Iterator[tuple[str, Any]]:
     names = [name.strip() for name in next(rows, [])]
+    while names and not names[-1]:  # Excel writes the empty columns and rows that once had something in them
+        names.pop()
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path} has several columns {doubled[0]!r}; give each its own name in its first line.")
     for row in rows:
-        if not row:
+        if not any(row):
             continue
+        while len(row) > len(names) and not row[-1]:
+            row.pop()
         if len(row) != len(names):
             raise ValueError(
                 f"{path}, line {rows.line_num}: it has {len(row)} fields, and the header {len(names)} "

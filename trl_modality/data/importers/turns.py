@@ -222,9 +222,8 @@ def place_images(turns: Sequence[Turn], images: Sequence[Any], field: str, where
         raise PairError(where, f"`{field}` has no turn of a user.", "Give a question.")
     early = [shown for turn in filled[:first] for shown in turn.images]
     early += [Shown(image) for image in rest]  # of a conversation without a slot
-    moved = [
-        replace(turn, parts=tuple(part for part in turn.parts if isinstance(part, str))) for turn in filled[:first]
-    ]
+    moved = [replace(turn, parts=(turn.text.strip(),)) if turn.images else turn for turn in filled[:first]]
+    moved = [turn for turn, before in zip(moved, filled, strict=False) if turn.text or not before.images]
     question = replace(filled[first], parts=(*early, *filled[first].parts))
     return [_tidy(turn) for turn in (*moved, question, *filled[first + 1 :])]
 
@@ -234,10 +233,11 @@ def _filled(shown: Shown, rest: Any) -> Shown:
 
 
 def _tidy(turn: Turn) -> Turn:
-    """The turn with images before its text, unless they stand among words; without blanks at both ends."""
+    """The turn with images before its text, unless they stand among words, and then without blanks at both ends; one
+    without images as it is, since an answer may be code whose first line is indented."""
     images, text = turn.images, turn.text.strip()
     if not images:
-        return turn if turn.parts == (text,) else replace(turn, parts=(text,) if text else ())
+        return turn
     kinds = [isinstance(part, Shown) for part in turn.parts if isinstance(part, Shown) or part.strip()]
     changes = sum(a != b for a, b in zip(kinds, kinds[1:], strict=False))
     if len(images) < 2 or changes < 2:
