@@ -141,7 +141,11 @@ def _check(
         raise ValueError(f"`{name}` has no row.")
     needed = (PROMPT_COLUMN[view_of(from_view)], "answer")
     if missing := [column for column in needed if column not in dataset.column_names]:
-        why = "the samples are graded by it" if missing[0] == "answer" else "`data transcribe` makes it of pictures"
+        why = (
+            "the samples are graded by it, so give each question its right answer, and transcribe again"
+            if missing[0] == "answer"
+            else "`data transcribe` makes it of pictures"
+        )
         raise ValueError(f"`{name}` has no column `{missing[0]}`; {why}. It has {', '.join(dataset.column_names)}.")
     if otherwise == "keep" and "completion" not in dataset.column_names:
         raise ValueError(f"`{name}` has no `completion` that could be kept; leave out rows without a right sample.")

@@ -246,7 +246,8 @@ class _Reading:
             lines.append(f"part of a prompt alone: {plural(self.counts.not_learnt, 'answer')}, which no row learns")
         if self.drafts and "prompt" in self.drafts[0].columns and "completion" not in self.drafts[0].columns:
             lines.append(
-                "no answers: the rows are questions alone, of which `data trace` makes pairs with completions"
+                "no answers: the rows are questions alone. `data transcribe` makes pairs of them; to train, each "
+                "needs an `answer` too, by which `data trace` grades the completions that a model writes"
             )
         if unread := [name for name in present if name not in self.fields.read]:
             lines.append(f"fields that are not read: {', '.join(unread)}")
