@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
         from ..problems.sheet import contact_sheet
 
         pairs = [rows[index] for index in chosen if is_pair(rows[index])]
+        if not pairs:
+            raise ValueError("`--out` draws pairs, and none of these rows is one: they have no views.")
         contact_sheet(pairs).save(args.out)
         print(f"wrote {args.out}")
     return 0
