@@ -14,8 +14,8 @@ from ..data.pairs import assistant
 from ..data.rows import PairRows
 from ..evaluation.conditions import Condition, make_request, view_of
 from ..evaluation.models.requests import Generation, Generator
-from ..views import PROMPT_COLUMN, PairError, View, describe_row, images_of, text_of, without_none
-from .asked import Wanted, ask_once, content_key, image_digest
+from ..views import PROMPT_COLUMN, PairError, View, describe_row, text_of, without_none
+from .asked import Wanted, ask_once, content_key, image_digests
 
 
 if TYPE_CHECKING:
@@ -137,6 +137,11 @@ def _check(
         raise ValueError(f"`samples` must be at least 1, got {samples}.")
     if samples > 1 and not getattr(generator, "settings", {}).get("temperature", 1):
         raise ValueError(f"{samples} samples at temperature 0 are all the same; set a `temperature` above 0.")
+    check_columns(dataset, from_view, otherwise, name)
+
+
+def check_columns(dataset: Dataset, from_view: str, otherwise: str, name: str) -> None:
+    """Raise what `trace` raises of a dataset's columns, before a model is loaded for it."""
     if not len(dataset):
         raise ValueError(f"`{name}` has no row.")
     needed = (PROMPT_COLUMN[view_of(from_view)], "answer")
@@ -158,7 +163,7 @@ def _wanted(
     if not row.get("answer"):
         raise PairError(describe_row(row), "it has no `answer`.", "Fill it in or remove the row.")
     view = view_of(from_view)
-    shown = [] if from_view == Condition.TEXT_ONLY else [image_digest(image) for image in images_of(row, view)]
+    shown = [] if from_view == Condition.TEXT_ONLY else image_digests(row, view)
     prompt = without_none(row[PROMPT_COLUMN[view]])
 
     asked = content_key(generator, [from_view, prompt], shown)
