@@ -1,5 +1,5 @@
 #!/bin/sh
-# Pictures and questions alone become a model that answers questions about pictures: no facts, no completions by hand.
+# Pictures, questions and answers become a model that answers questions about pictures: no facts or completions by hand.
 #
 #     sh examples/from_pictures.sh [FOLDER]     (default: outputs/from_pictures)
 #

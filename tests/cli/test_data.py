@@ -11,6 +11,7 @@ from PIL import Image
 from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row
 from trl_modality.cli import main
 from trl_modality.cli.data_make import _move, parse_look
+from trl_modality.cli.data_show import row_text
 from trl_modality.data.rows import PairRows
 from trl_modality.problems.render_style import RenderStyle
 from trl_modality.views import validate_pair
@@ -130,6 +131,15 @@ def test_show(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("row 1, id='pair-1'")
     assert main(["data", "show", str(tmp_path / "pairs"), "--rows", "2"]) == 2
     assert "`--rows`: no row 2; the dataset has rows 0 to 1" in capsys.readouterr().err
+
+
+def test_show_says_who_speaks():
+    turns = [("system", "Be brief."), ("user", "Red?"), ("assistant", "No."), ("user", "Blue?")]
+    prompt = [{"role": role, "content": text} for role, text in turns]
+    prompt[1]["content"] = [{"type": "text", "text": "Is "}, {"type": "image"}, {"type": "text", "text": " red?"}]
+    shown = row_text({"prompt": prompt, "completion": [{"role": "assistant", "content": "Yes."}]})
+    assert "\n    system: Be brief.\n    user: Is <image> red?\n    assistant: No.\n    user: Blue?\n" in shown
+    assert shown.endswith("\n  completion\n    Yes.")
 
 
 def test_splits(tmp_path, capsys):

@@ -161,3 +161,39 @@ def test_options_that_do_not_go_together(tmp_path, words, said, capsys):
     assert main(["data", *words, "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "columns", "options", "said"),
+    [
+        (
+            "transcribe",
+            ["image", "question"],
+            ["--keep", "answered"],
+            "no column `answer`, and `keep='answered'` needs",
+        ),
+        ("transcribe", ["image", "answer"], [], "has no column with a question"),
+        ("trace", ["images", "text_rich_prompt"], [], "`train` has no column `answer`; the samples are graded by it"),
+    ],
+)
+def test_columns_are_checked_before_a_model_is_loaded(tmp_path, monkeypatch, capsys, command, columns, options, said):
+    def load(*given):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(COMMANDS[command], "load_generator", load)
+    made = (rows() if command == "transcribe" else pairs()).select_columns(columns)
+    write_dataset({"train": made}, tmp_path / "source", CARD)
+    words = ["data", command, str(tmp_path / "source"), "--out", str(tmp_path / "out"), "--model", "m", *options]
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_a_picture_that_is_not_there_is_named(tmp_path, monkeypatch, capsys, command):
+    fields = '"question": "How many?"' if command == "transcribe" else '"text_rich_prompt": "2. How many?"'
+    path = tmp_path / "own.jsonl"
+    path.write_text(f'{{"image": "0.png", {fields}, "answer": "2"}}\n')
+    monkeypatch.setattr(COMMANDS[command], "load_generator", lambda *given: FakeGenerator(str, "fake"))
+    assert main(["data", command, str(path), "--out", str(tmp_path / "out"), "--model", "m"]) == 2
+    assert "row 0: image 0 cannot be read from '0.png'" in capsys.readouterr().err

@@ -41,6 +41,7 @@ def test_plain_rows(file, tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"{file}: LLaVA conversations (llava); 10 records, 10 rows, 10 images"
     assert printed[1:3] == ["fields that are not read: ocr", "train: 10 rows"]
+    assert printed[3].startswith("0 pairs: `--columns facts=FIELD` makes pairs of a file")
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "data"], "no sheet of what are no pairs"
     rows = load_dataset(str(out), split="train")
     assert rows.column_names == ["id", "images", "prompt", "completion"]
@@ -54,7 +55,7 @@ def test_plain_rows(file, tmp_path, capsys):
 
 def test_pairs_with_a_test_split(file, tmp_path, capsys):
     out, root = tmp_path / "out", str(tmp_path / "pictures")
-    words = ["--from", "auto", "--file", str(file), "--image-root", root, "--columns", "facts=ocr"]
+    words = ["--file", str(file), "--image-root", root, "--columns", "facts=ocr"]  # its form is recognised
     assert main(["data", "make", str(out), *words, "--test-share", "0.2"]) == 0
     assert "train: 8 pairs\ntest: 2 pairs\n" in capsys.readouterr().out
     read = load_dataset(str(out))
@@ -102,6 +103,8 @@ def test_show_and_stats_of_a_file(file, tmp_path, capsys):
     assert printed.startswith("row 2, id='q2'; images 32 x 32\n  prompt\n    2 + 1?\n  completion\n    x\n")
     assert main(["data", "show", *words, "--out", str(tmp_path / "sheet.png")]) == 2
     assert "`--out` draws pairs, and none of these rows is one" in capsys.readouterr().err
+    assert main(["data", "stats", *words]) == 0
+    assert "10 rows, 0 pairs\nfound id, images, prompt, completion. `--columns facts=FIELD`" in capsys.readouterr().out
     assert main(["data", "stats", *words, "--columns", "facts=ocr", "--split", "train[:4]"]) == 0
     assert capsys.readouterr().out.startswith("4 rows, 4 pairs\n")
 
@@ -109,6 +112,7 @@ def test_show_and_stats_of_a_file(file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([], "what is it made of? Give `--file`, `--from SET` with `--folder`, or `--generators`"),
         (["--from", "llava"], "`--from llava` needs `--file`"),
         (["--from", "lava", "--file", "x.json"], "`--from lava`: `--file` needs one of auto, pairs, messages, llava"),
         (["--from", "lava"], "`--from` must be one of tabmwp, geometry3k, pgps9k, mathverse, auto, pairs"),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .reading import DATASET_HELP, SPLIT_HELP, add_reading_options, reading_options, say
+from .reading import DATASET_HELP, HOW_PAIRS_ARE_MADE, SPLIT_HELP, add_reading_options, reading_options, say
 from .text_tables import histogram, likeness_text, plural, quantile, share, spread
 
 
@@ -40,8 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if not has and not {"messages", "completion", "text"} & {*columns_of(dataset, args.dataset)}:
         raise ValueError(
             f"{args.dataset} has no pairs: neither a `text_rich_prompt` nor a `vision_centric_prompt` column, and no "
-            f"plain rows to train on either. It has {', '.join(dataset.column_names)}; "
-            "`trl_modality.data.make_pairs` makes pairs of them."
+            f"plain rows to train on either. It has {', '.join(dataset.column_names)}. {HOW_PAIRS_ARE_MADE}."
         )
     processor, config = load_processor(args.model, args.trust_remote_code)
     start = time.perf_counter()

@@ -55,7 +55,7 @@ def _add_stats(commands: argparse._SubParsersAction) -> None:
 def _add_make(commands: argparse._SubParsersAction) -> None:
     make = commands.add_parser("make", help="write a folder of pairs, from generators, a real set, or a file")
     make.add_argument("out", metavar="OUT", help="folder to write; must be empty or not exist")
-    source = make.add_mutually_exclusive_group(required=True)
+    source = make.add_mutually_exclusive_group()
     source.add_argument(
         "--generators", nargs="+", metavar="NAME", help="generators that make problems in turn: bar, line, ..."
     )
@@ -63,7 +63,7 @@ def _add_make(commands: argparse._SubParsersAction) -> None:
         "--from",
         dest="real_set",
         metavar="SET",
-        help="tabmwp, geometry3k, pgps9k or mathverse; or the form of a `--file`, or `auto`",
+        help="tabmwp, geometry3k, pgps9k or mathverse; or the form of a `--file` (default: auto, it is recognised)",
     )
     generated = make.add_argument_group("with --generators")
     generated.add_argument("--count", type=int, help="training pairs")
@@ -100,7 +100,7 @@ def _add_make(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_files(make: argparse.ArgumentParser) -> None:
-    files = make.add_argument_group(f"with --from of a file ({FORMAT_HELP})")
+    files = make.add_argument_group(f"with --file, and --from FORM ({FORMAT_HELP})")
     files.add_argument(
         "--file",
         nargs="+",

@@ -81,7 +81,7 @@ def add_trace(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="a folder, or an id on the hub")
+    parser.add_argument("dataset", metavar="DATASET", help="a folder that `data make` wrote, or an id on the hub")
     parser.add_argument(
         "--out", required=True, metavar="OUT", help="folder to write; what is unfinished goes on there"
     )

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..data.export import UNFINISHED, Card, require_empty, write_dataset
-from ..views import is_pair
+from ..data.importers.read import AUTO
+from ..views import View, images_of, is_pair
+from .reading import HOW_PAIRS_ARE_MADE
 from .text_tables import plural
 
 
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
             contact_sheet(first).save(files[-1])
     for name, dataset in splits.items():
         print(f"{name}: {plural(len(dataset), 'pair' if are_pairs else 'row')}")
+    if not are_pairs and images_of(first[0], View.VISION_CENTRIC):
+        print(f"0 pairs: {HOW_PAIRS_ARE_MADE}")
     for file in files:
         file = Path(args.out) / file.relative_to(folder)
         print(f"wrote {file} ({file.stat().st_size / 2**20:.2f} MiB)")
@@ -64,6 +68,10 @@ def _made(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
         if args.test_share is not None:
             raise ValueError("`--test-share` is for `--from`; `--generators` has `--test-count`.")
         return _generated(args)
+    if args.real_set is None:
+        if not args.file:
+            raise ValueError("what is it made of? Give `--file`, `--from SET` with `--folder`, or `--generators`.")
+        args.real_set = AUTO
     if args.real_set not in SOURCES and args.file:
         raise ValueError(f"`--from {args.real_set}`: `--file` needs one of {', '.join(SOURCES)}.")
     splits, card = imported(args) if args.real_set in SOURCES else _loaded(args)

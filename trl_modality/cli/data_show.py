@@ -42,8 +42,6 @@ def run(args: argparse.Namespace) -> int:
 
 def row_text(row: Mapping[str, Any]) -> str:
     """A row as text: its name, category, sizes of images, prompts, completion and answer."""
-    from ..data.summary import text_of
-
     columns = (*PROMPT_COLUMN.values(), "completion") if is_pair(row) else ("prompt", "messages", "completion", "text")
     head = [describe_row(row)]
     if row.get("category"):
@@ -52,7 +50,25 @@ def row_text(row: Mapping[str, Any]) -> str:
     for view in PAIR_VIEWS if own else (View.TEXT_RICH,):
         sizes = ", ".join(f"{image.width} x {image.height}" for image in load_images(row, view)) or "none"
         head.append(f"{OWN_IMAGES[view] if view in own else 'images'} {sizes}")
-    texts = {name: text_of(row.get(name)) for name in columns if is_pair(row) or row.get(name) is not None}
+    texts = {name: _words(row.get(name)) for name in columns if is_pair(row) or row.get(name) is not None}
     if row.get("answer") is not None:
         texts["answer"] = str(row["answer"])
     return "\n".join(["; ".join(head), *(f"  {name}\n{indent(text, '    ')}" for name, text in texts.items())])
+
+
+def _words(value: Any) -> str:
+    """The text of a prompt or completion, with the places of images; several messages begin with their roles."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if len(value) == 1:
+        return _said(value[0])
+    return "\n".join(f"{message['role']}: {_said(message)}" for message in value)
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    from ..data.summary import text_of
+
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return text_of(message)
+    return "".join("<image>" if part.get("type") == "image" else text_of(part) for part in content)

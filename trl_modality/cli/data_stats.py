@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..views import PAIR_PROMPTS, is_pair
-from .reading import reading_options, say
+from .reading import HOW_PAIRS_ARE_MADE, reading_options, say
 from .text_tables import histogram, likeness_text, plural, share, spread
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     counted = count_pairs(dataset)
     print("\n".join(stats_text(counted)))
     if not counted.pairs:
-        print(f"found {', '.join(dataset.column_names)}; `trl_modality.data.make_pairs` makes pairs of columns.")
+        print(f"found {', '.join(dataset.column_names)}. {HOW_PAIRS_ARE_MADE}.")
     elif args.model:
         print("\n" + "\n".join(_without_pictures(args, dataset)), flush=True)
     return 0

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from datasets import disable_progress_bars
 
     from ..evaluation.grading.grader import Grader
-    from ..from_models.trace import trace
+    from ..from_models.trace import check_columns, trace
 
     check_back_end(args)
     if args.model is None:
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if temperature is None:
         temperature = 0.0 if args.samples == 1 else SEVERAL_TEMPERATURE
     otherwise = args.otherwise or ("keep" if "completion" in dataset.column_names else "drop")
+    check_columns(dataset, args.agreed, args.from_view, otherwise, name)
     with work_folder(args, "a trace of completions") as work:
         known = answers_of(args.reuse)
         generator = load_generator(args, temperature, args.top_p)

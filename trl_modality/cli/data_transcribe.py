@@ -26,12 +26,13 @@ def run(args: argparse.Namespace) -> int:
 
     from ..evaluation.grading.grader import Grader
     from ..from_models.questions import FACTS_AND_QUESTION
-    from ..from_models.transcribe import transcribe
+    from ..from_models.transcribe import check_questions, transcribe
 
     _check(args)
     disable_progress_bars()
     splits = _splits(args)
     prompt, template = _prompt(args), args.template or FACTS_AND_QUESTION
+    check_questions(splits, prompt, template, args.keep)
     with work_folder(args, "a transcription") as work:
         known = answers_of(args.reuse)
         transcriber, model, second = _generators(args)

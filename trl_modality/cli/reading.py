@@ -21,6 +21,10 @@ TURNS_HELP = (
     "learnt, or all are in one row"
 )
 COLUMNS_HELP = f"what a file calls its fields: {', '.join(NAMES)}; with `facts=FIELD` rows become pairs"
+HOW_PAIRS_ARE_MADE = (
+    "`--columns facts=FIELD` makes pairs of a file that has the facts of its pictures in words, "
+    "`trl_modality.data.make_pairs` of columns, `trl-modality data transcribe` of pictures and questions alone"
+)
 SKIP_HELP = "leave out records whose images are not there, and say how many"
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..evaluation.asking.ask import Question, ask
 from ..evaluation.models.requests import Generation, Generator, Request
-from ..images import read_image
+from ..images import ImageFault, read_image
 from ..resumable.records import read_records
+from ..views import PairError, View, describe_row, images_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ def image_digest(stored: Any) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     image = read_image(stored)
     return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
+
+
+def image_digests(row: Mapping[str, Any], view: View) -> list[str]:
+    """`image_digest` of each image of a view; raises `PairError` where one cannot be read."""
+    digests = []
+    for position, stored in enumerate(images_of(row, view)):
+        try:
+            digests.append(image_digest(stored))
+        except ImageFault as fault:
+            raise PairError(describe_row(row), f"image {position} {fault.problem}", fault.remedy) from fault
+    return digests
 
 
 def ask_once(

@@ -64,12 +64,10 @@ class Questions:
             )
         return user(value) if isinstance(value, str) else value
 
-    def images(self, row: Mapping[str, Any]) -> list[Any]:
-        """The pictures of a row as they are stored; raises `PairError` where it has none."""
-        images = images_of(row, View.VISION_CENTRIC)
-        if not images:
+    def check_images(self, row: Mapping[str, Any]) -> None:
+        """Raise `PairError` where a row has no picture."""
+        if not images_of(row, View.VISION_CENTRIC):
             raise PairError(describe_row(row), "it has no picture.", "Remove the row.")
-        return images
 
     def fields(self, row: Mapping[str, Any]) -> dict[str, str]:
         """The words of a row that a template may name: its columns of text, and `question`."""

@@ -15,8 +15,8 @@ from ..data.rows import PairRows
 from ..evaluation.conditions import Condition, make_request, view_of
 from ..evaluation.grading.grader import Grader
 from ..evaluation.models.requests import Generation, Generator
-from ..views import PROMPT_COLUMN, PairError, View, describe_row, images_of, text_of, without_none
-from .asked import Wanted, ask_once, content_key, image_digest
+from ..views import PROMPT_COLUMN, PairError, View, describe_row, text_of, without_none
+from .asked import Wanted, ask_once, content_key, image_digests
 from .votes import agreed_answer
 
 
@@ -148,13 +148,18 @@ def _check(
         )
     if samples > 1 and not getattr(generator, "settings", {}).get("temperature", 1):
         raise ValueError(f"{samples} samples at temperature 0 are all the same; set a `temperature` above 0.")
+    check_columns(dataset, agreed, from_view, otherwise, name)
+
+
+def check_columns(dataset: Dataset, agreed: float | None, from_view: str, otherwise: str, name: str) -> None:
+    """Raise what `trace` raises of a dataset's columns, before a model is loaded for it."""
     if not len(dataset):
         raise ValueError(f"`{name}` has no row.")
     needed = (PROMPT_COLUMN[view_of(from_view)], *(["answer"] if agreed is None else []))
     if missing := [column for column in needed if column not in dataset.column_names]:
         why = "`data transcribe` makes it of pictures"
         if missing[0] == "answer":
-            why = "the samples are graded by it (without answers, let samples agree: `agreed`, `--agreed`)"
+            why = "the samples are graded by it; where there are no answers, let them agree (`agreed`, `--agreed`)"
         raise ValueError(f"`{name}` has no column `{missing[0]}`; {why}. It has {', '.join(dataset.column_names)}.")
     if otherwise == "keep" and "completion" not in dataset.column_names:
         raise ValueError(f"`{name}` has no `completion` that could be kept; leave out rows without a right sample.")
@@ -165,7 +170,7 @@ def _wanted(
 ) -> list[Wanted]:
     row = rows[position]
     view = view_of(from_view)
-    shown = [] if from_view == Condition.TEXT_ONLY else [image_digest(image) for image in images_of(row, view)]
+    shown = [] if from_view == Condition.TEXT_ONLY else image_digests(row, view)
     prompt = without_none(row[PROMPT_COLUMN[view]])
 
     asked = content_key(generator, [from_view, prompt], shown)

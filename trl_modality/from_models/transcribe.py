@@ -12,7 +12,7 @@ from ..data.likeness import has_word
 from ..data.pairs import user
 from ..evaluation.models.requests import Generation, Generator, Request
 from ..views import PairError, View, describe_row, load_images, text_of
-from .asked import Wanted, ask_once, content_key, image_digest
+from .asked import Wanted, ask_once, content_key, image_digests
 from .flags import agreement, flag
 from .prompts import PROMPTS
 from .questions import FACTS_AND_QUESTION, Messages, Questions, as_pairs
@@ -64,7 +64,8 @@ class _Row:
         self.answer: str | None = row.get("answer")
         self.choices: Sequence[str] | None = row.get("choices")
         self.completion = text_of(row.get("completion") or "")
-        self.digests = [image_digest(image) for image in questions.images(row)]
+        questions.check_images(row)
+        self.digests = image_digests(row, View.VISION_CENTRIC)
         self.facts, self.key = "", ""
         self.reason: str | None = None
         """Why it falls out."""
@@ -156,6 +157,16 @@ def _agrees(other: Generation, row: _Row, least: float) -> bool:
 
 def _is_right(said: Generation, row: _Row, grade: Grade) -> bool:
     return not said.failure and grade(said.text, row.answer or "", row.choices).is_correct
+
+
+def check_questions(splits: Mapping[str, Dataset], prompt: str, template: str, keep: str) -> None:
+    """Raise what `transcribe` raises of columns and templates, before a model is loaded for it."""
+    for each in _opened(splits, prompt, template):
+        if keep == "answered" and "answer" not in each.dataset.column_names:
+            raise ValueError(
+                f"split {each.name!r} has no column `answer`, and `keep='answered'` needs one; add it, or keep "
+                "'agreed' or 'all'."
+            )
 
 
 def _opened(splits: Mapping[str, Dataset], prompt: str, template: str) -> list[Questions]:

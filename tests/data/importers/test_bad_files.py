@@ -75,6 +75,12 @@ def test_equal_faults_are_one_line(read):
     assert lines[1].startswith("  record 301, id='o': `conversations` has 2 places for an image, and the record has 1")
 
 
+def test_what_differs_among_faults_of_one_kind_is_said_of_the_first(read):
+    bad = [conversation(HUMAN, GPT, image=images, id="o") for images in (["red.png"] * 2, ["red.png"] * 3)]
+    with pytest.raises(ValueError, match="record 1, id='o'; record 2, id='o': in the first, .* has 2 images"):
+        read(GOOD, *bad)
+
+
 def test_none_of_the_formats(read):
     with pytest.raises(
         ValueError, match="x.json is in none of the known forms. Its records have a, bild. Looked for: "
@@ -122,9 +128,11 @@ def test_files_that_are_not_what_their_names_say(read, name, text, message):
         read(text, name=name)
 
 
-def test_text_that_is_not_utf8(tmp_path):
-    (tmp_path / "x.csv").write_bytes("question,answer\nfünf,1".encode("latin1"))
-    with pytest.raises(ValueError, match="x.csv is not UTF-8 .byte 17.; save it as UTF-8"):
+@pytest.mark.parametrize(("written", "place"), [("windows-1252", 17), ("utf-16", 0)])
+def test_text_that_is_not_utf8(tmp_path, written, place):
+    (tmp_path / "x.csv").write_bytes("question,answer\nfünf,1".encode(written))
+    message = rf"x.csv is not UTF-8 .byte {place}.; save it as UTF-8: .* `iconv -f {written} -t utf-8 OLD > NEW`"
+    with pytest.raises(ValueError, match=message):
         read_rows(tmp_path / "x.csv")
 
 

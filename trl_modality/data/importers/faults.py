@@ -20,7 +20,8 @@ def described(faults: Sequence[PairError]) -> list[str]:
     for same in list(kinds.values())[:MOST_KINDS]:
         rows = "; ".join(fault.row for fault in same[:MOST_RECORDS])
         more = f"; and {len(same) - MOST_RECORDS:,} more" if len(same) > MOST_RECORDS else ""
-        lines.append(f"{rows}{more}: {same[0].problem} {same[0].remedy}")
+        alike = len({(fault.problem, fault.remedy) for fault in same}) == 1
+        lines.append(f"{rows}{more}: {'' if alike else 'in the first, '}{same[0].problem} {same[0].remedy}")
     if len(kinds) > MOST_KINDS:
         lines.append(f"and {len(kinds) - MOST_KINDS:,} more kinds of fault")
     return lines

@@ -275,7 +275,8 @@ class _Reading:
             lines.append(f"part of a prompt alone: {plural(self.counts.not_learnt, 'answer')}, which no row learns")
         if self.drafts and "prompt" in self.drafts[0].columns and "completion" not in self.drafts[0].columns:
             lines.append(
-                "no answers: the rows are questions alone, of which `data trace` makes pairs with completions"
+                "no answers: the rows are questions alone. `data transcribe` makes pairs of them, and `data trace "
+                "--agreed` writes completions on whose answer the samples of a model agree"
             )
         if unread := [name for name in self.present if name not in self.fields.read]:
             lines.append(f"fields that are not read: {', '.join(unread)}")

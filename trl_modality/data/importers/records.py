@@ -64,8 +64,10 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
+        written = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "windows-1252"
         raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8 (`iconv -f latin1 -t utf-8`, say)."
+            f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8: in Excel as 'CSV UTF-8', or by `iconv -f "
+            f"{written} -t utf-8 OLD > NEW`, if it is {written}."
         ) from error
 
 
