@@ -51,7 +51,8 @@ def read_records(path: Path) -> Iterator[tuple[str, Record]]:
         raise ValueError(f"{path} has no record.")
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without a byte order mark; raises `ValueError` where it is in another encoding."""
     content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
     try:
         return content.decode("utf-8-sig")
@@ -62,7 +63,7 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    text = _text(path)
+    text = read_text(path)
     try:
         start = SPACE.match(text).end()  # pyright: ignore[reportOptionalMemberAccess] - it matches everywhere
         if text.startswith("[", start):
@@ -128,7 +129,7 @@ def _is_conversation(content: Mapping[str, Any]) -> bool:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    yield from _lines(path, _text(path))
+    yield from _lines(path, read_text(path))
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -143,7 +144,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _table(path: Path) -> Iterator[tuple[str, Any]]:
-    text = _text(path)
+    text = read_text(path)
     header = text.split("\n", 1)[0]
     delimiter = "\t" if suffix_of(path) == ".tsv" else max(",;\t", key=header.count)
     csv.field_size_limit(2**31 - 1)
