@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.pairs import assistant
 from ..data.rows import PairRows
+from ..evaluation.checked_rows import answer_of, choices_of
 from ..evaluation.conditions import Condition, make_request, view_of
 from ..evaluation.models.requests import Generation, Generator
 from ..views import PROMPT_COLUMN, PairError, View, describe_row, images_of, text_of, without_none
-from .asked import Wanted, ask_once, content_key, image_digest
+from .asked import Wanted, ask_once, content_key, identity, image_digest
 
 
 if TYPE_CHECKING:
@@ -108,11 +109,10 @@ def trace(
         Interrupted: by Ctrl-C; what is there is in `folder`.
     """
     _check(dataset, generator, samples, from_view, take, otherwise, name)
-    rows = PairRows(dataset, name)
+    rows, model = PairRows(dataset, name), identity(generator)
+    old = [_old_completion(rows[position], otherwise) for position in range(len(rows))]
     wanted = [
-        sample
-        for position in range(len(rows))
-        for sample in _wanted(rows, position, generator, from_view, seed, samples)
+        sample for position in range(len(rows)) for sample in _wanted(rows, position, model, from_view, seed, samples)
     ]
     file = None if folder is None else folder / "samples.jsonl"
     answers = ask_once(generator, wanted, file=file, **how)
@@ -123,7 +123,7 @@ def trace(
         graded = [_outcome(each, rows[position], grade) for each in drawn]
         outcomes.update(graded)
         right.append([each.text for each, outcome in zip(drawn, graded, strict=True) if outcome == "right"])
-    return _result(dataset, rows, right, take, otherwise, len(wanted), outcomes, answers)
+    return _result(dataset, rows, right, take, old, len(wanted), outcomes, answers)
 
 
 def _check(
@@ -148,22 +148,22 @@ def _check(
 
 
 def _wanted(
-    rows: PairRows, position: int, generator: Generator, from_view: str, seed: int, samples: int
+    rows: PairRows, position: int, model: Sequence[Any], from_view: str, seed: int, samples: int
 ) -> list[Wanted]:
     row = rows[position]
-    if not row.get("answer"):
-        raise PairError(describe_row(row), "it has no `answer`.", "Fill it in or remove the row.")
+    answer_of(row, describe_row(row))
+    choices_of(row, describe_row(row))
     view = view_of(from_view)
     shown = [] if from_view == Condition.TEXT_ONLY else [image_digest(image) for image in images_of(row, view)]
     prompt = without_none(row[PROMPT_COLUMN[view]])
 
-    asked = content_key(generator, [from_view, prompt], shown)
+    asked = content_key(model, [from_view, prompt], shown)
 
     def wanted(sample: int) -> Wanted:
         # Of the question too, so that two rows do not share their random numbers
         drawn = int(hashlib.sha256(f"{seed} {sample} {asked}".encode()).hexdigest()[:8], 16) >> 1
         return Wanted(
-            content_key(generator, [from_view, prompt], shown, drawn),
+            content_key(model, [from_view, prompt], shown, drawn),
             lambda: replace(make_request(rows[position], from_view), seed=drawn),
             f"{describe_row(row)}, sample {sample}",
         )
@@ -176,7 +176,9 @@ def _outcome(sample: Generation, row: Mapping[str, Any], grade: Grade) -> str:
         return "failed"
     if not sample.is_complete:
         return "cut off"
-    return "right" if grade(sample.text, row["answer"], row.get("choices")).is_correct else "wrong"
+    name = describe_row(row)
+    is_correct = grade(sample.text, answer_of(row, name), choices_of(row, name)).is_correct
+    return "right" if is_correct else "wrong"
 
 
 def _chosen(right: Sequence[str], take: str) -> list[str]:
@@ -192,21 +194,21 @@ def _result(
     rows: PairRows,
     right: Sequence[Sequence[str]],
     take: str,
-    otherwise: str,
+    old: Sequence[list[dict[str, Any]] | None],
     samples: int,
     outcomes: Counter[str],
     answers: dict[str, Generation],
 ) -> Trace:
     positions, completions, ids, taken = [], [], [], []
-    old = [without_none(rows[i].get("completion")) for i in range(len(rows))]
-    without = 0
+    without = kept_old = 0
     for position, samples_of_row in enumerate(right):
         chosen = _chosen(samples_of_row, take)
         taken += chosen
         made = [assistant(text) for text in chosen]
         if not made:
             without += 1
-            made = [_as_messages(old[position])] if otherwise == "keep" else []
+            made = [kept] if (kept := old[position]) else []
+            kept_old += len(made)
         own_id = rows[position].get("id")
         for number, completion in enumerate(made, 1):
             positions.append(position)
@@ -217,9 +219,9 @@ def _result(
             f"not one of {len(rows):,} rows has a right sample ({dict(outcomes)}); look at the answers, which are "
             "kept, and at what the model is asked."
         )
-    kept_old = without if otherwise == "keep" else 0
+    texts = (text_of(rows[position].get("completion")) for position in range(len(rows)))
     lengths = {
-        "old": [len(text_of(each)) for each in old if each],
+        "old": [len(text) for text in texts if text],
         "right": [len(text) for texts in right for text in texts],
         "taken": [len(text) for text in taken],
     }
@@ -236,6 +238,24 @@ def _result(
     )
 
 
+def _old_completion(row: Mapping[str, Any], otherwise: str) -> list[dict[str, Any]] | None:
+    """What a row without a right sample keeps; `None` for nothing.
+
+    Raises:
+        PairError: it has several turns, of which one sample would write the first alone.
+    """
+    completion = without_none(row.get("completion"))
+    if not completion:
+        return None
+    if not isinstance(completion, str) and len(completion) > 1:
+        raise PairError(
+            describe_row(row),
+            f"its completion has {len(completion)} messages, and a sample is one.",
+            "Make a pair of each answer (`turns='each'`, `--turns each`).",
+        )
+    return _as_messages(completion) if otherwise == "keep" else None
+
+
 def _as_messages(completion: Any) -> list[dict[str, Any]]:
     messages = assistant(completion) if isinstance(completion, str) else completion
     if any(message.get("tool_calls") for message in messages):
@@ -246,7 +266,7 @@ def _as_messages(completion: Any) -> list[dict[str, Any]]:
 def with_old_completions(dataset: Dataset, name: str) -> Dataset:
     """A split that is not traced, its completions in the form of those that are."""
     rows = PairRows(dataset, name)
-    old = [_as_messages(without_none(rows[i]["completion"])) for i in range(len(rows))]
+    old = [_as_messages(each) if (each := without_none(rows[i]["completion"])) else None for i in range(len(rows))]
     return _with_completions(dataset, list(range(len(rows))), old, [rows[i].get("id") for i in range(len(rows))])
 
 
@@ -259,10 +279,13 @@ def _with_completions(dataset: Dataset, positions: list[int], completions: list[
 
     prompt = dataset.features.get(PROMPT_COLUMN[View.TEXT_RICH])
     if isinstance(prompt, Value):
-        feature, texts = Value("string"), [text_of(each) for each in completions]
+        feature, texts = Value("string"), [None if each is None else text_of(each) for each in completions]
     else:
         feature = List({"role": Value("string"), "content": Value("string")})
-        texts = [[{"role": m["role"], "content": text_of(m["content"])} for m in each] for each in completions]
+        texts = [
+            None if each is None else [{"role": m["role"], "content": text_of(m["content"])} for m in each]
+            for each in completions
+        ]
     made: dict[str, Any] = {"completion": texts}
     features: dict[str, Any] = {"completion": feature}
     if "id" in dataset.column_names:
