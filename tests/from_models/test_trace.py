@@ -9,6 +9,7 @@ from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.models.requests import Generation
 from trl_modality.from_models import trace
 from trl_modality.from_models.asked import known_answers, write_answers
+from trl_modality.from_models.trace import with_old_completions
 from trl_modality.from_models.votes import agreed_answer
 from trl_modality.views import PairError, text_of, validate_pair
 
@@ -68,6 +69,11 @@ def test_rows_without_a_right_sample_keep_their_completion_or_go():
     assert len(traced(pairs(), Sampler(), samples=2, otherwise="drop").dataset) == 3
     with pytest.raises(ValueError, match="not one of 4 rows has a right sample"):
         traced(pairs(), FakeGenerator(lambda request: "Answer: 99"))
+    # One that has none to keep goes, and is counted
+    some = pairs().map(lambda row: {"completion": row["completion"] if row["answer"] != "13" else None})
+    kept = traced(some, Sampler(), samples=2, otherwise="keep")
+    assert (len(kept.dataset), kept.kept_old, kept.dropped) == (3, 0, 1)
+    assert with_old_completions(some, "test", some.features)[3]["completion"] is None
 
 
 @pytest.mark.parametrize("from_view", ["text_rich", "text_only"])
@@ -118,6 +124,30 @@ def test_choices_are_graded():
     assert traced(dataset, FakeGenerator(lambda request: "Answer: (A)")).yielded == 1
 
 
+def test_answers_may_be_numbers():
+    made = traced(pairs().cast_column("answer", Value("float32")), Sampler(), samples=2)
+    assert made.outcomes == {"right": 6, "wrong": 2}
+
+
+def test_weights_are_read_once():
+    class Large(FakeGenerator):
+        read = 0
+
+        @property
+        def settings(self):
+            self.read += 1
+            return {"temperature": 0.7}
+
+        @settings.setter
+        def settings(self, value):
+            pass
+
+    few, many = (Large(lambda request: f"Answer: {number_of(request)}") for _ in range(2))
+    traced(pairs(1), few, samples=2)
+    traced(pairs(20), many, samples=2)
+    assert many.read == few.read
+
+
 def test_strings_stay_strings():
     row = {**quiz_row(10), "text_rich_prompt": "facts of 10. Which?", "vision_centric_prompt": "Which?"}
     strings = {name: Value("string") for name in ("text_rich_prompt", "vision_centric_prompt", "completion", "answer")}
@@ -138,8 +168,11 @@ def test_bad_input_is_named():
         traced(pairs().remove_columns("completion"), Sampler(), otherwise="keep")
     with pytest.raises(ValueError, match="`take` must be one of shortest, first, all, got 'last'"):
         traced(pairs(), Sampler(), take="last")
-    with pytest.raises(PairError, match=r"`train` row 0, id='quiz-10': it has no `answer`"):
+    with pytest.raises(PairError, match=r"`train` row 0, id='quiz-10': `answer` is missing"):
         traced(pairs(answer=None), Sampler())
+    several = [{"role": role, "content": "a"} for role in ("assistant", "user", "assistant")]
+    with pytest.raises(PairError, match="its completion has 3 messages, and a sample is one. Make a pair of each"):
+        traced(pairs(completion=several), Sampler())
     assert FEATURES["completion"] == MESSAGES
 
 

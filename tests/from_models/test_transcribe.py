@@ -83,8 +83,22 @@ def test_prompt_and_template_name_columns():
         transcribe({"train": rows()}, generator, template="{titel} {facts}")
     with pytest.raises(ValueError, match=r"`template` must hold \{facts\}"):
         transcribe({"train": rows()}, generator, template="{question}")
+    empty = rows(3).map(lambda row: {"title": None if row["id"] != "q1" else "Shop"})
+    with pytest.raises(PairError, match=r"`train` row 0, id='q0': `title` is empty, and is to be written"):
+        transcribe({"train": empty}, generator, prompt="{title}: list all")
     with pytest.raises(ValueError, match="`prompt` is no template"):
         transcribe({"train": rows()}, generator, prompt="list {")
+
+
+def test_answers_may_be_numbers():
+    numbers = rows().cast_column("answer", Value("int64"))
+    made = transcribe(
+        {"train": numbers}, reader(), keep="answered", answerer=Answerer(), grade=Grader(), show_progress=False
+    )
+    assert made.splits["train"]["answer"] == [10, 12, 14]
+    several = [{**row, "answer": [row["answer"]]} for row in rows(1)]
+    with pytest.raises(PairError, match=r"`answer` is \['10'\], which is no answer"):
+        transcribe({"train": Dataset.from_list(several)}, reader(), show_progress=False)
 
 
 def test_rows_that_cannot_be_answered_from_the_words_fall_out():

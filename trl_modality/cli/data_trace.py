@@ -88,7 +88,7 @@ def _with_others(name: str, traced: Any, others: dict[str, Any]) -> tuple[dict[s
     splits, left_out = {name: traced}, []
     for other, rows in others.items():
         if "completion" in rows.column_names:
-            splits[other] = with_old_completions(rows, other).cast(traced.features)
+            splits[other] = with_old_completions(rows, other, traced.features)
         else:
             left_out.append(f"split {other!r} has no completions and is not written; trace it on its own")
     return splits, left_out

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from .importers.records import read_text
 
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, which a model need not write
@@ -47,13 +50,12 @@ def mmlu_rows(table: Path, split: str) -> Iterator[Choice]:
         ValueError: a row has fewer than two choices; names its place.
     """
     subject = table.stem.removesuffix(f"_{split}").replace("_", " ")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        for number, cells in enumerate(csv.reader(file), 1):
-            if not cells:
-                continue
-            where = f"{table}, row {number}"
-            if len(cells) < 4:
-                raise ValueError(
-                    f"{where} has {len(cells)} cells; expected a question, choices, and the letter of the right one."
-                )
-            yield Choice(where, subject, cells[0], cells[1:-1], cells[-1].strip())
+    for number, cells in enumerate(csv.reader(io.StringIO(read_text(table), newline="")), 1):
+        if not cells:
+            continue
+        where = f"{table}, row {number}"
+        if len(cells) < 4:
+            raise ValueError(
+                f"{where} has {len(cells)} cells; expected a question, choices, and the letter of the right one."
+            )
+        yield Choice(where, subject, cells[0], cells[1:-1], cells[-1].strip())

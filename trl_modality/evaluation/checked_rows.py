@@ -67,8 +67,8 @@ def check_rows(
         name = describe_row(row)
         validate_pair(row, name=name, needs_completion=needs_completion)
         facts.append({"row": position, "id": row.get("id"), **{name: _group(row.get(name)) for name in GROUPS}})
-        expected.append(_answer(row, name) if needs_answer else "")
-        choices.append(_choices(row, name))
+        expected.append(answer_of(row, name) if needs_answer else "")
+        choices.append(choices_of(row, name))
         text_images, vision_images = (
             image_digests(load_images(row, view, name)) for view in (View.TEXT_RICH, View.VISION_CENTRIC)
         )
@@ -92,7 +92,8 @@ def _stored(pairs: Any) -> Sequence[Mapping[str, Any]]:
     return [{**row, INDEX_COLUMN: position} for position, row in enumerate(pairs)]
 
 
-def _choices(row: Mapping[str, Any], name: str) -> list[str] | None:
+def choices_of(row: Mapping[str, Any], name: str) -> list[str] | None:
+    """The choices of a row as texts; raises `PairError` where they are none. `name` is what messages call the row."""
     choices = row.get("choices")
     if choices is None:
         return None
@@ -125,7 +126,8 @@ def _group(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _answer(row: Mapping[str, Any], name: str) -> str:
+def answer_of(row: Mapping[str, Any], name: str) -> str:
+    """The answer of a row as text; raises `PairError` where there is none. `name` is what messages call the row."""
     answer = row.get("answer")
     text = _as_text(answer)
     if text is not None:

@@ -26,16 +26,21 @@ class Wanted:
     name: str
 
 
-def content_key(generator: Generator, prompt: Any, images: Sequence[str] = (), seed: int | None = None) -> str:
+def identity(generator: Generator) -> list[Any]:
+    """What answers depend on of a model, for `content_key`; it reads values of all weights, so once is enough."""
+    return [generator.name, getattr(generator, "settings", {})]
+
+
+def content_key(model: Sequence[Any], prompt: Any, images: Sequence[str] = (), seed: int | None = None) -> str:
     """A hash of all that an answer depends on: the model and its settings, the prompt, the images, the seed.
 
     Args:
-        generator: The model.
+        model: Its `identity`.
         prompt: Its prompt, plain values.
         images: The digest of each image, by `image_digest`.
         seed: Of the draw.
     """
-    asked = [generator.name, getattr(generator, "settings", {}), prompt, list(images), seed]
+    asked = [*model, prompt, list(images), seed]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

@@ -18,6 +18,7 @@ PROMPT_COLUMNS = ("vision_centric_prompt", "prompt", "question")
 FACTS_AND_QUESTION = "{facts}\n\n{question}"
 IMAGE_SLOT = "<image>"
 Messages = list[dict[str, Any]]
+_TEXTS = ("string", "large_string")
 
 
 class Questions:
@@ -47,6 +48,7 @@ class Questions:
             raise ValueError(f"split {name!r} has no row.")
         self.dataset, self.name, self.column = dataset, name, found[0]
         self.rows = PairRows(dataset, name)
+        self._columns = [column for column, kind in dataset.features.items() if getattr(kind, "dtype", "") in _TEXTS]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,8 +73,8 @@ class Questions:
 
     def fields(self, row: Mapping[str, Any]) -> dict[str, str]:
         """The words of a row that a template may name: its columns of text, and `question`."""
-        words = {name: row[name] for name in self.dataset.column_names if isinstance(row[name], str)}
-        return {**words, "question": _last_words(self.prompt(row))}
+        words = {name: row[name] for name in self._columns if isinstance(row[name], str)}
+        return _Words(describe_row(row), {**words, "question": _last_words(self.prompt(row))})
 
     def check_template(self, template: str, option: str, own: Sequence[str] = ()) -> None:
         """Raise `ValueError` where a template names what rows do not have."""
@@ -80,7 +82,7 @@ class Questions:
             named = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
         except ValueError as error:
             raise ValueError(f"`{option}` is no template ({error}); a brace itself is written twice.") from None
-        known = {*self.fields(self.rows[0]), *own}
+        known = {*self._columns, "question", *own}
         if unknown := sorted(named - known):
             raise ValueError(
                 f"`{option}` names {{{unknown[0]}}}, and rows of {self.name!r} have {', '.join(sorted(known))}; a "
@@ -93,7 +95,9 @@ class Questions:
         """The question with the facts before it: the last message of the user has its words by the template."""
         prompt = [dict(message) for message in self.prompt(row)]
         last = max(place for place, message in enumerate(prompt) if message["role"] == "user")
-        words = template.format_map({**self.fields(row), "facts": facts})
+        fields = self.fields(row)
+        fields["facts"] = facts
+        words = template.format_map(fields)
         content = prompt[last]["content"]
         if isinstance(content, str):
             prompt[last]["content"] = words
@@ -103,34 +107,41 @@ class Questions:
         return prompt
 
 
+class _Words(dict[str, str]):
+    """The words of a row by their columns; a column that is empty is an error, which names the row."""
+
+    def __init__(self, row: str, words: Mapping[str, str]):
+        super().__init__(words)
+        self._row = row
+
+    def __missing__(self, column: str) -> str:
+        raise PairError(self._row, f"`{column}` is empty, and is to be written.", "Fill it in or remove the row.")
+
+
 def _last_words(prompt: Messages) -> str:
     users = [message for message in prompt if message["role"] == "user"]
     return text_of(users[-1]["content"]) if users else ""
 
 
-def as_pairs(
-    questions: Questions, kept: Sequence[int], text_rich: Sequence[Messages], completions: Sequence[Messages] | None
-) -> Dataset:
-    """The rows that are kept as pairs, their images as they are stored.
+def as_pairs(questions: Questions, kept: Sequence[int], text_rich: Sequence[Messages]) -> Dataset:
+    """The rows that are kept as pairs, with their completions, if they have any, and their images as they are stored.
 
     Args:
         questions: The rows.
         kept: Their positions, in order.
         text_rich: The text_rich prompt of each row that is kept.
-        completions: Their completions; by default those that the rows have, if they have any.
     """
     from datasets import Dataset, Features, concatenate_datasets
 
     dataset = questions.dataset.with_format(None)
-    rows = [questions.rows[position] for position in kept]
-    made: dict[str, Any] = {
-        "text_rich_prompt": list(text_rich),
-        "vision_centric_prompt": [questions.prompt(row) for row in rows],
-    }
-    if completions is not None:
-        made["completion"] = list(completions)
-    elif "completion" in dataset.column_names:
-        made["completion"] = [_as_completion(row["completion"]) for row in rows]
+    made: dict[str, Any] = {"text_rich_prompt": list(text_rich), "vision_centric_prompt": []}
+    if "completion" in dataset.column_names:
+        made["completion"] = []
+    for position in kept:  # one row at a time, for its pictures come with it
+        row = questions.rows[position]
+        made["vision_centric_prompt"].append(questions.prompt(row))
+        if "completion" in made:
+            made["completion"].append(_as_completion(row["completion"]))
     features = Features({name: _messages_feature(value) for name, value in made.items()})
     texts = Dataset.from_dict(made, features=features)
     others = [column for column in dataset.column_names if column in PAIR_COLUMNS and column not in made]
@@ -148,6 +159,6 @@ def _as_completion(value: Any) -> Messages:
 def _messages_feature(rows: Sequence[Messages]) -> Any:
     from datasets import List, Value
 
-    has_parts = any(not isinstance(message.get("content"), str) for row in rows for message in row)
+    has_parts = any(not isinstance(message.get("content"), str) for row in rows for message in row or ())
     content = List({"type": Value("string"), "text": Value("string")}) if has_parts else Value("string")
     return List({"role": Value("string"), "content": content})

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.pairs import assistant
 from ..data.rows import PairRows
+from ..evaluation.checked_rows import answer_of, choices_of
 from ..evaluation.conditions import Condition, make_request, view_of
 from ..evaluation.grading.grader import Grader
 from ..evaluation.models.requests import Generation, Generator
 from ..views import PROMPT_COLUMN, PairError, View, describe_row, text_of, without_none
-from .asked import Wanted, ask_once, content_key, image_digests
+from .asked import Wanted, ask_once, content_key, identity, image_digests
 from .votes import agreed_answer
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 FROM_VIEWS = (str(Condition.TEXT_RICH), str(Condition.TEXT_ONLY))
 TAKE = ("shortest", "first", "all")
@@ -112,18 +113,17 @@ def trace(
         Interrupted: by Ctrl-C; what is there is in `folder`.
     """
     _check(dataset, generator, samples, agreed, from_view, take, otherwise, name)
-    rows = PairRows(dataset, name)
-    expected = _answers(dataset, rows, agreed)
+    rows, model = PairRows(dataset, name), identity(generator)
+    old = [_old_completion(rows[position], otherwise) for position in range(len(rows))]
+    expected = _answers(rows, agreed)
     wanted = [
-        sample
-        for position in range(len(rows))
-        for sample in _wanted(rows, position, generator, from_view, seed, samples)
+        sample for position in range(len(rows)) for sample in _wanted(rows, position, model, from_view, seed, samples)
     ]
     file = None if folder is None else folder / "samples.jsonl"
     answers = ask_once(generator, wanted, file=file, **how)
     drawn = [[answers[each.key] for each in wanted[i : i + samples]] for i in range(0, len(wanted), samples)]
     right, outcomes = _graded(rows, drawn, expected, grade, agreed)
-    return _result(dataset, rows, expected, right, take, otherwise, outcomes, answers)
+    return _result(dataset, rows, None if agreed is None else expected, right, take, old, outcomes, answers)
 
 
 def _check(
@@ -166,20 +166,20 @@ def check_columns(dataset: Dataset, agreed: float | None, from_view: str, otherw
 
 
 def _wanted(
-    rows: PairRows, position: int, generator: Generator, from_view: str, seed: int, samples: int
+    rows: PairRows, position: int, model: Sequence[Any], from_view: str, seed: int, samples: int
 ) -> list[Wanted]:
     row = rows[position]
     view = view_of(from_view)
     shown = [] if from_view == Condition.TEXT_ONLY else image_digests(row, view)
     prompt = without_none(row[PROMPT_COLUMN[view]])
 
-    asked = content_key(generator, [from_view, prompt], shown)
+    asked = content_key(model, [from_view, prompt], shown)
 
     def wanted(sample: int) -> Wanted:
         # Of the question too, so that two rows do not share their random numbers
         drawn = int(hashlib.sha256(f"{seed} {sample} {asked}".encode()).hexdigest()[:8], 16) >> 1
         return Wanted(
-            content_key(generator, [from_view, prompt], shown, drawn),
+            content_key(model, [from_view, prompt], shown, drawn),
             lambda: replace(make_request(rows[position], from_view), seed=drawn),
             f"{describe_row(row)}, sample {sample}",
         )
@@ -187,24 +187,30 @@ def _wanted(
     return [wanted(sample) for sample in range(samples)]
 
 
-def _answers(dataset: Dataset, rows: PairRows, agreed: float | None) -> list[Any]:
-    """The `answer` of each row, `None` where it has none, which is an error unless samples may agree on one."""
-    column: Any = dataset["answer"] if "answer" in dataset.column_names else [None] * len(dataset)
-    answers = [each or None for each in column]
-    if agreed is None and None in answers:
-        where = describe_row(rows[answers.index(None)])
-        raise PairError(where, "it has no `answer`.", "Fill it in, let samples agree on it, or remove the row.")
+def _answers(rows: PairRows, agreed: float | None) -> list[str | None]:
+    """The `answer` of each row; `None` where it has none and samples may agree on one. Raises `PairError`."""
+    answers = []
+    for row in (rows[position] for position in range(len(rows))):
+        name = describe_row(row)
+        choices_of(row, name)
+        is_open = agreed is not None and row.get("answer") in (None, "")
+        answers.append(None if is_open else answer_of(row, name))
     return answers
 
 
 def _graded(
-    rows: PairRows, drawn: Sequence[Sequence[Generation]], expected: list[Any], grade: Grader, agreed: float | None
+    rows: PairRows,
+    drawn: Sequence[Sequence[Generation]],
+    expected: list[str | None],
+    grade: Grader,
+    agreed: float | None,
 ) -> tuple[list[list[str]], Counter[str]]:
     """The texts of the right samples of each row, and what became of all; fills in what samples agree on."""
     right: list[list[str]] = []
     outcomes: Counter[str] = Counter()
     for position, samples in enumerate(drawn):
-        choices = rows[position].get("choices")
+        row = rows[position]
+        choices = choices_of(row, describe_row(row))
         if expected[position] is None and agreed is not None:
             expected[position] = agreed_answer(samples, grade, choices, agreed)
         graded = [_outcome(each, expected[position], choices, grade) for each in samples]
@@ -234,23 +240,23 @@ def _chosen(right: Sequence[str], take: str) -> list[str]:
 def _result(
     dataset: Dataset,
     rows: PairRows,
-    expected: Sequence[Any],
+    expected: Sequence[str | None] | None,
     right: Sequence[Sequence[str]],
     take: str,
-    otherwise: str,
+    old: Sequence[list[dict[str, Any]] | None],
     outcomes: Counter[str],
     answers: dict[str, Generation],
 ) -> Trace:
     positions, completions, ids, taken = [], [], [], []
-    old = [without_none(rows[i].get("completion")) for i in range(len(rows))]
-    without = 0
+    without = kept_old = 0
     for position, samples_of_row in enumerate(right):
         chosen = _chosen(samples_of_row, take)
         taken += chosen
         made = [assistant(text) for text in chosen]
         if not made:
             without += 1
-            made = [_as_messages(old[position])] if otherwise == "keep" else []
+            made = [kept] if (kept := old[position]) else []
+            kept_old += len(made)
         own_id = rows[position].get("id")
         for number, completion in enumerate(made, 1):
             positions.append(position)
@@ -261,9 +267,9 @@ def _result(
             f"not one of {len(rows):,} rows has a right sample ({dict(outcomes)}); look at the answers, which are "
             "kept, and at what the model is asked."
         )
-    kept_old = without if otherwise == "keep" else 0
+    texts = (text_of(rows[position].get("completion")) for position in range(len(rows)))
     lengths = {
-        "old": [len(text_of(each)) for each in old if each],
+        "old": [len(text) for text in texts if text],
         "right": [len(text) for texts in right for text in texts],
         "taken": [len(text) for text in taken],
     }
@@ -280,6 +286,24 @@ def _result(
     )
 
 
+def _old_completion(row: Mapping[str, Any], otherwise: str) -> list[dict[str, Any]] | None:
+    """What a row without a right sample keeps; `None` for nothing.
+
+    Raises:
+        PairError: it has several turns, of which one sample would write the first alone.
+    """
+    completion = without_none(row.get("completion"))
+    if not completion:
+        return None
+    if not isinstance(completion, str) and len(completion) > 1:
+        raise PairError(
+            describe_row(row),
+            f"its completion has {len(completion)} messages, and a sample is one.",
+            "Make a pair of each answer (`turns='each'`, `--turns each`).",
+        )
+    return _as_messages(completion) if otherwise == "keep" else None
+
+
 def _as_messages(completion: Any) -> list[dict[str, Any]]:
     messages = assistant(completion) if isinstance(completion, str) else completion
     if any(message.get("tool_calls") for message in messages):
@@ -287,11 +311,16 @@ def _as_messages(completion: Any) -> list[dict[str, Any]]:
     return messages
 
 
-def with_old_completions(dataset: Dataset, name: str) -> Dataset:
-    """A split that is not traced, its completions in the form of those that are."""
+def with_old_completions(dataset: Dataset, name: str, features: Features) -> Dataset:
+    """A split that is not traced, its columns in the form of one that is, whose features are given."""
     rows = PairRows(dataset, name)
-    old = [_as_messages(without_none(rows[i]["completion"])) for i in range(len(rows))]
-    return _with_completions(dataset, list(range(len(rows))), old, [rows[i].get("id") for i in range(len(rows))])
+    old = [_as_messages(each) if (each := without_none(rows[i]["completion"])) else None for i in range(len(rows))]
+    ids, answers = ([rows[i].get(column) for i in range(len(rows))] for column in ("id", "answer"))
+    texts = None
+    if "answer" in features:  # which samples may have agreed on, as text
+        texts = [None if answer is None else str(answer) for answer in answers]
+    made = _with_completions(dataset, list(range(len(rows))), old, ids, texts)
+    return made.select_columns(list(features)).cast(features)
 
 
 def _with_completions(
@@ -299,9 +328,9 @@ def _with_completions(
     positions: list[int],
     completions: list[Any],
     ids: list[Any],
-    expected: Sequence[Any] | None = None,
+    answers: Sequence[str | None] | None = None,
 ) -> Dataset:
-    """The rows at these positions with other completions; images are joined on as they are stored.
+    """The rows at these positions with other completions, and answers if given; images are joined on as stored.
 
     A dataset whose prompts are strings gets strings, for the views of a pair have one form.
     """
@@ -309,17 +338,19 @@ def _with_completions(
 
     prompt = dataset.features.get(PROMPT_COLUMN[View.TEXT_RICH])
     if isinstance(prompt, Value):
-        feature, texts = Value("string"), [text_of(each) for each in completions]
+        feature, texts = Value("string"), [None if each is None else text_of(each) for each in completions]
     else:
         feature = List({"role": Value("string"), "content": Value("string")})
-        texts = [[{"role": m["role"], "content": text_of(m["content"])} for m in each] for each in completions]
+        texts = [
+            None if each is None else [{"role": m["role"], "content": text_of(m["content"])} for m in each]
+            for each in completions
+        ]
     made: dict[str, Any] = {"completion": texts}
     features: dict[str, Any] = {"completion": feature}
     if "id" in dataset.column_names:
         made["id"], features["id"] = ids, Value("string")
-    if expected is not None:
-        made["answer"] = [expected[position] for position in positions]
-        features["answer"] = dataset.features.get("answer") or Value("string")
+    if answers is not None:
+        made["answer"], features["answer"] = [answers[position] for position in positions], Value("string")
     others = [column for column in dataset.column_names if column not in made]
     kept = dataset.with_format(None).select(positions).select_columns(others)
     whole = concatenate_datasets([kept, Dataset.from_dict(made, features=Features(features))], axis=1)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.likeness import has_word
 from ..data.pairs import user
+from ..evaluation.checked_rows import answer_of, choices_of
 from ..evaluation.models.requests import Generation, Generator, Request
 from ..views import PairError, View, describe_row, load_images, text_of
-from .asked import Wanted, ask_once, content_key, image_digests
+from .asked import Wanted, ask_once, content_key, identity, image_digests
 from .flags import agreement, flag
 from .prompts import PROMPTS
 from .questions import FACTS_AND_QUESTION, Messages, Questions, as_pairs
@@ -61,8 +62,8 @@ class _Row:
         row = questions.rows[position]
         self.name = describe_row(row)
         self.question = questions.fields(row)["question"]
-        self.answer: str | None = row.get("answer")
-        self.choices: Sequence[str] | None = row.get("choices")
+        self.answer = None if row.get("answer") in (None, "") else answer_of(row, self.name)
+        self.choices = choices_of(row, self.name)
         self.completion = text_of(row.get("completion") or "")
         questions.check_images(row)
         self.digests = image_digests(row, View.VISION_CENTRIC)
@@ -133,7 +134,7 @@ def transcribe(
         for row in left:
             row.reason = None if _agrees(others[row.key], row, min_agreement) else NOT_AGREED
     if keep == "answered" and answerer is not None and grade is not None and left:
-        wanted = [_words_alone(row, answerer, template) for row in left]
+        wanted = _words_alone(left, answerer, template)
         said = ask(answerer, wanted, "answers")
         for row, asked in zip(left, wanted, strict=True):
             row.reason = None if _is_right(said[asked.key], row, grade) else NOT_ANSWERED
@@ -190,12 +191,12 @@ def _rows(questions: Sequence[Questions], need_answers: bool) -> list[_Row]:
 
 def _pictures(rows: Sequence[_Row], generator: Generator, prompt: str, seed: int | None = None) -> list[Wanted]:
     """The request for the pictures of each row, whose key the row is told."""
-    wanted = []
+    wanted, model = [], identity(generator)
     if not getattr(generator, "reads_prompt", True):
         prompt = ""
     for row in rows:
         words = prompt.format_map(row.questions.fields(row.row)) if "{" in prompt or "}" in prompt else prompt
-        row.key = content_key(generator, words, row.digests, seed)
+        row.key = content_key(model, words, row.digests, seed)
 
         def make(row: _Row = row, words: str = words) -> Request:
             return Request(user(words), tuple(load_images(row.row, View.VISION_CENTRIC)), seed)
@@ -204,14 +205,18 @@ def _pictures(rows: Sequence[_Row], generator: Generator, prompt: str, seed: int
     return wanted
 
 
-def _words_alone(row: _Row, generator: Generator, template: str) -> Wanted:
-    prompt = [
-        message
-        if isinstance(message["content"], str)
-        else {**message, "content": [part for part in message["content"] if part.get("type") == "text"]}
-        for message in row.prompt(template)
-    ]
-    return Wanted(content_key(generator, prompt), lambda: Request(prompt), row.name)
+def _words_alone(rows: Sequence[_Row], generator: Generator, template: str) -> list[Wanted]:
+    """The request for the answer to each row, from its words without its pictures."""
+    wanted, model = [], identity(generator)
+    for row in rows:
+        prompt = [
+            message
+            if isinstance(message["content"], str)
+            else {**message, "content": [part for part in message["content"] if part.get("type") == "text"]}
+            for message in row.prompt(template)
+        ]
+        wanted.append(Wanted(content_key(model, prompt), lambda prompt=prompt: Request(prompt), row.name))
+    return wanted
 
 
 def _result(
@@ -227,7 +232,7 @@ def _result(
                 + "; ".join(f"{count:,} {reason}" for reason, count in fell_out.most_common())
                 + ". The answers are kept; look at them, or give another prompt, model or `keep`."
             )
-        made[each.name] = as_pairs(each, [row.position for row in own], [row.prompt(template) for row in own], None)
+        made[each.name] = as_pairs(each, [row.position for row in own], [row.prompt(template) for row in own])
     with_answer = sum(bool(row.answer) and has_word(row.facts, row.answer or "") for row in kept)
     return Transcription(made, len(rows), len(answers["transcripts"]), fell_out, with_answer, answers)
 

@@ -45,6 +45,7 @@ def test_tables():
     assert parse("x\ty\n1\t2") == parse("x | y\n1 | 2")
     # One line is none, nor are lines of different numbers of cells
     assert all(isinstance(block, Paragraph) for block in parse("a | b\nc\n1 | 2 | 3"))
+    assert all(isinstance(block, Paragraph) for block in parse("P(A | B) = 0.5\nP(B | A) = 0.2"))
 
 
 def test_code_and_formulas_of_their_own():
@@ -60,12 +61,16 @@ def test_code_and_formulas_of_their_own():
 
 
 def test_lines_stay_lines():
-    assert parse("one\n\ntwo\r\nthree") == [
-        Paragraph((Run("text", "one"),)),
-        Paragraph(()),
-        Paragraph((Run("text", "two"),)),
-        Paragraph((Run("text", "three"),)),
-    ]
+    assert (
+        parse("one\n\ntwo\r\nthree")
+        == parse("one\x0c\u2028two\u2029three")
+        == [
+            Paragraph((Run("text", "one"),)),
+            Paragraph(()),
+            Paragraph((Run("text", "two"),)),
+            Paragraph((Run("text", "three"),)),
+        ]
+    )
 
 
 def test_plain_text_stands_as_it_is():

@@ -94,6 +94,23 @@ def test_mmlu_as_released(tmp_path):
         validate_pair(PairRows(pairs)[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.csv", "\ufeffquestion;answer\r\nWhat is 2+2;4\r\nHow many?;\r\n"),
+        ("rows.tsv", "question\tanswer\nWhat is 2+2\t4\nHow many?\t\n"),
+        ("rows.ndjson", '{"question": "What is 2+2", "answer": 4}\n{"question": "How many?"}\n'),
+        ("rows_test.csv", "\ufeffWhat is 2+2,3,4,B\n"),
+    ],
+)
+def test_tables_as_excel_and_others_write_them(tmp_path, name, text):
+    """A number stays as it is typed where other rows have none."""
+    (tmp_path / name).write_bytes(text.encode())
+    pairs = render_pairs(tmp_path / name, bad_rows="skip", work_folder=tmp_path / "work")
+    assert pairs["answer"] == ["4"]
+    assert pairs[0]["text_rich_prompt"][0]["content"].startswith("What is 2+2")
+
+
 def test_text_only(file):
     row = PairRows(render_pairs(file, text_view="text_only"))[0]
     assert row["text_rich_images"] == []
@@ -157,14 +174,15 @@ def test_wrong_options(file, options, message):
     ("name", "text", "error", "message"),
     [
         ("rows.jsonl", None, FileNotFoundError, "no file .*rows.jsonl"),
-        ("rows.txt", "a", ValueError, "rows.txt must be a file of .jsonl, .json"),
+        ("rows.txt", "a", ValueError, "rows.txt must be a file of .json, .jsonl"),
         ("rows.jsonl", "{]", ValueError, "rows.jsonl cannot be read as .jsonl"),
-        ("rows.csv", "question,answer\n", ValueError, "has no row"),
+        ("rows.csv", "question,answer\n", ValueError, "has no record"),
+        ("rows.csv", "question,answer\nWas heißt Öl,oil\n", ValueError, "rows.csv is not UTF-8"),
     ],
 )
 def test_files_that_are_none(tmp_path, name, text, error, message):
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="latin1")
     with pytest.raises(error, match=message):
         render_pairs(tmp_path / name)
 

@@ -57,6 +57,10 @@ def test_nothing_of_a_text_is_lost_or_leaves_its_line(text, width):
     assert page.width <= width
 
 
+def test_white_space_that_a_typeface_lacks_is_a_space():
+    assert [item.text for item in page_of("a\x1fb\u3000c").items if isinstance(item, Text)] == ["a b c"]
+
+
 def test_lines_are_as_long_as_they_may_be():
     """The slow twin: words put into a line as long as the line is not too wide."""
     font, width = load_font(face_path("sans"), 20), 300

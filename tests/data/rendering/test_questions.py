@@ -11,8 +11,8 @@ GSM8K = {"question": "How many?\n", "answer": "There are 2*2=<<2*2=4>>4.\nAnd 1,
 MMLU = {"question": "Which?", "choices": ["up", " down", "B"], "answer": 1, "subject": "abstract_algebra"}
 
 
-def read(row, **columns):
-    return read_question(row, find_columns(list(row), columns, needs_context=False), "row 7")
+def read(row, needs_context=False, **columns):
+    return read_question(row, find_columns(list(row), columns, needs_context=needs_context), "row 7")
 
 
 def test_gsm8k():
@@ -31,6 +31,34 @@ def test_mmlu(answer, letter, text):
     assert (question.completion, question.answer) == (f"Answer: {letter}", text)
     assert question.listed_choices == "A. up\nB. down\nC. B"
     assert question.category == "abstract_algebra"
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "text"),
+    [
+        ({"text": ["up", "down", "left"], "label": ["1", "2", "3"]}, "1", "up"),  # ARC has both kinds of labels
+        ({"text": ["up", "down", "left"], "label": ["A", "B", "C"]}, "C", "left"),
+        ([1, 2, 3], 2, "2"),  # a number among numbers is no index
+        ([10, 20, 30], 2, "30"),
+        (["1", "2", "3"], 2, "3"),  # as MMLU on the hub has them
+    ],
+)
+def test_names_of_choices_come_before_indices(choices, answer, text):
+    assert read({"question": "q", "choices": choices, "answer": answer}).answer == text
+
+
+def test_an_instruction_has_its_input():
+    """As Alpaca has them: without its input, most instructions cannot be answered."""
+    row = {"instruction": "Add the numbers.", "input": "3 and 4", "output": "7"}
+    assert read(row).text == "Add the numbers.\n\n3 and 4"
+    assert read({**row, "input": ""}).text == read({**row, "input": None}).text == "Add the numbers."
+    assert read(row, question="instruction").text == "Add the numbers."
+    assert read(row, context="input").text == "Add the numbers."
+
+
+def test_a_context_that_is_not_drawn_is_told_of_and_may_be_empty(caplog):
+    assert read({"question": "q", "answer": "a", "context": None}).context is None
+    assert "`context` is the context of questions, and stands in neither view" in caplog.text
 
 
 def test_other_names_and_functions():
@@ -106,7 +134,7 @@ def test_the_question_is_drawn():
 
 def test_the_context_is_drawn():
     row = {"context": "It rained.", "question": "Why?", "answer": "rain"}
-    views = split_views(read(row), "context", ending="Be brief.")
+    views = split_views(read(row, needs_context=True), "context", ending="Be brief.")
     assert views.drawn == "It rained."
     assert views.vision_centric == "Why?\n\nBe brief."
     assert views.text_rich == "It rained.\n\nWhy?\n\nBe brief."

@@ -53,7 +53,8 @@ def read_records(path: Path) -> Iterator[tuple[str, Record]]:
         raise ValueError(f"{path} has no record.")
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a mark, without the mark. Raises `ValueError` for others."""
     content = path.read_bytes()
     if path.suffix.lower() == ".gz":
         try:
@@ -64,7 +65,7 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        written = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "windows-1252"
+        written = "utf-16" if is_utf16 else "windows-1252"
         raise ValueError(
             f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8: in Excel as 'CSV UTF-8', or by `iconv -f "
             f"{written} -t utf-8 OLD > NEW`, if it is {written}."
@@ -72,7 +73,7 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    text = _text(path)
+    text = read_text(path)
     try:
         start = SPACE.match(text).end()  # pyright: ignore[reportOptionalMemberAccess] - it matches everywhere
         if text.startswith("[", start):
@@ -138,7 +139,7 @@ def _is_conversation(content: Mapping[str, Any]) -> bool:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    yield from _lines(path, _text(path))
+    yield from _lines(path, read_text(path))
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -153,7 +154,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _table(path: Path) -> Iterator[tuple[str, Any]]:
-    text = _text(path)
+    text = read_text(path)
     header = text.split("\n", 1)[0]
     delimiter = "\t" if suffix_of(path) == ".tsv" else max(",;\t", key=header.count)
     csv.field_size_limit(2**31 - 1)

@@ -129,7 +129,8 @@ def drawn_text(text: str) -> str:
 
     The joiners of shaped scripts stay.
     """
-    text = unicodedata.normalize("NFC", text).expandtabs(4)
+    # A typeface need not have every kind of white space
+    text = re.sub(r"\s", " ", unicodedata.normalize("NFC", text).expandtabs(4))
     if text.isascii():
         return text
     keeps = needs_shaping(text)

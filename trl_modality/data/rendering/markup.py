@@ -68,7 +68,7 @@ _PROSE = re.compile(r"[A-Za-z]{3,}|^\d.*\s[A-Za-z]{2,}\b")  # what is in no form
 
 def parse(text: str, *, plain: bool = False) -> list[Block]:
     """The blocks of a text; with `plain`, every line is a paragraph of text as it stands."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    text = "\n".join(text.splitlines()).strip("\n")  # also at form feeds, and at Unicode's ends of lines
     if plain:
         return [Paragraph((Run("text", line),) if line.strip() else ()) for line in text.split("\n")]
     blocks: list[Block] = []
@@ -111,7 +111,9 @@ def _cells(line: str) -> list[str]:
     stripped = line.strip()
     if len(stripped) > 2 and stripped.startswith("|") and stripped.endswith("|"):
         return [cell.strip() for cell in stripped[1:-1].split("|")]
-    return [cell.strip() for cell in stripped.split(" | ")] if " | " in stripped else []
+    cells = [cell.strip() for cell in stripped.split(" | ")]
+    # The bar of `P(A | B)` is none between cells
+    return cells if len(cells) > 1 and all(cell.count("(") == cell.count(")") for cell in cells) else []
 
 
 def _table(cells: list[list[str]]) -> Table:

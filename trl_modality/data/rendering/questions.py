@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from string import ascii_uppercase
@@ -10,6 +11,8 @@ from typing import Any
 from ...views import PairError
 from ..text_benchmarks import FINAL_MARK, gsm8k_answer
 
+
+logger = logging.getLogger(__name__)
 
 Column = str | Callable[[Mapping[str, Any]], Any]
 """Where a field comes from: the name of a column, or a function of the row."""
@@ -86,7 +89,21 @@ def find_columns(names: Sequence[str], given: Mapping[str, Column], *, needs_con
                 f"no column for the {name}: looked for {', '.join(NAMES[name])}; the dataset has {', '.join(names)}. "
                 f"Name it in `columns` (`--columns {name}=COLUMN`)."
             )
+    if found["question"] == "instruction" and "question" not in given and "input" in {*names} - {*found.values()}:
+        found["question"] = with_input
+    if found["context"] is not None and not needs_context:
+        logger.warning(
+            f"{_label(found['context'], 'context')} is the context of questions, and stands in neither view; it is "
+            'drawn with `what="context"` (`--what context`).'
+        )
+        found["context"] = None
     return Columns(**found)  # pyright: ignore[reportArgumentType]
+
+
+def with_input(row: Mapping[str, Any]) -> Any:
+    """The instruction of a row and, below it, its input, as Alpaca has them; many rows have an empty input."""
+    instruction, text = row["instruction"], row["input"]
+    return f"{instruction}\n\n{text}" if instruction and isinstance(text, str) and text.strip() else instruction
 
 
 def read_question(row: Mapping[str, Any], columns: Columns, name: str) -> Question:
@@ -97,8 +114,8 @@ def read_question(row: Mapping[str, Any], columns: Columns, name: str) -> Questi
     """
     text = _text(row, columns.question, "question", name)
     context = None if columns.context is None else _text(row, columns.context, "context", name)
-    choices = _choices(row, columns.choices, name)
-    answer, reasoning = _answer(row, columns.answer, choices, name)
+    choices, names = _choices(row, columns.choices, name)
+    answer, reasoning = _answer(row, columns.answer, choices, names, name)
     if columns.completion is not None:
         completion = _text(row, columns.completion, "completion", name)
     else:
@@ -140,12 +157,13 @@ def _text(row: Mapping[str, Any], column: Column, field: str, name: str) -> str:
     return value.strip("\n").rstrip()
 
 
-def _choices(row: Mapping[str, Any], column: Column | None, name: str) -> tuple[str, ...]:
-    value = _value(row, column)
+def _choices(row: Mapping[str, Any], column: Column | None, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The choices, and the names by which an answer may mean them: ARC's labels, or choices that are numbers."""
+    value, labels = _value(row, column), ()
     if isinstance(value, Mapping):  # as ARC has them
-        value = value.get("text")
+        value, labels = value.get("text"), value.get("label") or ()
     if value is None:
-        return ()
+        return (), ()
     if not isinstance(value, Sequence) or isinstance(value, str) or not 2 <= len(value) <= len(ascii_uppercase):
         assert column is not None
         raise PairError(
@@ -153,18 +171,20 @@ def _choices(row: Mapping[str, Any], column: Column | None, name: str) -> tuple[
             f"{_label(column, 'choices')} must be a list of 2 to {len(ascii_uppercase)} choices, got {value!r}.",
             "Name another column, or give a function of the row.",
         )
-    return tuple(str(choice).strip() for choice in value)
+    if not labels and not any(isinstance(choice, str) for choice in value):
+        labels = value
+    return tuple(str(choice).strip() for choice in value), tuple(map(str, labels))
 
 
 def _answer(
-    row: Mapping[str, Any], column: Column | None, choices: tuple[str, ...], name: str
+    row: Mapping[str, Any], column: Column | None, choices: tuple[str, ...], names: tuple[str, ...], name: str
 ) -> tuple[str | None, str]:
     """The final answer (of choices, the text of the right one) and the reasoning before it."""
     if column is None:
         return None, ""
     value = _value(row, column)
     if choices:
-        return choices[_position(value, choices, _label(column, "answer"), name)], ""
+        return choices[_position(value, choices, names, _label(column, "answer"), name)], ""
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
         what = "is empty" if value is None or value == "" else f"must be a text or a number, got {value!r}"
         raise PairError(name, f"{_label(column, 'answer')} {what}.", "Fill it in, or leave the row out.")
@@ -177,9 +197,11 @@ def _answer(
     return final, reasoning
 
 
-def _position(value: Any, choices: tuple[str, ...], label: str, name: str) -> int:
-    """The index of the right choice: from an index from 0, a letter, or its text."""
-    if isinstance(value, int) and not isinstance(value, bool):
+def _position(value: Any, choices: tuple[str, ...], names: tuple[str, ...], label: str, name: str) -> int:
+    """The index of the right choice: from its name, an index from 0, a letter, or its text."""
+    if str(value).strip() in names[: len(choices)]:
+        position = names.index(str(value).strip())
+    elif isinstance(value, int) and not isinstance(value, bool):
         position = value
     else:
         text = str(value).strip()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..importers.records import SUFFIXES, is_data_file, read_records, read_text, suffix_of
 from ..sources import open_dataset
 from ..text_benchmarks import mmlu_rows, mmlu_tables
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_BUILDERS = {".jsonl": "json", ".json": "json", ".gz": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def open_text(dataset: Any, split: str | None = None) -> Dataset:
@@ -33,7 +33,7 @@ def open_text(dataset: Any, split: str | None = None) -> Dataset:
 
 
 def _opened(dataset: Any, split: str | None) -> Dataset:
-    from datasets import Dataset, load_dataset
+    from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 
     path = Path(dataset) if isinstance(dataset, str | Path) else None
@@ -43,22 +43,29 @@ def _opened(dataset: Any, split: str | None) -> Dataset:
     if path.is_dir() and (tables := mmlu_tables(path, name)):
         return _part(Dataset.from_list([row for table in tables for row in _choices(table, name)]), bracket + part)
     if not path.is_file():
-        if path.suffix in _BUILDERS:
+        if is_data_file(path):
             raise FileNotFoundError(f"no file {path}.")
         return _one_split(open_dataset(str(path), split), str(path))
-    if path.suffix not in _BUILDERS:
-        raise ValueError(f"{path} must be a file of {', '.join(_BUILDERS)}, a folder, or an id on the hub.")
-    if path.suffix == ".csv" and _has_no_header(path):
-        return _part(Dataset.from_list(_choices(path, name)), bracket + part)
+    if not is_data_file(path):
+        raise ValueError(f"{path} must be a file of {', '.join(SUFFIXES)} (or .gz), a folder, or an id on the hub.")
+    if suffix_of(path) in (".csv", ".tsv"):
+        rows = _choices(path, name) if _has_no_header(path) else _table_rows(path)
+        return _part(Dataset.from_list(rows), bracket + part)
     try:
-        loaded: Any = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+        return _part(_one_split(open_dataset(path), str(path)), bracket + part)
     except DatasetGenerationError as error:
         raise ValueError(f"{path} cannot be read as {path.suffix}: {error.__cause__ or error}.") from error
     except ValueError as error:
         if "no data" in str(error):
             raise ValueError(f"{path} has no row.") from error
         raise
-    return _part(loaded, bracket + part)
+
+
+def _table_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV or TSV file as they are typed, with the same columns each; an empty cell is `None`."""
+    records = [record for _, record in read_records(path)]
+    columns = dict.fromkeys(name for record in records for name in record)
+    return [{name: record.get(name) for name in columns} for record in records]
 
 
 def _one_split(opened: Any, name: str) -> Dataset:
@@ -84,8 +91,7 @@ def _part(rows: Dataset, part: str) -> Dataset:
 
 def _has_no_header(path: Path) -> bool:
     """Whether the first line of a CSV file is a question: three cells or more, of which the last is a letter."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        cells = next(csv.reader(file), [])
+    cells = next(csv.reader(io.StringIO(read_text(path), newline="")), [])
     return len(cells) >= 4 and len(cells[-1].strip()) == 1 and cells[-1].strip().isupper()
 
 
