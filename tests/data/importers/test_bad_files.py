@@ -128,7 +128,7 @@ def test_files_that_are_not_what_their_names_say(read, name, text, message):
         read(text, name=name)
 
 
-@pytest.mark.parametrize(("written", "place", "end"), [("windows-1252", 17, None), ("utf-16", 46, -1)])
+@pytest.mark.parametrize(("written", "place", "end"), [("windows-1252", 17, None), ("utf-16", 44, -1)])
 def test_text_that_is_not_utf8(tmp_path, written, place, end):
     (tmp_path / "x.csv").write_bytes("question,answer\nfünf,1".encode(written)[:end])
     message = rf"x.csv is not UTF-8 .byte {place}.; save it as UTF-8: .* `iconv -f {written} -t utf-8 OLD > NEW`"
