@@ -121,12 +121,18 @@ def test_show_and_stats_of_a_file(file, tmp_path, capsys):
         (["--from", "llava", "--file", "FILE"], "10 images of 10 of 10 records (100.0 %) are not there: '0.png'"),
         (["--from", "llava", "--file", "FILE", "--columns", "facts"], "'facts' is no OURS=FIELD"),
         (["--from", "llava", "--file", "FILE", "--turns", "first"], "`turns` must be one of each, last, all"),
+        (["--from", "auto", "--file", "../x=FILE"], "'../x' is no name for a split"),
+        (
+            ["--generators", "bar", "--count", "2", "--columns", "facts=x"],
+            "`--columns` is for rows of a file: `--from",
+        ),
+        (["--from", "tabmwp", "--folder", "x", "--image-root", "x"], "`--image-root` is for rows of a file"),
         (["--generators", "bar", "--count", "2", "--test-share", "0.1"], "`--generators` has `--test-count`"),
         (["--from", "tabmwp", "--folder", "x", "--file", "FILE"], "`--from tabmwp`: `--file` needs one of auto"),
     ],
 )
 def test_what_is_wrong_is_named(words, message, file, tmp_path, capsys):
-    words = [str(file) if word == "FILE" else word for word in words]
+    words = [word.replace("FILE", str(file)) for word in words]
     assert main(["data", "make", str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -127,6 +127,16 @@ def test_facts_make_pairs_and_a_test_split(train, tmp_path, capsys):
     assert any("eval_gap_nats" in log for log in state["log_history"])
 
 
+@pytest.mark.parametrize("columns", ["facts=ocr", "[facts=ocr]", "{facts: ocr}"])
+def test_a_recipe_names_columns_in_each_form_of_yaml(train, tmp_path, columns, capsys):
+    write_images(tmp_path / "data" / "pictures")
+    (tmp_path / "data" / "x.csv").write_text("image,question,answer,ocr\n" + "red.png,red?,1,red=1\n" * 4)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"columns: {columns}\nimage_root: {tmp_path / 'data' / 'pictures'}\n")
+    assert len(train(tmp_path / "data" / "x.csv", "--config", str(recipe))) == 2
+    assert "0 pairs" not in capsys.readouterr().err
+
+
 def test_slices_of_a_saved_dataset_and_of_the_held_out_split(train, tmp_path, capsys):
     pair_dataset(6).save_to_disk(tmp_path / "saved")
     assert len(train(tmp_path / "saved", "--dataset_train_split", "train[:4]")) == 2

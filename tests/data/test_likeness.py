@@ -53,6 +53,17 @@ def test_counts():
     assert "stand in the text_rich prompt, word for word: 1 (33.3 %)" in lines
 
 
+def test_a_letter_stands_for_its_option():
+    """Not for the article in nearly every question."""
+    likeness = Likeness()
+    options = "Which is a colour? (A) red (B) blue"
+    likeness.count(row(f"It is blue. {options}", "Which is a colour?", "A", choices=["red", "blue"]))
+    likeness.count(row(f"It is A. {options}", "A or B?", "A", choices=["A", "B"]))
+    assert (likeness.with_answer, likeness.answer_in_text_rich, likeness.answer_in_vision_centric) == (2, 2, 1)
+    likeness.count(row("It is a dog", "What is it?", "B", choices=["a", "cat"]))
+    assert (likeness.with_answer, likeness.answer_in_text_rich) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("text", "answer", "found"),
     [

@@ -200,6 +200,15 @@ def test_views_that_differ_in_their_images_alone(caplog):
     assert "same prompt" not in caplog.text
 
 
+def test_images_of_one_view_in_some_rows():
+    given = {"text_rich": "table", "vision_centric": "question", "completion": "steps"}
+    alone = make_pairs(source(2), **given, text_rich_images=lambda row: [] if row["result"] == 1 else None)
+    assert alone["text_rich_images"] == [[], None]
+    marked = source(2).map(lambda row, place: {"marked": [row["image"]] if place else None}, with_indices=True)
+    made = make_pairs(marked.cast_column("marked", List(Image())), **given, vision_centric_images="marked")
+    assert [images is None for images in made["vision_centric_images"]] == [True, False]
+
+
 def test_no_image_column_and_no_row():
     with pytest.raises(ValueError, match="`images`: no column `images` or `image`; name one of question"):
         make(source().remove_columns("image"))

@@ -100,6 +100,14 @@ def _parquet_of_messages(path: Path) -> None:
     Dataset.from_list(rows, features=features).to_parquet(path)
 
 
+def _parquet_of_texts(path: Path) -> None:
+    """Questions with their answers in one message each, and the images beside them."""
+    said = List({name: Value("string") for name in ("user", "assistant", "source")})
+    features = Features({"images": List(Image()), "texts": said})
+    texts = [{"user": user, "assistant": answer, "source": "x"} for user, answer in (("Red?", "1"), ("Sure?", "Yes."))]
+    Dataset.from_list([{"images": [picture(0)], "texts": texts}], features=features).to_parquet(path)
+
+
 ONE_BY_ONE = [("Red?", "1", 1), ("Blue?", "2", 1)]
 MANY_TURNS = [_human("<image>\nRed?"), _gpt("1"), _human("Sure?"), _gpt("Yes.")]
 HISTORY = [_user("Red?"), _assistant("1"), _user("Sure?")]
@@ -245,6 +253,19 @@ VARIANTS = [
          {"instruction": "Say hi.", "input": "", "output": "hi"}],
         "csv",
         [("Add.\n1 + 1", "2", 0), ("Say hi.", "hi", 0)],
+    ),
+    Variant(  # vis-nlp/ChartQA
+        "chartqa.json",
+        [{"imgname": "red.png", "query": "Red?", "label": "1"}, {"imgname": "blue.png", "query": "Blue?", "label": 2}],
+        "csv",
+        ONE_BY_ONE,
+        columns={"answer": ["1", "2"]},
+    ),
+    Variant(  # HuggingFaceM4/the_cauldron, HuggingFaceM4/FineVision
+        "cauldron.parquet",
+        _parquet_of_texts,
+        "sharegpt",
+        [("Red?", "1", 1), (HISTORY, "Yes.", 1)],
     ),
     Variant("rows.parquet", _parquet_of_the_hub, "csv", ONE_BY_ONE, columns={"answer": ["1", "2"]}),
     Variant("messages.parquet", _parquet_of_messages, "messages", [("Red?", "1", 1)] * 2),

@@ -62,8 +62,10 @@ def run(args: argparse.Namespace) -> int:
 def _made(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
     """The rows by split, and the card, of whichever source was asked for."""
     from ..data.test_split import split_by_content
-    from .data_make_files import SOURCES, imported
+    from .data_make_files import SOURCES, check_none_is_given, imported
 
+    if args.real_set not in SOURCES:
+        check_none_is_given(args)
     if args.generators:
         if args.test_share is not None:
             raise ValueError("`--test-share` is for `--from`; `--generators` has `--test-count`.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,21 @@ def _files_of(word: str) -> dict[str, list[Path]]:
         split = "train"
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}.")
+    if not re.fullmatch(r"\w+", split):
+        raise ValueError(f"`--file {word}`: {split!r} is no name for a split; write letters, numbers and '_'.")
     return {split: [path]}
+
+
+def check_none_is_given(args: argparse.Namespace) -> None:
+    """Refuse options of files where the rows come from somewhere else.
+
+    Raises:
+        ValueError: names the option.
+    """
+    given = {"image-root": args.image_root, "columns": args.columns, "skip-missing": args.skip_missing}
+    given |= {"turns": args.turns != "each", "licence": args.licence}
+    if wrong := next((name for name, value in given.items() if value), None):
+        raise ValueError(f"`--{wrong}` is for rows of a file: `--from {'|'.join(SOURCES)} --file FILE`.")
 
 
 def _without_folders(said: list[str], files: dict[str, list[Path]]) -> list[str]:

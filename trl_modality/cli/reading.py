@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..data.importers.drafts import TURNS
 from ..data.importers.formats import FORMATS, NAMES
@@ -49,8 +49,15 @@ def reading_options(args: argparse.Namespace, form: str | None = None) -> ReadOp
     )
 
 
-def parse_columns(words: Sequence[str]) -> dict[str, str]:
-    """`["question=Q", "facts=table"]` as a dict. Raises `ValueError` for a word of another form."""
+def parse_columns(words: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """`["question=Q", "facts=table"]` as a dict; a recipe may have it as one, or as a single word.
+
+    Raises:
+        ValueError: a word is of another form.
+    """
+    if isinstance(words, Mapping):
+        return {str(name): str(field) for name, field in words.items()}
+    words = [words] if isinstance(words, str) else words
     pairs = [word.partition("=") for word in words]
     if wrong := next((word for word, (name, equals, field) in zip(words, pairs, strict=True) if not field), None):
         raise ValueError(f"`--columns`: {wrong!r} is no OURS=FIELD, such as question=Question.")

@@ -29,7 +29,7 @@ class Likeness:
     """For each pair with words in its text_rich prompt, the percentage of them that the other prompt has too."""
     with_answer: int = 0
     answer_in_text_rich: int = 0
-    """Pairs whose `answer` stands in the text_rich prompt, word for word."""
+    """Pairs whose `answer` (of a letter, its option) stands in the text_rich prompt, word for word."""
     answer_in_vision_centric: int = 0
     """The same of the vision_centric prompt, where it is given away without the picture (or is one of the choices)."""
 
@@ -43,16 +43,25 @@ class Likeness:
         own, other = (Counter(each.casefold().split()) for each in (text, vision))
         if own:
             self.overlaps.append(round(100 * (own & other).total() / own.total()))
-        answer = row.get("answer")
-        if answer is not None and str(answer).strip():
+        answer = _answer_in_words(row)
+        if answer:
             self.with_answer += 1
-            self.answer_in_text_rich += has_word(text, str(answer))
-            self.answer_in_vision_centric += has_word(vision, str(answer))
+            self.answer_in_text_rich += has_word(text, answer)
+            self.answer_in_vision_centric += has_word(vision, answer)
 
     def add(self, other: Likeness) -> None:
         """Add the counts of later pairs."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
+
+
+def _answer_in_words(row: Mapping[str, Any]) -> str:
+    """The answer, as the text of its option where it is a letter ("a" stands in nearly every text); "" where there is
+    none."""
+    answer, choices = row.get("answer"), row.get("choices") or ()
+    answer = "" if answer is None else str(answer).strip()
+    place = ord(answer) - ord("A") if len(answer) == 1 else -1
+    return str(choices[place]) if 0 <= place < len(choices) and answer not in choices else answer
 
 
 def has_word(text: str, answer: str) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
-from ..views import PAIR_PROMPTS, PairError, validate_pair
+from ..views import OWN_IMAGES, PAIR_PROMPTS, PairError, validate_pair
 from .sources import open_dataset
 
 
@@ -75,7 +75,8 @@ def make_pairs(
         images: An image or a list of images: pixels, a path, or `{"bytes", "path"}`. By default the column `images`
             or `image`.
         vision_centric_images: Images of the vision_centric view, if they differ from `images`.
-        text_rich_images: The same of the text_rich view; `lambda row: []` makes it words alone.
+        text_rich_images: The same of the text_rich view; `lambda row: []` makes it words alone. Of a row with `None`
+            in either, that view shows `images`.
         answer, id: The final answer alone, and a name for the row; numbers become strings.
         choices: The options of the question in the order of their letters, which the prompts have to state, so that a
             letter is graded as one of them; `None` for a question without.
@@ -294,6 +295,9 @@ class _RowMaker:
             pair[name] = _messages(value, name, where, _origin(column), name in fields.in_parts)
         for name, column in fields.image_sources().items():
             value = _call(row, column, where, name)
+            if value is None and name in OWN_IMAGES.values():  # this view shows those of both
+                pair[name] = None
+                continue
             if value is None or (isinstance(value, list | tuple) and None in value):
                 raise PairError(where, f"{_origin(column)} has no image.", "Filter such rows out first.")
             is_list = isinstance(value, list | tuple)

@@ -35,7 +35,10 @@ class Said:
 
 NAMES: dict[str, tuple[str, ...]] = {
     "id": ("id", "question_id", "uid"),
-    "image": ("images", "image", "image_path", "image_file", "image_files", "file_name", "filename", "img", "picture"),
+    "image": (
+        *("images", "image", "image_path", "image_file", "image_files", "file_name", "filename"),
+        *("img", "img_path", "imgname", "picture"),
+    ),
     "vision_centric_images": ("vision_centric_images",),
     "text_rich_images": ("text_rich_images",),
     "facts": ("facts",),
@@ -316,9 +319,9 @@ FORMATS = {
     ),
     "sharegpt": Format(
         "ShareGPT conversations",
-        "`conversations` or `conversation`",
-        lambda fields, present: bool({"conversations", "conversation"} & set(present)),
-        _conversation("conversations", "conversation"),
+        "`conversations`, `conversation` or `texts`",
+        lambda fields, present: bool({"conversations", "conversation", "texts"} & set(present)),
+        _conversation("conversations", "conversation", "texts"),
     ),
     "prompt-completion": Format(
         "prompts and completions",
