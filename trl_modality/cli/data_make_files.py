@@ -89,7 +89,7 @@ def check_none_is_given(args: argparse.Namespace) -> None:
         ValueError: names the option.
     """
     given = {"image-root": args.image_root, "columns": args.columns, "skip-missing": args.skip_missing}
-    given |= {"turns": args.turns != "each", "licence": args.licence}
+    given |= {"skip-bad": args.skip_bad, "turns": args.turns != "each", "licence": args.licence}
     if wrong := next((name for name, value in given.items() if value), None):
         raise ValueError(f"`--{wrong}` is for rows of a file: `--from {'|'.join(SOURCES)} --file FILE`.")
 

@@ -25,6 +25,7 @@ HOW_PAIRS_ARE_MADE = (
     "`--columns facts=FIELD` makes pairs of a file that has the facts of its pictures in words, "
     "`trl_modality.data.make_pairs` of columns, `trl-modality data transcribe` of pictures and questions alone"
 )
+SKIP_BAD_HELP = "leave out records that cannot become rows, and say how many and why"
 SKIP_HELP = "leave out records whose images are not there, and say how many"
 
 
@@ -36,6 +37,7 @@ def add_reading_options(parser: argparse._ActionsContainer, *, with_format: bool
     parser.add_argument("--turns", default="each", metavar="WHICH", help=TURNS_HELP)
     parser.add_argument("--columns", nargs="+", default=[], metavar="OURS=FIELD", help=COLUMNS_HELP)
     parser.add_argument("--skip-missing", action="store_true", help=SKIP_HELP)
+    parser.add_argument("--skip-bad", action="store_true", help=SKIP_BAD_HELP)
 
 
 def reading_options(args: argparse.Namespace, form: str | None = None) -> ReadOptions:
@@ -45,7 +47,12 @@ def reading_options(args: argparse.Namespace, form: str | None = None) -> ReadOp
         ValueError: an unknown form or field, or a word that is no `OURS=FIELD`.
     """
     return ReadOptions(
-        form or args.format, args.image_root, args.turns, parse_columns(args.columns), args.skip_missing
+        form or args.format,
+        args.image_root,
+        args.turns,
+        parse_columns(args.columns),
+        args.skip_missing,
+        args.skip_bad,
     )
 
 

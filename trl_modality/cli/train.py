@@ -22,7 +22,7 @@ from ..data.importers.read import AUTO, ReadOptions
 from ..data.sources import open_dataset, select_split
 from ..data.test_split import split_by_content
 from ..trainer import ModalityBalancedSFTTrainer
-from .reading import COLUMNS_HELP, FORMAT_HELP, ROOT_HELP, SKIP_HELP, TURNS_HELP, parse_columns, say
+from .reading import COLUMNS_HELP, FORMAT_HELP, ROOT_HELP, SKIP_BAD_HELP, SKIP_HELP, TURNS_HELP, parse_columns, say
 
 
 @dataclass
@@ -34,6 +34,7 @@ class TrainArguments(ScriptArguments):
     turns: str = field(default="each", metadata={"help": TURNS_HELP})
     columns: list[str] | None = field(default=None, metadata={"help": COLUMNS_HELP})
     skip_missing: bool = field(default=False, metadata={"help": SKIP_HELP})
+    skip_bad: bool = field(default=False, metadata={"help": SKIP_BAD_HELP})
     test_share: float | None = field(
         default=None,
         metadata={
@@ -126,6 +127,7 @@ def _reading(script_args: Any) -> ReadOptions:
         script_args.turns,
         parse_columns(script_args.columns or ()),
         script_args.skip_missing,
+        script_args.skip_bad,
     )
 
 

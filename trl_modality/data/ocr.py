@@ -71,7 +71,8 @@ class OcrReader:
         from importlib.metadata import version
 
         release = version("rapidocr-onnxruntime")
-        return {"ocr": f"rapidocr-onnxruntime {release}", "scale": self.scale, "min_score": self.min_score, "upright": True}
+        read_by = f"rapidocr-onnxruntime {release}"
+        return {"ocr": read_by, "scale": self.scale, "min_score": self.min_score, "upright": True}
 
     def words(self, image: Image.Image) -> list[Word]:
         """The words of a PIL image, in no order that could be relied on."""

@@ -266,3 +266,25 @@ def test_history_and_text_of_other_types(read):
         read({"text": ["a"]})
     with pytest.raises(ValueError, match="its text is not valid Unicode: it has half of a surrogate pair"):
         read({"question": "\ud800", "answer": "1"})
+
+
+def test_bad_records_are_left_out_where_that_is_asked_for(read):
+    records = [
+        GOOD,
+        conversation(GPT, HUMAN, id="b"),
+        conversation(say("human", "<image>\n\ud800?"), GPT, id="c"),
+        conversation(HUMAN, id="d"),  # without an answer, which the others have
+        conversation(HUMAN, GPT, image="no.png", id="e"),
+        conversation(HUMAN, GPT, say("human", "Blue?"), say("gpt", "2"), id="f"),
+    ]
+    with pytest.raises(ValueError, match=r"(?s)3 of 6 records cannot be used:.*`--skip-bad`"):
+        read(*records, skip_missing=True)
+    said = []
+    rows = read(*records, skip_missing=True, skip_bad=True, say=said.append)
+    assert rows["id"] == ["a", "f/0", "f/1"]
+    assert said[0].endswith("6 records, 3 rows, 3 images")
+    assert said[2].startswith("left out: 3 of 6 records cannot be used:\n  record 1, id='b': message 0")
+    assert "half of a surrogate pair" in said[2]
+    assert "it has no answer, and others have" in said[2]
+    with pytest.raises(ValueError, match="1 of 1 record cannot be used"):
+        read(records[1], skip_bad=True)

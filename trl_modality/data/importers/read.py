@@ -42,6 +42,7 @@ class ReadOptions:
     turns: str = "each"
     columns: Mapping[str, str] = field(default_factory=dict)
     skip_missing: bool = False
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         if self.format != AUTO and self.format not in FORMATS:
@@ -64,6 +65,7 @@ def read_rows(
     turns: str = "each",
     columns: Mapping[str, str] | None = None,
     skip_missing: bool = False,
+    skip_bad: bool = False,
     say: Callable[[str], None] = logger.info,
 ) -> Dataset:
     """Read a file of conversations or of questions as rows to train on, without opening an image.
@@ -89,6 +91,7 @@ def read_rows(
         columns: Our name of a field → its name in the file: `question`, `answer`, `completion`, `image`, `facts`,
             `choices`, `id`, `category`, `system`.
         skip_missing: Leave out records whose images are not there; how many is said.
+        skip_bad: Leave out records that cannot become rows; how many, and why, is said.
         say: Is told in words what was read, and what was left out.
 
     Returns:
@@ -100,7 +103,7 @@ def read_rows(
             faults the first are named, and all are counted.
         OSError: the file cannot be read.
     """
-    options = ReadOptions(format, image_root, turns, columns or {}, skip_missing)
+    options = ReadOptions(format, image_root, turns, columns or {}, skip_missing, skip_bad)
     return read_file(Path(file), options, say)
 
 
@@ -198,37 +201,43 @@ class _Reading:
         if self.missing and (not self.options.skip_missing or not self.drafts):
             self._raise_missing()
         self._check_all_alike()
+        bad = {fault.row for fault in self.faults}
         features = _features(columns, in_parts)
-        parts = []
-        for drafts in _in_chunks(self.drafts):
-            rows = self._checked(drafts, in_parts)
-            if self.faults:
+        parts, kept = [], []
+        for drafts in _in_chunks([draft for draft in self.drafts if draft.where not in bad]):
+            made = self._rows(drafts, in_parts)
+            if self.faults and not self.options.skip_bad:
                 continue
-            rows = [{name: row.get(name) for name in features} for row in rows]
-            try:
-                parts.append(Dataset.from_list(rows, features=features))
-            except UnicodeEncodeError:
-                wrong = [draft for draft, row in zip(drafts, rows, strict=True) if not _is_unicode(row)]
-                self.faults += [_no_unicode(draft.where) for draft in wrong]
-        self._raise_faults()
+            rows = [{name: row.get(name) for name in features} for _, row in made]
+            parts.append(Dataset.from_list(rows, features=features))
+            kept += [draft for draft, _ in made]
+        if self.faults and not (self.options.skip_bad and kept):
+            raise ValueError(f"{self.path}: {self._faults_in_words()}")
+        self.drafts = kept
         return concatenate_datasets(parts)
 
-    def _checked(self, drafts: Sequence[Draft], in_parts: bool) -> list[dict[str, Any]]:
+    def _rows(self, drafts: Sequence[Draft], in_parts: bool) -> list[tuple[Draft, dict[str, Any]]]:
+        """The rows that can be made, each with its draft; the others become faults."""
         rows = []
         for draft in drafts:
             try:
-                rows.append(draft.row(in_parts))
+                row = draft.row(in_parts)
             except PairError as error:
                 self.faults.append(error)
+                continue
+            if _is_unicode(row):
+                rows.append((draft, row))
+            else:
+                self.faults.append(_no_unicode(draft.where))
         return rows
 
-    def _raise_faults(self) -> None:
-        if self.faults:
-            lines = described(self.faults)
-            n_bad = len({fault.row for fault in self.faults})
-            message = f"{self.path}: {n_bad:,} of {plural(self.n_records, 'record')} cannot be used"
-            shown = f". {lines[0]}" if len(lines) == 1 else ":" + "".join(f"\n  {line}" for line in lines)
-            raise ValueError(f"{message}{shown}")
+    def _faults_in_words(self) -> str:
+        lines = described(self.faults)
+        n_bad = len({fault.row for fault in self.faults})
+        message = f"{n_bad:,} of {plural(self.n_records, 'record')} cannot be used"
+        if not self.options.skip_bad:
+            lines[-1] += " Such records are left out with `--skip-bad` (`skip_bad`)." if n_bad < self.n_records else ""
+        return message + (f". {lines[0]}" if len(lines) == 1 else ":" + "".join(f"\n  {line}" for line in lines))
 
     def _raise_missing(self) -> None:
         named = "; ".join(f"{path!r} ({where})" for where, path in self.missing[:SHOWN])
@@ -267,6 +276,8 @@ class _Reading:
             lines.append(
                 f"left out: {plural(self.n_skipped, 'record')} ({share}) whose images are not there ({named})"
             )
+        if self.faults:
+            lines.append(f"left out: {self._faults_in_words()}")
         if self.counts.unanswered:
             lines.append(
                 f"left out: the last question of {plural(self.counts.unanswered, 'record')}, which nobody answers"
@@ -298,7 +309,11 @@ def _in_chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
 
 def _is_unicode(value: Any) -> bool:
     if isinstance(value, str):
-        return not any("\ud800" <= char <= "\udfff" for char in value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+        return True
     values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     return all(map(_is_unicode, values))
 
