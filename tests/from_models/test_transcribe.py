@@ -169,6 +169,21 @@ def test_ocr_answers_by_its_pictures_alone():
     assert list(made[0].answers["transcripts"]) == list(made[1].answers["transcripts"])
 
 
+def test_a_picture_that_ocr_fails_on_falls_out():
+    class Reader:
+        settings = {"ocr": "fake"}
+
+        def read(self, image):
+            if image.size[0] == 17:
+                raise RuntimeError("too thin")
+            return "some words"
+
+    made = transcribe({"train": rows(3)}, OcrGenerator(Reader()), show_progress=False)
+    assert made.splits["train"]["id"] == ["q0", "q2"]
+    assert made.fell_out == {flags.FAILED: 1}
+    assert any("RuntimeError: too thin" in (said.failure or "") for said in made.answers["transcripts"].values())
+
+
 def test_bad_rows_and_options_are_named():
     with pytest.raises(ValueError, match=r"split 'train' has no column with a question .* it has id, title, answer"):
         transcribe({"train": rows().remove_columns("question")}, reader())
