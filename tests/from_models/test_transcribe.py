@@ -167,6 +167,9 @@ def test_ocr_answers_by_its_pictures_alone():
     ]
     assert text_of(made[0].splits["train"][4]["text_rich_prompt"]) == "picture 1\n\nHow many on day 4?"
     assert list(made[0].answers["transcripts"]) == list(made[1].answers["transcripts"])
+    # It cannot tell an answer that does not stand in the picture
+    Reader.read = lambda self, image: "14"
+    assert not transcribe({"train": rows()}, OcrGenerator(Reader()), show_progress=False).fell_out
 
 
 def test_a_picture_that_ocr_fails_on_falls_out():
