@@ -140,9 +140,27 @@ def test_other_options_are_not_mixed_with_unfinished_work(tmp_path, monkeypatch,
     assert "4 of 18 are done" in said
     assert "Go on with: trl-modality data trace" in said
     assert run("trace", source, out, monkeypatch, None, "--samples", "3")[0] == 2
-    assert "`samples` was 2 and is 3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "`samples` was 2 and is 3" in said
+    assert "Go on with `--restart --reuse` and this folder" in said
     assert run("trace", source, out, monkeypatch, None, "--samples", "3", "--restart")[0] == 0
     assert [each.name for each in (out / ".unfinished").glob("*.jsonl*")] == ["samples.jsonl.before-1"]
+
+
+def test_unfinished_work_of_other_options_is_not_paid_for_again(tmp_path, monkeypatch):
+    source, out = dataset(tmp_path / "source", "trace"), tmp_path / "out"
+    more = ["--samples", "3", "--restart", "--reuse", str(out)]
+    asked = [
+        run("trace", source, out, monkeypatch, 2)[1],
+        run("trace", source, out, monkeypatch, 3, *more)[1],  # interrupted again
+        run("trace", source, out, monkeypatch, None, *more)[1],
+    ]
+    assert asked == [4, 6, 17]
+    run("trace", source, tmp_path / "whole", monkeypatch, None, "--samples", "3")
+    assert (
+        bytes_of(out)["data/train-00000-of-00001.parquet"]
+        == (bytes_of(tmp_path / "whole")["data/train-00000-of-00001.parquet"])
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from trl_modality.data.ocr import OcrReader
+from trl_modality.data.ocr import OcrReader, on_white
 
 
 HAS_OCR = importlib.util.find_spec("rapidocr_onnxruntime") is not None
@@ -33,3 +33,11 @@ def test_options_are_checked_first():
         OcrReader(scale=0)
     with pytest.raises(ValueError, match="`min_score`"):
         OcrReader(min_score=2)
+
+
+def test_what_is_transparent_is_white():
+    drawn = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    drawn.putpixel((1, 0), (0, 0, 0, 255))
+    for image in (drawn, drawn.convert("LA")):
+        assert on_white(image).tobytes() == b"\xff\xff\xff\x00\x00\x00"
+    assert on_white(Image.new("L", (1, 1), 7)).tobytes() == b"\x07\x07\x07"

@@ -31,6 +31,27 @@ def test_flags(transcription, reason):
     assert flag(transcription, "How much is mon and tue?", "7") == reason
 
 
+def test_what_ocr_reads_stands_in_the_picture():
+    assert flag(said("STOP"), "What does the sign say?", "stop", is_read=True) is None
+    assert flag(said("Sales 12"), "销售额是多少？", "12", is_read=True) is None
+    assert flag(said(""), "What?", "7", is_read=True) == flags.EMPTY
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "reason"),
+    [
+        ("トヨタ ホンダ ー", "いちばん大きいのは何？", None),
+        ("三 月 四 日", "いちばん大きいのは何？", None),
+        ("ホンダ トヨタ", "最大的是什么？", flags.OTHER_SCRIPT),
+        ("ＡＢＣ １２", "What is ABC?", None),
+        ("Answers | Yes | 7 | No | 9", "How many said yes?", None),
+        ("Correct answers 7", "How many are right?", None),
+    ],
+)
+def test_what_is_no_other_language_and_no_answer(text, question, reason):
+    assert flag(said(text), question, "7") == reason
+
+
 def test_a_question_of_numbers_alone_has_no_script():
     assert flag(said("一 二"), "1 + 2?", None) is None
 

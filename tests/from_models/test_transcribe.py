@@ -167,6 +167,24 @@ def test_ocr_answers_by_its_pictures_alone():
     ]
     assert text_of(made[0].splits["train"][4]["text_rich_prompt"]) == "picture 1\n\nHow many on day 4?"
     assert list(made[0].answers["transcripts"]) == list(made[1].answers["transcripts"])
+    # It cannot tell an answer that does not stand in the picture
+    Reader.read = lambda self, image: "14"
+    assert not transcribe({"train": rows()}, OcrGenerator(Reader()), show_progress=False).fell_out
+
+
+def test_a_picture_that_ocr_fails_on_falls_out():
+    class Reader:
+        settings = {"ocr": "fake"}
+
+        def read(self, image):
+            if image.size[0] == 17:
+                raise RuntimeError("too thin")
+            return "some words"
+
+    made = transcribe({"train": rows(3)}, OcrGenerator(Reader()), show_progress=False)
+    assert made.splits["train"]["id"] == ["q0", "q2"]
+    assert made.fell_out == {flags.FAILED: 1}
+    assert any("RuntimeError: too thin" in (said.failure or "") for said in made.answers["transcripts"].values())
 
 
 def test_bad_rows_and_options_are_named():

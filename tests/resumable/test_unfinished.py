@@ -10,8 +10,10 @@ def names(folder):
     return sorted(each.name for each in folder.iterdir())
 
 
-def finish(out, text="all"):
+def finish(out, text="all", work_files=()):
     with unfinished_folder(out, "a test") as work:
+        for name in work_files:
+            (work.kept / name).write_text("paid")
         with work.result() as folder:
             (folder / "data").mkdir()
             (folder / "data" / "a.txt").write_text(text)
@@ -77,6 +79,28 @@ def test_a_kill_between_two_moves_is_mended(tmp_path, monkeypatch):
     finish(out, "second")
     assert names(out) == ["README.md", "data"]
     assert (out / "README.md").read_text() == (out / "data" / "a.txt").read_text() == "second"
+
+
+@pytest.mark.parametrize("removals", range(3))
+def test_a_kill_while_the_work_is_removed_loses_neither_it_nor_the_result(tmp_path, monkeypatch, removals):
+    out, unlink, left = tmp_path / "out", type(tmp_path).unlink, [removals]
+
+    def killed(self, missing_ok=False):
+        if self.name in ("moving.json", "a.jsonl", "b.jsonl"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(out), "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(out, work_files=("a.jsonl", "b.jsonl"))
+    try:
+        with unfinished_folder(out, "a test") as work:
+            assert {"a.jsonl", "b.jsonl"} <= set(names(work.kept))
+    except FileExistsError:
+        assert names(out) == [UNFINISHED, "README.md", "data"]
 
 
 def test_what_is_not_ours_is_refused(tmp_path):

@@ -148,7 +148,8 @@ def answers_of(folders: Sequence[str]) -> dict[str, Generation]:
     found: dict[str, Generation] = {}
     for folder in folders:
         places = (Path(folder) / ANSWERS, Path(folder) / UNFINISHED)
-        files = sorted(file for place in places for file in place.glob("*.jsonl"))
+        # With those that `--restart` has moved aside
+        files = sorted(file for place in places for file in place.glob("[!.]*.jsonl*"))
         if not files:
             raise ValueError(f"`--reuse`: {folder} has no answers of `data transcribe` or `data trace`.")
         found |= known_answers(files)

@@ -14,7 +14,7 @@ from .data_asking import (
     work_folder,
     write_result,
 )
-from .generators import batch_size, load_generator, sampled
+from .generators import batch_size, join_processes, load_generator, sampled
 
 
 SECOND_TEMPERATURE = 0.7
@@ -100,8 +100,9 @@ def _generators(args: argparse.Namespace) -> tuple[Any, Any, Any]:
         from ..data.ocr import OcrReader
         from ..from_models.ocr_generator import OcrGenerator
 
-        transcriber = OcrGenerator(OcrReader(args.ocr_scale))
         model = load_generator(args) if args.keep != "all" else None
+        join_processes()
+        transcriber = OcrGenerator(OcrReader(args.ocr_scale))
         return transcriber, model, model
     transcriber = load_generator(args)
     if args.keep != "agreed":

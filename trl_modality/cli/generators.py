@@ -56,6 +56,8 @@ def load_generator(args: argparse.Namespace, temperature: float = 0.0, top_p: fl
     """
     defaults = {"deadline": None, "seed": 0, "dtype": "auto", "adapter": None, "trust_remote_code": False}
     args = argparse.Namespace(**{**defaults, **vars(args)})
+    if args.server:
+        join_processes()
     return _server(args, temperature, top_p) if args.server else _model(args, temperature, top_p)
 
 
@@ -124,14 +126,20 @@ def _model(args: argparse.Namespace, temperature: float, top_p: float) -> Any:
     )
 
 
+def join_processes(cpu: bool = True) -> Any:
+    """Under `accelerate launch`: join the other processes, which share the questions; the device of this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    from accelerate import PartialState
+
+    return PartialState(cpu=cpu).device
+
+
 def _device(args: argparse.Namespace) -> Any:
     import torch
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        # Under `accelerate launch`: the processes share the questions
-        return PartialState(cpu=args.device == "cpu").device
+    if (own := join_processes(cpu=args.device == "cpu")) is not None:
+        return own
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)

@@ -78,7 +78,7 @@ class OcrReader:
         """The words of a PIL image, in no order that could be relied on."""
         import numpy as np
 
-        shown = image.convert("RGB")
+        shown = on_white(image)
         if self.scale != 1:
             width, height = (max(1, round(side * self.scale)) for side in shown.size)
             shown = shown.resize((width, height))
@@ -103,6 +103,16 @@ class OcrReader:
     def read(self, image: Image.Image) -> str:
         """The words in reading order, as `in_reading_order` puts them; "" where there is none."""
         return in_reading_order(self.words(image))
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture in RGB, what is transparent as white: by itself it would be black, as most writing on it."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    shown = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
 
 
 def spread_digits(text: str, characters: Sequence[str], edges: Sequence[float], height: float) -> str:

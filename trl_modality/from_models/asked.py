@@ -13,7 +13,7 @@ from typing import Any
 from ..evaluation.asking.ask import Question, ask
 from ..evaluation.models.requests import Generation, Generator, Request
 from ..images import ImageFault, read_image
-from ..resumable.records import read_records
+from ..resumable.records import OtherSettingsError, read_records
 from ..views import PairError, View, describe_row, images_of
 
 
@@ -100,16 +100,16 @@ def ask_once(
     # Those with and without images are batches of their own, as models take them
     questions = [Question(key, each.make, name=each.name) for key, each in first.items() if key not in found]
     if questions:
-        records = ask(
-            generator,
-            questions,
-            None,
-            file,
-            batch_size,
-            show_progress,
-            settings=settings,
-            restart=restart,
-        )
+        try:
+            records = ask(
+                generator, questions, None, file, batch_size, show_progress, settings=settings, restart=restart
+            )
+        except OtherSettingsError as error:
+            raise OtherSettingsError(
+                error.found,
+                "Go on with `--restart --reuse` and this folder: what it has is not asked again where the same is "
+                "asked. Or give another folder.",
+            ) from error
         found |= {record["key"]: generation_of(record) for record in records}
     return {key: found[key] for key in first}
 

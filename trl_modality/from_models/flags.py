@@ -20,11 +20,15 @@ REASONS = (FAILED, EMPTY, CUT, OTHER_SCRIPT, TELLS_ANSWER)
 
 _WORD = re.compile(r"\w+(?:[.,]\w+)*")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_TOGETHER = ({"HIRAGANA", "KATAKANA", "CJK"}, {"HANGUL", "CJK"})
+"""Scripts in which one language is written: a question in the first of them may be about words in the others."""
 _LONG = 6
 """A line of a completion with so many words is no coincidence where a transcription has it too."""
 
 
-def flag(transcription: Generation, question: str, answer: str | None, completion: str = "") -> str | None:
+def flag(
+    transcription: Generation, question: str, answer: str | None, completion: str = "", *, is_read: bool = False
+) -> str | None:
     """Why a transcription is of no use, one of `REASONS`; `None` where nothing is seen of it.
 
     Args:
@@ -32,6 +36,7 @@ def flag(transcription: Generation, question: str, answer: str | None, completio
         question: The question, whose script the words should be in.
         answer: The right answer, if there is one.
         completion: The completion, if there is one.
+        is_read: By OCR, which writes nothing but what stands in the picture, in whatever script.
     """
     text = transcription.text.strip()
     if transcription.failure is not None:
@@ -40,6 +45,8 @@ def flag(transcription: Generation, question: str, answer: str | None, completio
         return EMPTY
     if not transcription.is_complete:
         return CUT
+    if is_read:
+        return None
     if _is_other_script(text, question):
         return OTHER_SCRIPT
     if tells_answer(text, answer, completion):
@@ -56,8 +63,8 @@ def tells_answer(text: str, answer: str | None, completion: str = "") -> bool:
     if answer and (right := _plain(answer)):
         if said == right:
             return True
-        # "the answer is 12", "answer: (B) 12"
-        if re.search(rf"\banswers?\b(?: \w+){{0,3}}? {re.escape(right)}(?: |$)", said):
+        # "the answer is 12", "answer: (B) 12"; the answers of a survey are facts
+        if re.search(rf"\banswer\b(?: \w+){{0,3}}? {re.escape(right)}(?: |$)", said):
             return True
     lines = (_plain(line) for line in completion.splitlines())
     return any(line.count(" ") + 1 >= _LONG and f" {line} " in f" {said} " for line in lines)
@@ -97,10 +104,12 @@ def _plain(text: str) -> str:
 def _is_other_script(text: str, question: str) -> bool:
     """Whether more than half of the letters are of scripts that the question has no letter of."""
     known = set(_scripts(question))
+    known |= next((scripts for scripts in _TOGETHER if known & (scripts - {"CJK"})), set())
     letters = _scripts(text)
     return bool(known) and sum(script not in known for script in letters) > len(letters) / 2
 
 
 def _scripts(text: str) -> Sequence[str]:
     """The script of each letter, by the first word of its name in Unicode: LATIN, CYRILLIC, CJK, ARABIC, ..."""
-    return [unicodedata.name(each, "?").split()[0] for each in text if each.isalpha()]
+    text = unicodedata.normalize("NFKC", text)  # FULLWIDTH and HALFWIDTH are no scripts
+    return [re.split("[ -]", unicodedata.name(each, "?"))[0] for each in text if each.isalpha()]

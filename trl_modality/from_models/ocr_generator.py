@@ -33,6 +33,11 @@ class OcrGenerator:
         """The words of each request's images, an empty line between two images."""
         self.answered = {}
         for position, request in enumerate(requests):
-            texts = [self._reader.read(image) for image in request.images]
+            try:
+                texts = [self._reader.read(image) for image in request.images]
+            except Exception as error:  # RapidOCR has errors of its own, of pictures a few pixels high or wide
+                failure = f"OCR cannot read the picture ({type(error).__name__}: {error})"
+                self.answered[position] = Generation("", False, failure=failure)
+                continue
             self.answered[position] = Generation("\n\n".join(filter(None, texts)), True)
         return [self.answered[i] for i in range(len(requests))]

@@ -124,10 +124,10 @@ def transcribe(
         return answers[name]
 
     answers: dict[str, dict[str, Generation]] = {}
-    transcripts = ask(transcriber, _pictures(rows, transcriber, prompt), "transcripts")
+    transcripts, is_read = ask(transcriber, _pictures(rows, transcriber, prompt), "transcripts"), _is_ocr(transcriber)
     for row in rows:
         row.facts = transcripts[row.key].text.strip()
-        row.reason = flag(transcripts[row.key], row.question, row.answer, row.completion)
+        row.reason = flag(transcripts[row.key], row.question, row.answer, row.completion, is_read=is_read)
     left = [row for row in rows if row.reason is None]
     if keep == "agreed" and second is not None and left:
         others = ask(second, _pictures(left, second, prompt, SECOND_SEED), "second")
@@ -150,6 +150,10 @@ def _check(keep: str, answerer: Any, grade: Any, second: Any, min_agreement: flo
         raise ValueError("`keep='agreed'` needs `second`, which transcribes a second time.")
     if not 0 <= min_agreement <= 1:
         raise ValueError(f"`min_agreement` must be from 0 to 1, got {min_agreement}.")
+
+
+def _is_ocr(generator: Generator) -> bool:
+    return not getattr(generator, "reads_prompt", True)
 
 
 def _agrees(other: Generation, row: _Row, least: float) -> bool:
@@ -192,7 +196,7 @@ def _rows(questions: Sequence[Questions], need_answers: bool) -> list[_Row]:
 def _pictures(rows: Sequence[_Row], generator: Generator, prompt: str, seed: int | None = None) -> list[Wanted]:
     """The request for the pictures of each row, whose key the row is told."""
     wanted, model = [], identity(generator)
-    if not getattr(generator, "reads_prompt", True):
+    if _is_ocr(generator):
         prompt = ""
     for row in rows:
         words = prompt.format_map(row.questions.fields(row.row)) if "{" in prompt or "}" in prompt else prompt

@@ -48,9 +48,9 @@ def in_batches(
 ) -> list[Record]:
     """Call `work` on every batch of items, and return one record for each item.
 
-    The batches depend on the items and `batch_size` alone, and not on the number of processes or on where a run was
+    The batches depend on the items and `batch_size` alone, not on the number of processes or on where a run was
     interrupted, since padding changes floating point. With several processes each works on one batch of the same group
-    at a time; all call `work` equally often, as a sharded model needs, and get all records; the first one writes them.
+    at a time; all get all records, the first one writes them. But with `any_order`, all call `work` equally often.
 
     Args:
         items: The items to work on.
@@ -63,7 +63,7 @@ def in_batches(
         title: Title of the progress bar.
         show_progress: Draw the progress bar.
         asks_together: The processes hold one model among them (tensor parallelism): all work on the same batch.
-        any_order: Parts of batches are kept too, such as those that an error of `work` has as its `records`.
+        any_order: No record depends on its batch: parts are kept too, as those of an error that has `records`.
         restart: Where the file has records of other settings, move it aside and begin a new one.
         on_resume: Called with the records that the file has already.
 
@@ -82,9 +82,9 @@ def in_batches(
     on_resume(found)
     left = [rest for batch in batches if (rest := [i for i in batch if keys[i] not in have])]
     steps = _rounds(left, groups, 1 if asks_together else processes.count)
-    show_progress = show_progress and processes.rank == 0
-    with _kept(journal, have, len(items), processes.rank), _bar(title, keys, have, show_progress) as progress:
-        for records in _made(work, items, steps, processes):
+    is_shown, may_rest = show_progress and processes.rank == 0, any_order and not asks_together
+    with _kept(journal, have, len(items), processes.rank), _bar(title, keys, have, is_shown) as progress:
+        for records in _made(work, items, steps, processes, may_rest):
             if processes.rank == 0:
                 journal.add(records)
             have |= {record["key"]: record for record in records}
@@ -103,11 +103,14 @@ def _made(
     items: Sequence[Item],
     steps: Iterable[list[list[int]]],
     processes: Processes,
+    may_rest: bool,
 ) -> Iterator[list[Record]]:
     """The records of every batch, each batch made by one process and given to all."""
     for step in steps:
         own = step[min(processes.rank, len(step) - 1)]
-        yield from processes.gather(lambda own=own: work([items[i] for i in own]))[: len(step)]
+        if may_rest and processes.rank >= len(step):
+            own = []  # asking it again would cost again
+        yield from processes.gather(lambda own=own: work([items[i] for i in own]) if own else [])[: len(step)]
 
 
 class Interrupted(KeyboardInterrupt):

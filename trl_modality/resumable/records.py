@@ -18,6 +18,14 @@ FORMAT = 1
 Record = dict[str, Any]
 
 
+class OtherSettingsError(ValueError):
+    """A file has records of other settings; `found` says which one differs."""
+
+    def __init__(self, found: str, remedy: str):
+        super().__init__(f"{found} {remedy}")
+        self.found = found
+
+
 class Journal:
     """A JSONL file of records that is written batch by batch and, after an interruption, continued.
 
@@ -84,9 +92,10 @@ class Journal:
         if differs is None:
             return lines
         if not self._restart:
-            raise ValueError(
-                f"{self.path} has results of other settings: {differs}. Give another folder, or start anew with "
-                "`restart=True` (`--restart`), which keeps the old results under another name."
+            raise OtherSettingsError(
+                f"{self.path} has results of other settings: {differs}.",
+                "Give another folder, or start anew with `restart=True` (`--restart`), which keeps the old results "
+                "under another name.",
             )
         logger.warning(f"{self.path} has results of other settings: {differs}. They are in {_aside(self.path)} now.")
         return []

@@ -43,14 +43,13 @@ class Unfinished:
         write_json(self._folder / _MOVING, {"names": names})
         for name in names:
             (folder / name).rename(self.out / name)
-        # The list last: until it is gone, a command that goes on knows what is ours
         folder.rmdir()
-        moving = self._folder / _MOVING
+        # Before the work: while the list is there, a command that goes on makes the result again of that
+        (self._folder / _MOVING).unlink()
         for each in self._folder.iterdir():
             # What `--restart` has moved aside may have cost much, and stays
-            if each != moving and not each.name.startswith("_in_use") and ".before-" not in each.name:
+            if not each.name.startswith("_in_use") and ".before-" not in each.name:
                 each.unlink()
-        moving.unlink()
 
     def undo_moves(self) -> None:
         """Remove what a command that was killed while its result moved has left in `out`."""
