@@ -147,8 +147,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 def _table(path: Path) -> Iterator[tuple[str, Any]]:
     text = _text(path)
-    header = text.split("\n", 1)[0]
-    delimiter = "\t" if suffix_of(path) == ".tsv" else max(",;\t", key=header.count)
+    delimiter = _delimiter(path, text)
     csv.field_size_limit(2**31 - 1)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip() for name in next(rows, [])]
@@ -163,6 +162,20 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
                 f"({', '.join(names)}), with {delimiter!r} between them. Put fields with a {delimiter!r} into quotes."
             )
         yield f"line {rows.line_num}", {name: value for name, value in zip(names, row, strict=True) if value != ""}
+
+
+def delimiter_of(path: Path) -> str:
+    """What stands between the fields of a CSV or TSV file: a comma, a semicolon (Excel's in much of Europe) or a tab.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    return _delimiter(path, _text(path))
+
+
+def _delimiter(path: Path, text: str) -> str:
+    header = text.split("\n", 1)[0]
+    return "\t" if suffix_of(path) == ".tsv" else max(",;\t", key=header.count)
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..importers.records import delimiter_of
 from ..sources import open_dataset
 
 
@@ -47,12 +48,14 @@ def _opened(dataset: Any, split: str | None) -> Dataset:
         return _one_split(open_dataset(str(path), split), str(path))
     if path.suffix not in _BUILDERS:
         raise ValueError(f"{path} must be a file of {', '.join(_BUILDERS)}, a folder, or an id on the hub.")
+    options = {"sep": delimiter_of(path)} if path.suffix == ".csv" else {}
     if path.suffix == ".csv" and _has_no_header(path):
         return _part(Dataset.from_list(_mmlu_rows(path, name)), bracket + part)
     try:
-        loaded: Any = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+        loaded: Any = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", **options)
     except DatasetGenerationError as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {error.__cause__ or error}.") from error
+        reason = str(error.__cause__ or error).strip()
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {reason}.") from error
     except ValueError as error:
         if "no data" in str(error):
             raise ValueError(f"{path} has no row.") from error
