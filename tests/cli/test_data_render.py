@@ -56,6 +56,14 @@ def test_gsm8k_in_one_line(file, tmp_path, capsys):
     assert "license: unknown" in card
 
 
+def test_pictures_that_are_not_read_are_named(tmp_path, capsys):
+    (tmp_path / "vqa.csv").write_text("image,question,answer\n0.png,How many bars?,3\n")
+    assert main(["data", "render", str(tmp_path / "vqa.csv"), "--out", str(tmp_path / "out")]) == 0
+    said = "train: 1 pair\n`image` is not read: the pairs have pictures of words alone. Of pictures and questions, "
+    assert capsys.readouterr().out.startswith(said)
+    assert "| note | `image` is not read" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_what_was_not_as_asked_is_said(file, tmp_path, capsys):
     with file.open("a") as rows:
         for question in ("m" * 60, "鿿", "שלום?", " ".join(["words"] * 120)):

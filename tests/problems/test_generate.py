@@ -120,6 +120,8 @@ def test_contact_sheet_shows_rows_and_problems(pairs):
     assert contact_sheet([pairs[0]], width=224).tobytes() == contact_sheet([problems[0]], width=224).tobytes()
     texts = {"text_rich_prompt": "facts? " * 900, "vision_centric_prompt": "question?", "answer": "7"}
     assert contact_sheet([{"image": Image.new("L", (800, 400)), **texts}], width=200).width == 200 + 20 + 28
+    heights = [contact_sheet([{**texts, "text_rich_prompt": text}]).height for text in ("a\nb", "a\n\nb", "a\nb\nc")]
+    assert heights[0] < heights[1] == heights[2], "an empty line is a line"
     with pytest.raises(ValueError, match="`samples` is empty"):
         contact_sheet([])
     with pytest.raises(ValueError, match="`columns` must be 1 or more, got 0"):

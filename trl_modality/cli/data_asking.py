@@ -114,21 +114,11 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _join_processes(args: argparse.Namespace) -> None:
-    """Let the processes of `accelerate launch` know of each other, also where no model of theirs makes them do so."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        has_no_model = bool(args.server) or args.model is None
-        PartialState(cpu=has_no_model or args.device == "cpu")
-
-
 @contextlib.contextmanager
 def work_folder(args: argparse.Namespace, doing: str) -> Iterator[Any]:
     """A context with the unfinished work of `--out`; only the first process holds its lock."""
     from ..resumable.unfinished import Unfinished, unfinished_folder
 
-    _join_processes(args)
     if is_first_process():
         with unfinished_folder(Path(args.out), doing) as work:
             yield work

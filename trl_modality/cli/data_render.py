@@ -93,7 +93,11 @@ def _progress(done: int, of: int) -> None:
 
 def _report(counts: RenderCounts) -> list[str]:
     """What was not as asked, a line each."""
-    lines = []
+    lines = [
+        f"`{column}` is not read: the pairs have pictures of words alone. Of pictures and questions, `trl-modality "
+        "data transcribe` makes pairs"
+        for column in counts.unread_images
+    ]
     if counts.smaller:
         lines.append(f"{plural(counts.smaller, 'pair')} in smaller letters than asked for, so that the text fits")
     lines += [

@@ -76,7 +76,7 @@ def _card(row: Mapping[str, Any], width: int) -> Image.Image:
 
 
 def _fitted(text: str, width: int) -> list[str]:
-    lines = [line for paragraph in text.split("\n") for line in wrap(paragraph, _TEXT_SIZE, width)]
+    lines = [line for paragraph in text.split("\n") for line in wrap(paragraph, _TEXT_SIZE, width) or [""]]
     return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], "..."]
 
 

@@ -93,7 +93,7 @@ def test_turns(turns, expected, facts, tmp_path):
         texts = ["|".join(message["content"] for message in row[name]) for name in names]
         assert texts == ([f"It is red.\n\n{prompt}", prompt] if facts else [prompt])
         assert _text(row["completion"]) == completion
-    assert any("1 answer, which no row learns" in line for line in said) == (turns == "last")
+    assert any("not learnt: 1 answer, which no row has" in line for line in said) == (turns == "last")
     assert any("fields that are not read: ocr" in line for line in said) != facts
 
 

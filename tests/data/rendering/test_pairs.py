@@ -187,6 +187,17 @@ def test_files_that_are_none(tmp_path, name, text, error, message):
         render_pairs(tmp_path / name)
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_table_of_excel(tmp_path, mark):
+    (tmp_path / "rows.csv").write_text(f"{mark}question;answer\nOne, two, or three?;3\nMore?;4\n", encoding="utf-8")
+    pairs = render_pairs(tmp_path / "rows.csv")
+    assert pairs["answer"] == ["3", "4"]
+    assert pairs[0]["text_rich_prompt"][0]["content"].startswith("One, two, or three?")
+    (tmp_path / "rows.csv").write_bytes("question;answer\nfünf;1\n".encode("windows-1252"))
+    with pytest.raises(ValueError, match="rows.csv is not UTF-8 .byte 17.; save it as UTF-8"):
+        render_pairs(tmp_path / "rows.csv")
+
+
 def test_nothing_is_made_twice(file, monkeypatch, tmp_path):
     monkeypatch.setattr(chunks, "ROWS", 2)
     first = stored(render_pairs(file, work_folder=tmp_path / "work"))

@@ -283,7 +283,7 @@ class _Reading:
                 f"left out: the last question of {plural(self.counts.unanswered, 'record')}, which nobody answers"
             )
         if self.counts.not_learnt:
-            lines.append(f"part of a prompt alone: {plural(self.counts.not_learnt, 'answer')}, which no row learns")
+            lines.append(f"not learnt: {plural(self.counts.not_learnt, 'answer')}, which no row has as its completion")
         if self.drafts and "prompt" in self.drafts[0].columns and "completion" not in self.drafts[0].columns:
             lines.append(
                 "no answers: the rows are questions alone. `data transcribe` makes pairs of them, and `data trace "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...views import BAD_ROW_POLICIES, PairError, pair_features
+from ..importers.formats import NAMES
 from ..pairs import assistant, user
 from .chunks import Stopped, make_rows
 from .faces import UnrenderableError, face_path, require_matplotlib
@@ -38,6 +39,7 @@ class RenderCounts:
         other_faces: Pairs in another typeface than the one asked for, which lacks characters, by font file.
         left_out: Rows left out, by reason.
         examples: The message of the first row that was left out for each reason.
+        unread_images: Columns of images, which are not in the pairs.
     """
 
     pairs: int = 0
@@ -45,6 +47,7 @@ class RenderCounts:
     other_faces: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    unread_images: list[str] = field(default_factory=list)
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add the counts of further rows (`asdict` of another)."""
@@ -228,6 +231,7 @@ def _rendered(
         raise ValueError(f"`num_workers` must be 1 or more, got {num_workers}.")
     require_matplotlib()
     counts = RenderCounts() if counts is None else counts
+    counts.unread_images = [name for name in NAMES["image"] if name in rows.column_names]
     for face in renderer.style.faces:
         face_path(face)  # so that one that is not there raises here, not at some row
     key = f"{_code_version()} {Hasher.hash(renderer)}"

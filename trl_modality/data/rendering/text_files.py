@@ -54,7 +54,8 @@ def _opened(dataset: Any, split: str | None) -> Dataset:
     try:
         return _part(_one_split(open_dataset(path), str(path)), bracket + part)
     except DatasetGenerationError as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {error.__cause__ or error}.") from error
+        reason = str(error.__cause__ or error).strip()
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {reason}.") from error
     except ValueError as error:
         if "no data" in str(error):
             raise ValueError(f"{path} has no row.") from error
