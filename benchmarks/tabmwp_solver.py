@@ -147,9 +147,9 @@ def asked_values(problem: Problem) -> list[Fraction]:
         return []  # a number of one of them is missing in the words
     if width == 1:
         return [row.values[0] for row in rows]
-    if not table.columns:
+    columns = table.asked_columns(ask)
+    if columns is None:
         return []
-    columns = [index for index, _ in mentioned(table.columns, ask)]
     if not columns:
         return [sum(row.values, Fraction()) for row in rows]
     return [row.values[index] for row in rows for index in columns] if min(len(rows), len(columns)) == 1 else []
@@ -176,8 +176,8 @@ def _column_values(problem: Problem) -> list[tuple[str, Fraction]]:
     width = max((len(row.values) for row in table.rows), default=0)
     if any(len(row.values) != width for row in table.rows):
         return []
-    columns = [index for index, _ in mentioned(table.columns, problem.ask)] if width > 1 else [0]
-    if len(columns) > 1 or (width > 1 and not table.columns):
+    columns = table.asked_columns(problem.ask) if width > 1 else [0]
+    if columns is None or len(columns) > 1:
         return []
     return [(row.name, row.values[columns[0]] if columns else sum(row.values, Fraction())) for row in table.rows]
 

@@ -36,6 +36,19 @@ class Table:
     columns: tuple[str, ...]
     header: str
 
+    def asked_columns(self, ask: str) -> list[int] | None:
+        """Numbers of the columns that a question names, in its order; `None` where the header may hide one of them.
+
+        In "Person Hungerprevention | Parks" the first separator was lost: the name of the column of names is before
+        the first one's. In "PersonHungerprevention | Parks" it cannot be told.
+        """
+        found = [index for index, _ in mentioned(self.columns, ask)]
+        if found or len(cells_of(self.header)) > len(self.columns) > 0:
+            return found
+        words = self.columns[0].split() if self.columns else []
+        ends = [" ".join(words[start:]) for start in range(1, len(words))]
+        return [0] if any(find_name(end, ask) for end in ends) else [] if ends else None
+
 
 def fold(text: str) -> str:
     """Text in lower case, with one letter for `l` and `I`, which OCR takes for one another."""

@@ -23,6 +23,7 @@ PRICES = "jar of red honey | $2.50\nhoney | $4 per kg\nbox of black tea | $3.10\
 OCR_PRICES = "jarofredhoney | $2.50\nhoney $4perkg\nboxofblacktea | $3.10\nplumjam | $2/Ib"
 RAIN = "Rain (mm)\nTown | 1990 | 2000\nBad Ems | 3 | 9\nUlm | 12 | 4\nLeer | 5 | 6"
 OCR_RAIN = "Rain(mm)\nTown | 1990 | 2000\nBadEms | 3 9\nUIm | 12 | 4\nLeer | 5 | 6"
+LOST_RAIN = "Rain(mm)\nTown 1990 | 2000\nBadEms | 3 | 9\nUIm | 12 | 4\nLeer | 5 | 6"
 HATS = " | Round hats | Tall hats\nWool | 1 | 3\nNew felt | 2 | 4"
 OCR_HATS = "Round hats Tallhats\nWool | 1 | 3\nNewfelt | 2 | 4"
 GOODS = "Price | Quantity demanded | Quantity supplied\n$5 | 1,900 | 400\n$25 | 1,100 | 1,400"
@@ -86,6 +87,7 @@ CASES = [
     (RAIN, OCR_RAIN, "16", "How much rain fell in Ulm?"),
     (RAIN, OCR_RAIN, "Ulm", "Which town had the least rain in 2000?", TOWNS),
     (RAIN, OCR_RAIN, "Bad Ems", "Which had more rain in 2000, Bad Ems or Leer?", TOWNS[::2]),
+    (RAIN, LOST_RAIN, "3", "How much rain fell in Bad Ems in 1990?"),
     (HATS, OCR_HATS, "0.3", "What is the probability that a randomly selected guest likes wool and tall hats?"),
     (HATS, OCR_HATS, "0.2", "What is the probability that a randomly selected guest likes new felt and round hats?"),
     (GOODS, OCR_GOODS, "shortage", "At a price of $5, is there a shortage or a surplus?", GAP),
@@ -122,6 +124,7 @@ NO_ANSWER = [
         "How much money does Mo need to buy honey and a box of black tea?",
     ),
     ("a number is missing", RAIN.replace("| 12 ", ""), "In 1990, how much more rain fell in Ulm than in Bad Ems?"),
+    ("a column is hidden", LOST_RAIN.replace("Town 1990", "Town1990"), "How much rain fell in Ulm in 1990?"),
     ("a row of counts is misread", COUNTS.replace("1 | 3", "7 | 3"), "How many children flew fewer than 2 kites?"),
     ("a stem is misread", STEMS.replace("3 | ", "9 | "), "How many crates have at least 25 pears?"),
     ("a product is misread", CARTS.replace("8", "9"), "Each cart has 4 wheels. How many wheels are on 3 carts?"),
