@@ -108,14 +108,18 @@ def table_of(words: str) -> Table:
     return Table(tuple(rows), tuple(columns[-width:]) if width else (), header)
 
 
+def _with_zeros(line: str) -> str:
+    """A line with a 0 for each letter O that stands alone, as OCR reads a 0 that does."""
+    return re.sub(r"\b[Oo]\b", "0", line)
+
+
 def pairs_of(words: str) -> list[tuple[Fraction, Fraction]]:
-    """The rows of two numbers. OCR reads a 0 that stands alone as the letter O."""
+    """The rows of two numbers."""
     pairs = []
     for line in words.splitlines():
-        found = re.fullmatch(rf"({NUMBER}|[Oo])[\s|]+({NUMBER}|[Oo])", line.strip(" |"))
+        found = re.fullmatch(rf"({NUMBER})[\s|]+({NUMBER})", _with_zeros(line).strip(" |"))
         if found:
-            first, second = (number(re.sub("[Oo]", "0", each)) for each in found.groups())
-            pairs.append((first, second))
+            pairs.append((number(found[1]), number(found[2])))
     return pairs
 
 
@@ -130,7 +134,7 @@ def stem_values(words: str) -> list[int] | None:
         return None
     values, last = [], -1
     for line in lines[start + 1 :]:
-        found = re.fullmatch(r"(\d+)(?:[\s|]+([\d\s,|]*))?", line.strip())
+        found = re.fullmatch(r"(\d+)(?:[\s|]+([\d\s,|]*))?", _with_zeros(line).strip())
         if not found or int(found[1]) <= last:
             return None
         last = int(found[1])

@@ -12,7 +12,7 @@ from tabmwp_solver import solve
 
 
 STEMS = "Pears per crate\nStem | Leaf \n2 | 0, 5, 5\n3 | \n4 | 1, 8"
-OCR_STEMS = "Pearspercrate\nStem Leaf\n2 | 0 55\n3\n4 18"
+OCR_STEMS = "Pearspercrate\nStem Leaf\n2 | O 55\n3\n4 18"
 COUNTS = "Kites\nKites flown | Frequency\n0 | 4\n1 | 3\n2 | 0\n3 | 9"
 OCR_COUNTS = "Kites\nKitesflown Frequency\nO | 4\n1 3\n2 | 0\n3 | 9"
 PLUMS = "Plums\nDay | Number of plums\nMonday | 1,204\nTuesday | 96\nWednesday | 96\nThursday | 100"
