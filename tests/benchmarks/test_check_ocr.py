@@ -76,6 +76,12 @@ def test_finds_text_of_the_answer_key(added, found):
     assert finds_all
 
 
+def test_what_the_true_table_has_is_no_leak():
+    told = PROBLEM | {"answer": "16", "solution": "The row of Tuesday is Day Plums Monday 1,206 Tuesday 16."}
+    lines, _ = leak_lines([Question("7", told, f"{told['table']}\n16")])
+    assert [int(line.split(": ")[1].split()[0]) for line in lines[::2]] == [0, 0, 0]
+
+
 def test_words_are_the_text_rich_view_without_its_question(tmp_path):
     (tmp_path / "problems.json").write_text('{"7": {"table": "a | 1"}, "8": {"table": "b | 1"}}')
     asked = [{"role": "user", "content": "Which?\n(Unit: m)"}]
