@@ -87,5 +87,6 @@ def test_rows_of_a_table_stay_rows():
 def test_digits_that_are_printed_apart_are_numbers_of_their_own():
     assert spread_digits("066", ["0", "6", "6"], [0, 12, 24], 15) == "0 6 6"
     assert spread_digits("2013", list("2013"), [0, 9, 18, 27], 17) == "2013"
-    assert spread_digits("ab 12", list("ab12"), [0, 9, 30, 45], 15) == "ab 1 2"
+    assert spread_digits("3 12", list("312"), [0, 30, 45], 15) == "3 1 2"
+    assert spread_digits("ab 12", list("ab12"), [0, 9, 30, 45], 15) == "ab 12"
     assert spread_digits("12", ["1"], [0], 15) == "12"  # OCR does not tell where each is

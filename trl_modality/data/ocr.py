@@ -22,6 +22,9 @@ DIGITS_APART = 0.75
 read the leaves `0 6 6` of a stem-and-leaf plot as `066`. In print, digits of one number are 0.45 to 0.65 apart."""
 DIGIT_WIDTH = 0.65
 """Width of the box of a single digit, in heights."""
+LONG_LINE = 4.0
+"""Lines that are wider than so many heights are turned if they stand on their heads, as labels along an axis do once
+they lie. Of shorter ones the model is not sure: of a lone 6 it makes a 9, of `old` a `PIO`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Word:
 
 
 class OcrReader:
-    """Reads the words of pictures; the pictures stand upright.
+    """Reads the words of pictures.
 
     Args:
         scale: Pictures are enlarged so many times first.
@@ -64,6 +67,7 @@ class OcrReader:
 
         self.scale, self.min_score = scale, min_score
         self._engine: Any = RapidOCR(text_score=min_score)
+        self._engine.text_cls = _TurnsLongLines(self._engine.text_cls)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,7 +76,7 @@ class OcrReader:
 
         release = version("rapidocr-onnxruntime")
         read_by = f"rapidocr-onnxruntime {release}"
-        return {"ocr": read_by, "scale": self.scale, "min_score": self.min_score, "upright": True}
+        return {"ocr": read_by, "scale": self.scale, "min_score": self.min_score, "turned from": LONG_LINE}
 
     def words(self, image: Image.Image) -> list[Word]:
         """The words of a PIL image, in no order that could be relied on."""
@@ -83,8 +87,8 @@ class OcrReader:
             width, height = (max(1, round(side * self.scale)) for side in shown.size)
             shown = shown.resize((width, height))
         pixels = np.asarray(shown)[:, :, ::-1]  # blue, green, red
-        # Without the model that turns lines which stand on their heads: of a lone 6 it makes a 9
-        found, _ = self._engine(pixels, use_cls=False, return_word_box=True)
+        # The engine falls back to a score of its own where it is not told one in the call
+        found, _ = self._engine(pixels, return_word_box=True, text_score=self.min_score)
         words = []
         for box, text, score, *of_characters in found or []:
             if text.strip() and float(score) >= self.min_score:
@@ -103,6 +107,24 @@ class OcrReader:
     def read(self, image: Image.Image) -> str:
         """The words in reading order, as `in_reading_order` puts them; "" where there is none."""
         return in_reading_order(self.words(image))
+
+
+class _TurnsLongLines:
+    """The engine's model that turns lines which stand on their heads, for long lines (`LONG_LINE`)."""
+
+    def __init__(self, turner: Any):
+        self._turner = turner
+
+    def __call__(self, lines: Any) -> tuple[list[Any], list[list[Any]], float]:
+        lines = list(lines)
+        long = [i for i, line in enumerate(lines) if line.shape[1] > LONG_LINE * line.shape[0]]
+        results: list[list[Any]] = [["0", 1.0]] * len(lines)
+        if not long:
+            return lines, results, 0.0
+        turned, found, took = self._turner([lines[i] for i in long])
+        for i, line, result in zip(long, turned, found, strict=True):
+            lines[i], results[i] = line, result
+        return lines, results, took
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -124,7 +146,8 @@ def spread_digits(text: str, characters: Sequence[str], edges: Sequence[float], 
         edges: The left edge of each of them, in pixels.
         height: Of the text, in pixels.
     """
-    if "".join(characters) != text.replace(" ", "") or any(len(each) != 1 for each in characters):
+    is_digits = re.fullmatch(r"[0-9 ]+", text) is not None  # in `11:30 A.M.` wide spaces are the letters'
+    if not is_digits or "".join(characters) != text.replace(" ", "") or any(len(each) != 1 for each in characters):
         return text
     spread, place = "", 0
     for run in re.findall(r"[0-9]+|\s+|[^0-9\s]+", text):
@@ -157,9 +180,9 @@ def _is_in_line(word: Word, line: Sequence[Word]) -> bool:
 
 
 def _overlap(word: Word, other: Word) -> bool:
-    """Whether two boxes overlap a little only, as those of neighbours do: at most half of a height."""
+    """Whether two boxes overlap a little only, as those of neighbours do: at most a height."""
     shared = min(word.right, other.right) - max(word.left, other.left)
-    return shared < 0.5 * min(word.height, other.height)
+    return shared < min(word.height, other.height)
 
 
 def _line(words: Sequence[Word]) -> str:
