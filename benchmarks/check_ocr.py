@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tabmwp_solver import solve
 
+from trl_modality.data.likeness import has_word
 from trl_modality.data.sources import open_dataset
 from trl_modality.evaluation.grading.grader import Grader
 from trl_modality.evaluation.intervals import wilson_interval
-from trl_modality.from_models.flags import holds, numbers
+from trl_modality.from_models.flags import numbers
 from trl_modality.views import text_of
 
 
@@ -128,7 +129,7 @@ def tells_answer(_: Question, words: str) -> bool:
 def holds_answer(question: Question, words: str) -> bool:
     """Whether the answer stands in words word for word, and not in the true table."""
     answer = question.problem["answer"]
-    return holds(words, answer) and not holds(question.table, answer)
+    return has_word(words, answer) and not has_word(question.table, answer)
 
 
 def _letters(text: str) -> str:
