@@ -121,7 +121,9 @@ def test_an_interruption_while_writing_asks_nothing_again(tmp_path, monkeypatch,
 def test_what_is_written(tmp_path, monkeypatch, capsys):
     source, out = dataset(tmp_path / "source", "transcribe"), tmp_path / "out"
     assert run("transcribe", source, out, monkeypatch)[0] == 0
-    assert capsys.readouterr().out.startswith("12 of 12 rows are pairs now, from 10 transcriptions\n")
+    said = capsys.readouterr().out
+    assert said.startswith("12 of 12 rows are pairs now, from 10 transcriptions\n")
+    assert "columns that are not taken over: title\n" in said
     made = load_dataset(str(out), split="train")
     assert text_of(made[11]["text_rich_prompt"]) == "picture 1\n\nHow many on day 11?"
     card = DatasetCard.load(out / "README.md")

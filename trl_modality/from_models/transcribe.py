@@ -45,13 +45,17 @@ class Transcription:
     """Pairs in whose text_rich view the answer stands word for word."""
     answers: dict[str, dict[str, Generation]] = field(default_factory=dict)
     """Everything that models said: "transcripts", "second", "answers", by what was asked."""
+    left_columns: Sequence[str] = ()
+    """Columns that pairs have no use for, and that are not taken over."""
 
     def lines(self) -> list[str]:
         """The report, a sentence a line."""
         kept = sum(map(len, self.splits.values()))
         lines = [f"{kept:,} of {self.rows:,} rows are pairs now, from {self.pictures:,} transcriptions"]
         lines += [f"{count:,} left out: {reason}" for reason, count in self.fell_out.most_common()]
-        return [*lines, f"{self.with_answer:,} text_rich views hold the answer word for word"]
+        if self.left_columns:
+            lines.append(f"columns that are not taken over: {', '.join(self.left_columns)}")
+        return [*lines, f"text_rich views that hold the answer word for word: {self.with_answer:,}"]
 
 
 class _Row:
@@ -238,7 +242,10 @@ def _result(
             )
         made[each.name] = as_pairs(each, [row.position for row in own], [row.prompt(template) for row in own])
     with_answer = sum(bool(row.answer) and has_word(row.facts, row.answer or "") for row in kept)
-    return Transcription(made, len(rows), len(answers["transcripts"]), fell_out, with_answer, answers)
+    read = dict.fromkeys(column for each in questions for column in each.dataset.column_names)
+    taken = {column for each in made.values() for column in each.column_names} | {each.column for each in questions}
+    left = [column for column in read if column not in taken]
+    return Transcription(made, len(rows), len(answers["transcripts"]), fell_out, with_answer, answers, left)
 
 
 def _by_split(questions: Sequence[Questions], rows: Sequence[_Row]) -> Iterator[tuple[Questions, list[_Row]]]:
