@@ -100,7 +100,7 @@ def test_a_kill_while_the_work_is_removed_loses_neither_it_nor_the_result(tmp_pa
         with unfinished_folder(out, "a test") as work:
             assert {"a.jsonl", "b.jsonl"} <= set(names(work.kept))
     except FileExistsError:
-        assert names(out) == [UNFINISHED, "README.md", "data"]
+        assert names(out) == ["README.md", "data"]  # the result is whole, and the work of no more use
 
 
 def test_what_is_not_ours_is_refused(tmp_path):

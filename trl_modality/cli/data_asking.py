@@ -52,7 +52,9 @@ def add_transcribe(commands: argparse._SubParsersAction) -> None:
 
 def add_trace(commands: argparse._SubParsersAction) -> None:
     """Add the options of `data trace`."""
-    parser = commands.add_parser("trace", help="write completions in the model's own words: samples, of which the right ones are kept")
+    parser = commands.add_parser(
+        "trace", help="write completions in the model's own words: samples, of which the right ones are kept"
+    )
     _add_places(parser)
     parser.add_argument("--split", metavar="SPLIT", help="that is traced, `train` or the only one; others are copied")
     _add_model(parser.add_argument_group("who writes"), "the model, usually the one that is going to be trained")

@@ -64,16 +64,16 @@ def _made(args: argparse.Namespace) -> tuple[dict[str, Dataset], Card]:
     from ..data.test_split import split_by_content
     from .data_make_files import SOURCES, check_none_is_given, imported
 
+    if args.real_set is None and not args.generators:
+        if not args.file:
+            raise ValueError("what is it made of? Give `--file`, `--from SET` with `--folder`, or `--generators`.")
+        args.real_set = AUTO
     if args.real_set not in SOURCES:
         check_none_is_given(args)
     if args.generators:
         if args.test_share is not None:
             raise ValueError("`--test-share` is for `--from`; `--generators` has `--test-count`.")
         return _generated(args)
-    if args.real_set is None:
-        if not args.file:
-            raise ValueError("what is it made of? Give `--file`, `--from SET` with `--folder`, or `--generators`.")
-        args.real_set = AUTO
     if args.real_set not in SOURCES and args.file:
         raise ValueError(f"`--from {args.real_set}`: `--file` needs one of {', '.join(SOURCES)}.")
     splits, card = imported(args) if args.real_set in SOURCES else _loaded(args)

@@ -74,9 +74,8 @@ def make_pairs(
         text_rich, vision_centric, completion: The prompts of the two views, and the completion of both.
         images: An image or a list of images: pixels, a path, or `{"bytes", "path"}`. By default the column `images`
             or `image`.
-        vision_centric_images: Images of the vision_centric view, if they differ from `images`.
-        text_rich_images: The same of the text_rich view; `lambda row: []` makes it words alone. Of a row with `None`
-            in either, that view shows `images`.
+        vision_centric_images, text_rich_images: Images of that view, if they differ from `images` (`None` in a row:
+            they do not); `text_rich_images=lambda row: []` makes the text_rich view words alone.
         answer, id: The final answer alone, and a name for the row; numbers become strings.
         choices: The options of the question in the order of their letters, which the prompts have to state, so that a
             letter is graded as one of them; `None` for a question without.
@@ -87,9 +86,8 @@ def make_pairs(
         **load_kwargs: Arguments for `datasets.load_dataset`.
 
     Returns:
-        A dataset or a dict of splits, like the one given, with the columns `images` (or `image`), `text_rich_prompt`,
-        `vision_centric_prompt`, `completion` and those that were asked for. Rows of a stream have their images as
-        stored, which trainers and collators of this package take.
+        A dataset or a dict of splits, like the one given, with the columns of pairs that were asked for. Rows of a
+        stream have their images as stored, which trainers and collators of this package take.
 
     Raises:
         ValueError: a column does not exist, or the two views of every pair are the same.

@@ -46,6 +46,10 @@ class Unfinished:
         folder.rmdir()
         # Before the work: while the list is there, a command that goes on makes the result again of that
         (self._folder / _MOVING).unlink()
+        self.remove_work()
+
+    def remove_work(self) -> None:
+        """Remove the work that a result was made of."""
         for each in self._folder.iterdir():
             # What `--restart` has moved aside may have cost much, and stays
             if not each.name.startswith("_in_use") and ".before-" not in each.name:
@@ -80,6 +84,7 @@ def unfinished_folder(out: Path, doing: str) -> Iterator[Unfinished]:
         raise FileExistsError(f"{out} is a file; write elsewhere.")
     existed, work = out.exists(), Unfinished(out)
     if not (work.kept / _MOVING).is_file():
+        _remove_work_of_a_result(work, doing)
         _require_only(out, ())
     try:
         with locked_folder(work.kept, doing, "OUT"):
@@ -91,6 +96,14 @@ def unfinished_folder(out: Path, doing: str) -> Iterator[Unfinished]:
         if not existed:
             with contextlib.suppress(OSError):  # there is work, or a result
                 out.rmdir()
+
+
+def _remove_work_of_a_result(work: Unfinished, doing: str) -> None:
+    """Remove what a command has left that was killed after its result was there."""
+    if work.kept.is_dir() and any(each.name != UNFINISHED for each in work.out.iterdir()):
+        with locked_folder(work.kept, doing, "OUT"):
+            work.remove_work()
+        _remove_if_empty(work.kept)
 
 
 def _require_only(out: Path, names: tuple[str, ...]) -> None:
