@@ -1,5 +1,6 @@
 """The command line as a whole: at once where nothing is to do, and errors without a traceback."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -75,6 +76,21 @@ def test_sigterm_is_met_as_ctrl_c_is(capsys, monkeypatch):
     assert main(["data", "x"]) == 143
     assert "interrupted by SIGTERM. Begin again with: trl-modality data x" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_processes_that_a_command_forks_end_by_sigterm_at_once(monkeypatch):
+    left = []
+
+    def fork(words):
+        child = os.fork()
+        if not child:
+            os._exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
+        left.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return 0
+
+    monkeypatch.setattr("trl_modality.cli.import_module", lambda *names: SimpleNamespace(main=fork))
+    assert main(["data", "x"]) == 0
+    assert left == [0]
 
 
 def test_histogram_counts_every_value_once():

@@ -14,7 +14,7 @@ from datasets import Dataset, Value
 
 from tests.faults.fault import Fault, Scene
 from tests.faults.servers import _direct, answers
-from tests.testing.interrupts import START, interrupted
+from tests.testing.interrupts import ALLOWED, START, interrupted
 from tests.testing.serving import KINDS, said, serving
 from tests.testing.tiny import PAIR_FEATURES, pair_row, tiny_llava
 from trl_modality.cli import main
@@ -22,7 +22,6 @@ from trl_modality.cli import main
 
 OBEYED = 2.0
 """Seconds within which a machine that has nothing else to do obeys; a test allows more."""
-ALLOWED = 20.0
 
 
 class Said(Exception):

@@ -81,18 +81,29 @@ def _sigterm_as_interruption(command: str) -> Iterator[None]:
         yield
         return
 
-    owner = os.getpid()
-
-    def end(*_: object) -> None:
-        if os.getpid() != owner:
-            os._exit(143)  # a worker of a pool, which ends its workers so
-        raise Ended("interrupted by SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end(*_: object) -> None:
+    raise Ended("interrupted by SIGTERM")
+
+
+def _end_at_once() -> None:
+    """Give a forked process back the SIGTERM of the system, which ends it wherever it is.
+
+    Pools end their workers by it. A handler in Python waits for the next instruction, and a worker that has just begun
+    to wait for a lock has none: the pool would wait for it forever.
+    """
+    if signal.getsignal(signal.SIGTERM) is _end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_at_once)
 
 
 def _chain_has(error: BaseException | None, kind: type[BaseException]) -> bool:
