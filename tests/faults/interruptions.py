@@ -20,10 +20,6 @@ from tests.testing.tiny import PAIR_FEATURES, pair_row, tiny_llava
 from trl_modality.cli import main
 
 
-OBEYED = 2.0
-"""Seconds within which a machine that has nothing else to do obeys; a test allows more."""
-
-
 class Said(Exception):
     """What an interrupted process wrote."""
 
