@@ -236,8 +236,9 @@ def test_facts_and_choices(read):
         read({**GOOD, "choices": "red or blue"})
     with pytest.raises(ValueError, match="its answer is a list of 2. Name the field of the one right answer"):
         read({"question": "Red?", "answer": ["a", "b"], "image": "red.png"})
-    with pytest.raises(ValueError, match="all its answers have `weight` 0"):
-        read({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]})
+    for mark in ({"weight": 0}, {"loss": False}):
+        with pytest.raises(ValueError, match="all its answers are marked as not learnt"):
+            read({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **mark}]})
     later = {"images": ["red.png"], "facts": "It is red.", "conversations": [say("human", "Hi"), GPT, HUMAN, GPT]}
     for options in ({}, {"turns": "each"}):
         with pytest.raises(ValueError, match=r"no image in the question of an answer or before it. .*`turns='last'`"):

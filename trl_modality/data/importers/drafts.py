@@ -149,10 +149,12 @@ def _cut(
         return [(turns, None)]
     counts.unanswered += turns[-1].role != "assistant"
     if not learnt:
-        raise PairError(where, "all its answers have `weight` 0.", "Leave the record out.")
+        raise PairError(
+            where, "all its answers are marked as not learnt (`weight` 0, `loss` false).", "Leave the record out."
+        )
     if how == "all":
         if len(learnt) < len(answers):
-            problem = "it has an answer of `weight` 0, and `turns='all'` learns every one."
+            problem = "it has an answer that is not learnt (`weight` 0, `loss` false), and `turns='all'` learns all."
             raise PairError(where, problem, "Read it with `turns='each'`.")
         if facts is None:
             return [(turns[: answers[-1] + 1], [])]

@@ -112,8 +112,9 @@ def _turn(message: Mapping[str, Any], name: str, where: str) -> Turn:
     if content is None:
         raise PairError(where, f"{name} has no `content`.", "Fill it in, or leave the message out.")
     parts = _parts_of_text(content, where) if isinstance(content, str) else _parts_of_blocks(content, name, where)
-    # OpenAI's fine-tuning: an assistant's message of weight 0 is not learnt
-    return Turn(role, parts, is_learnt=message.get("weight") is None or bool(message["weight"]))
+    # An assistant's message that is not learnt has `weight` 0 in OpenAI's files, and `loss` false in ms-swift's
+    is_learnt = all(message.get(mark) is None or bool(message[mark]) for mark in ("weight", "loss"))
+    return Turn(role, parts, is_learnt)
 
 
 def _parts_of_text(text: str, where: str) -> tuple[str | Shown, ...]:
