@@ -31,7 +31,7 @@ base-model: $(READY)  ## train the model that the demo starts from, again (about
 # A worker a core; tests that use several cores, or run against the clock, are in groups (tests/conftest.py)
 PYTEST := -m pytest -n auto --dist loadgroup
 
-test: $(READY)  ## the whole suite (about twelve minutes on two cores)
+test: $(READY)  ## the whole suite (about a quarter of an hour on two cores)
 	$(BIN)/python $(PYTEST)
 
 test-fast: $(READY)  ## the suite without the slow tests (about eight minutes on two cores)
