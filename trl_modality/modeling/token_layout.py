@@ -20,6 +20,7 @@ from ..views import View
 from .attention import SegmentLayout
 from .families import encodes_once
 from .packing import in_sequence, pack_views
+from .recurrence import Needs, host_tensors, needs_of
 
 
 IGNORED = -100
@@ -156,6 +157,7 @@ class TokenLayouts:
         self._share_prefix = self._padding_free = False
         backbone = model.base_model
         self._encodes_once = encodes_once(model)
+        self._needs = needs_of(model.get_decoder()) or Needs()
         self._image_token_id = backbone.config.image_token_id if self._encodes_once else None
         self._rope = _without_weights(backbone) if self._encodes_once and hasattr(backbone, "get_rope_index") else None
 
@@ -208,7 +210,9 @@ class TokenLayouts:
             groups=_groups(labels, places, layout),
             inputs=inputs,
             segments=None if packing is None else packing.layout,
-            segment_tensors={} if packing is None else packing.layout.host_tensors(),
+            segment_tensors={}
+            if packing is None
+            else packing.layout.host_tensors() | host_tensors(packing.layout.segments, self._needs),
         )
 
     def _ways(self, layout: ViewLayout) -> tuple[bool, bool]:
