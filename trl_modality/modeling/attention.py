@@ -69,6 +69,13 @@ class SegmentLayout:
         """Number of keys of each segment: its prefix and its own tokens."""
         return [segment.prefix_end - segment.prefix_start + segment.end - segment.start for segment in self.segments]
 
+    def n_rows(self) -> torch.Tensor:
+        """The number of rows that each place is in, `[T]`: that of its segment, and those that it is a prefix of."""
+        counts = torch.ones(self.segments[-1].end, dtype=torch.long)
+        for segment in self.segments:
+            counts[segment.prefix_start : segment.prefix_end] += 1
+        return counts
+
     def host_tensors(self) -> dict[str, torch.Tensor]:
         """What the attention calls need, on the CPU: `cu_seqlens_q`, `cu_seqlens_k`, the `bounds` of the segments
         `[S, 4]`, and `key_places` where segments have prefixes."""

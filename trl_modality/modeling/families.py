@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .recurrence import why_not_borrowed
+
 
 logger = logging.get_logger(__name__)
 
@@ -94,21 +96,18 @@ def encodes_once(model: PreTrainedModel) -> bool:
     return family is not None and family.encodes_once
 
 
-def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool, has_virtual_tokens: bool) -> bool:
+def shares_prefix(args: Any, model: PreTrainedModel, has_virtual_tokens: bool) -> bool:
     """Whether the views of a pair share their prefix: what `share_prefix` of the config asks, if the model allows it.
 
     Args:
         args: The config.
         model: The model, without PEFT's wrapper.
-        balances_experts: Whether a load-balancing loss of experts is trained.
         has_virtual_tokens: Whether an adapter puts tokens of its own before those of every row.
 
     Raises:
         ValueError: `share_prefix=True` or `padding_free=True` with a model that cannot.
     """
-    reason = why_not_shared(model)
-    if balances_experts:
-        reason = reason or "the load of its experts is balanced over the tokens of separate rows"
+    reason = why_not_shared(model) or why_not_borrowed(model.get_decoder())
     if has_virtual_tokens:
         reason = reason or "its adapter puts tokens of its own before those of every row"
     if reason is None:

@@ -66,9 +66,9 @@ class TokenLayout:
     the token before it; `has_cross_entropy` `[M]`, unless every token has one. Of pairs these are of the
     vision_centric view, and `text_places` and `text_has_cross_entropy` of the text_rich view."""
     inputs: Tensors
-    """`sources` `[T]`, the place among the R·L places of the rows of each token of the sequence; `position_ids`, where
-    the model does not count them itself; `image_sources`, for each image token the index of its feature, unless each
-    has its own."""
+    """`sources` `[T]`, the place among the R·L places of the rows of each token of the sequence; `n_rows` `[T]`, the
+    number of rows that each is in, where prefixes are shared; `position_ids`, where the model does not count them
+    itself; `image_sources`, for each image token the index of its feature, unless each has its own."""
     segments: SegmentLayout | None = None
     """Of the sequence."""
     segment_tensors: Tensors = field(default_factory=dict)
@@ -187,6 +187,8 @@ class TokenLayouts:
         positions = self._positions(batch, layout) if is_own else None
         if packing is not None:
             inputs["sources"] = order = packing.sources
+            if shares_prefix:
+                inputs["n_rows"] = packing.layout.n_rows()
             positions = packing.positions.unsqueeze(0) if positions is None else in_sequence(positions, order)
         if positions is not None:
             inputs["position_ids"] = positions
