@@ -103,7 +103,8 @@ def exact_for_float64(modeling) -> None:
         source = inspect.getsource(inspect.unwrap(function))
         lifted = "torch.promote_types(value.dtype, torch.float32)"
         made = dict(functions)
-        exec(source[source.index("def ") :].replace("torch.float32", lifted), made)
+        source = source[source.index("def ") :].replace(".float()", ".to(torch.float32)")
+        exec(source.replace("torch.float32", lifted), made)
         functions[name] = made[name]
 
 
