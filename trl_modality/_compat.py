@@ -45,6 +45,7 @@ __all__ = [
     "head_logit_scale",
     "keep_4bit_trainable",
     "keeping_dtypes",
+    "kernel_behind",
     "load_renamed_checkpoint",
     "replacing_its_file",
     "rotate_checkpoints",
@@ -283,6 +284,24 @@ def _torch_varlen(
     }
     arguments = (query_TAD, key_KAD, value_KAD, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     return varlen_attn(*arguments, **{name: value for name, value in options.items() if name in names})
+
+
+def kernel_behind(function: Any) -> Callable[..., Any]:
+    """The function that one of transformers' layers' functions calls: that of a package that is installed (fla,
+    causal-conv1d), or the function itself, of which then nothing is assumed.
+
+    They look for it when they are defined and keep it to themselves; with `kernels` installed they are modules that
+    call it. Expiry: when transformers says which it is.
+    """
+    for _ in range(3):
+        call = type(function).forward if isinstance(function, torch.nn.Module) else function
+        kept = inspect.getclosurevars(call).nonlocals if inspect.isfunction(call) else {}
+        if "implementation" in kept:
+            return kept["implementation"]
+        if "func" not in kept or "forward" in vars(function):
+            break
+        function = kept["func"]
+    return function
 
 
 @cache

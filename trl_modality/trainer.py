@@ -102,7 +102,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
         """Everything that only a run with pairs has; `SFTTrainer` is complete by now."""
         args: Any = self.args
         reject_parallelism(self.accelerator, args.loss_backend)
-        prepared = prepare_model(self.model, self.processing_class, args, self.aux_loss_enabled)
+        prepared = prepare_model(self.model, self.processing_class, args)
         self._decoder, self._shares_prefix, self._token_layouts = prepared
         # Qwen-VL and others say no, since their own loss ignores the count; ours does not, so that accumulation and
         # ranks weigh every token alike with them too

@@ -25,7 +25,7 @@ from trl_modality.views import PAIR_PROMPTS
 
 
 # Of those that share and those that may not, all that TRL's collator can do (`HOST_LIMITS`), but for the experts
-FAMILIES = sorted(families.FAMILIES.keys() - {"paligemma", "mllama", "qwen3_vl_moe"})
+FAMILIES = sorted(families.FAMILIES.keys() - {"paligemma", "mllama", "qwen3_vl_moe", "qwen3_5_moe"})
 
 
 def row_of(prompt: str, images: list) -> dict:

@@ -35,6 +35,9 @@ from trl_modality.views import View
 
 SHARED = [name for name, family in families.FAMILIES.items() if family.why_not_shared is None]
 MODES = {"bf16": (torch.bfloat16, False), "autocast": (torch.float32, True)}
+# Chameleon looks its images up in a table: a rounded one may become another token. States grow rounding as they go on,
+# and with it some tokens go to other experts
+TOLERANCES = {"chameleon": 0.08, "qwen3_5": 0.08, "qwen3_5_moe": 0.2}
 OURS_TOO = {**KNOWN_BLOCKING, **ONCE_A_RUN}
 
 
@@ -81,8 +84,7 @@ def test_a_training_micro_batch(name, mode, way):
     gpu.check_blocking(OURS_TOO)
     assert bool(gpu.kernels) == (settings.backend == "auto")
     assert {gradient.dtype for gradient in step.gradients.values()} == {dtype}
-    # Chameleon looks its images up in a table: a rounded one may become another token
-    assert_close(step, on_the_cpu(name), tolerance=0.08 if name == "chameleon" else 0.03)
+    assert_close(step, on_the_cpu(name), tolerance=TOLERANCES.get(name, 0.03))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ from transformers import (
 )
 from transformers.models.smolvlm import processing_smolvlm
 
-from tests.testing import tiny_qwen
+from tests.testing import tiny_hybrids, tiny_qwen
 from tests.testing.tiny import pair_row, picture, tiny_llava
 from tests.testing.tiny_parts import IMAGE, PATCHES, SQUARE, VISION, template, text_sizes, tokenizer_of
 
@@ -286,13 +286,15 @@ def _build(name: str, **text):
     if name == "llava":
         model, processor = tiny_llava()
         return model.double(), processor
-    config, processor = (getattr(tiny_qwen, name, None) or globals()[name])(**text)
+    module = next((module for module in (tiny_qwen, tiny_hybrids) if hasattr(module, name)), None)
+    config, processor = (globals()[name] if module is None else getattr(module, name))(**text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
+            tiny_hybrids.remember(model)
     return model.double(), processor
 
 

@@ -16,7 +16,8 @@ from transformers import (
 from tests.testing.tiny_parts import template, text_sizes, tokenizer_of
 
 
-def _qwen(config_cls, processor_cls, video_cls, vision: dict, **rope):
+def qwen(config_cls, processor_cls, video_cls, vision: dict, text: dict | None = None, **rope):
+    """Config and processor of a family, by what differs of its tower, its decoder and its positions."""
     tokenizer = tokenizer_of("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     images = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 64, "longest_edge": 1024}}
     processor = processor_cls(
@@ -37,7 +38,9 @@ def _qwen(config_cls, processor_cls, video_cls, vision: dict, **rope):
     }
     config = config_cls(
         vision_config={key: value for key, value in tower.items() if value is not None},
-        text_config=text_sizes(tokenizer, rope_parameters={"rope_type": "default", "rope_theta": 1e4, **rope}),
+        text_config=text_sizes(
+            tokenizer, rope_parameters={"rope_type": "default", "rope_theta": 1e4, **rope}, **(text or {})
+        ),
         image_token_id=processor.image_token_id,
         video_token_id=processor.video_token_id,
         **{f"{name}_token_id": token for name, token in ids.items()},
@@ -47,17 +50,17 @@ def _qwen(config_cls, processor_cls, video_cls, vision: dict, **rope):
 
 def qwen2_vl():
     tower = {"embed_dim": 32, "mlp_ratio": 1, "intermediate_size": None, "out_hidden_size": None}
-    return _qwen(Qwen2VLConfig, Qwen2VLProcessor, Qwen2VLVideoProcessor, tower, mrope_section=[4, 2, 2])
+    return qwen(Qwen2VLConfig, Qwen2VLProcessor, Qwen2VLVideoProcessor, tower, mrope_section=[4, 2, 2])
 
 
 def qwen2_5_vl():
     vision = {"window_size": 16, "fullatt_block_indexes": [1]}
-    return _qwen(Qwen2_5_VLConfig, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, vision, mrope_section=[4, 2, 2])
+    return qwen(Qwen2_5_VLConfig, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, vision, mrope_section=[4, 2, 2])
 
 
 def qwen3_vl():
     vision = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
-    config, processor = _qwen(
+    config, processor = qwen(
         Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor, vision, mrope_section=[4, 2, 2], mrope_interleaved=True
     )
     config.text_config.head_dim = 16
@@ -66,7 +69,7 @@ def qwen3_vl():
 
 def qwen3_vl_moe():
     vision = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
-    config, processor = _qwen(
+    config, processor = qwen(
         Qwen3VLMoeConfig,
         Qwen3VLProcessor,
         Qwen3VLVideoProcessor,

@@ -24,6 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .._compat import VarlenKernel, attention_named, name_attention, varlen_kernel
+from . import recurrence
 from .flex import block_mask, flex_attend, flex_takes, visible_ranges
 
 
@@ -67,6 +68,13 @@ class SegmentLayout:
     def key_lengths(self) -> list[int]:
         """Number of keys of each segment: its prefix and its own tokens."""
         return [segment.prefix_end - segment.prefix_start + segment.end - segment.start for segment in self.segments]
+
+    def n_rows(self) -> torch.Tensor:
+        """The number of rows that each place is in, `[T]`: that of its segment, and those that it is a prefix of."""
+        counts = torch.ones(self.segments[-1].end, dtype=torch.long)
+        for segment in self.segments:
+            counts[segment.prefix_start : segment.prefix_end] += 1
+        return counts
 
     def host_tensors(self) -> dict[str, torch.Tensor]:
         """What the attention calls need, on the CPU: `cu_seqlens_q`, `cu_seqlens_k`, the `bounds` of the segments
@@ -112,6 +120,8 @@ class SegmentTensors:
         self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
         self._block_masks: dict[int | None, Any] = {}
         self._bounds_S4 = tensors["bounds"]
+        self.pieces = recurrence.PieceTensors(layout.segments, tensors, device)
+        """The same for layers that carry a state."""
         self._n_places = layout.segments[-1].end
         self._device = device
 
@@ -292,7 +302,8 @@ def use_shared_prefix(decoder: PreTrainedModel) -> None:
 
     The decoder keeps it until `give_back`: with activation checkpointing, layers run again in the backward.
     """
-    if follows_segments(decoder):
+    recurrence.borrow(decoder)
+    if _has_name(decoder):
         return
     original: Any = decoder.config._attn_implementation
     # Opaque: a name that speaks of flash attention, or looks like a repository, is one to transformers
@@ -306,7 +317,11 @@ def use_shared_prefix(decoder: PreTrainedModel) -> None:
 
 
 def follows_segments(decoder: PreTrainedModel) -> bool:
-    """Whether a decoder has been given `shared_prefix` attention."""
+    """Whether a decoder has been given `shared_prefix` attention, and its other layers follow segments too."""
+    return _has_name(decoder) and recurrence.is_borrowed(decoder)
+
+
+def _has_name(decoder: PreTrainedModel) -> bool:
     name: Any = decoder.config._attn_implementation
     return name in _ORIGINALS
 
@@ -329,8 +344,9 @@ def check_follows_segments(decoder: PreTrainedModel) -> None:
 def give_back(decoder: PreTrainedModel) -> None:
     """Give a decoder the attention back that it had before `use_shared_prefix`."""
     name: Any = decoder.config._attn_implementation
-    if follows_segments(decoder):
+    if _has_name(decoder):
         name_attention(decoder.config, _ORIGINALS[name])
+    recurrence.give_back(decoder)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 
 from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
 from .attention import check_follows_segments, without_masks
+from .recurrence import needs_of
 from .token_layout import TokenLayout, has_own_tokens
 
 
@@ -36,8 +37,11 @@ def run_backbone(model: Any, batch: dict[str, Any], layout: ViewLayout, tokens: 
         _check_packs(model, batch)
         del inputs["attention_mask"]
         inputs |= {key: tokens.packed(value) for key, value in inputs.items() if key in TOKEN_FILL}
-        with without_masks(model.get_decoder()):
-            return backbone(**inputs, segment_layout=tokens.placed_segments())
+        decoder, segments = model.get_decoder(), tokens.placed_segments()
+        if needs_of(decoder) is not None:
+            inputs["seq_idx"] = segments  # all that some layers hand on to their convolutions
+        with without_masks(decoder):
+            return backbone(**inputs, segment_layout=segments)
 
 
 def _check_packs(model: Any, batch: Mapping[str, Any]) -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .recurrence import why_not_borrowed
+
 
 logger = logging.get_logger(__name__)
 
@@ -33,6 +35,9 @@ FAMILIES = {
     "qwen2_5_vl": Family("Qwen2.5-VL"),
     "qwen3_vl": Family("Qwen3-VL"),
     "qwen3_vl_moe": Family("Qwen3-VL-MoE"),
+    "qwen3_5": Family("Qwen3.5"),
+    "qwen3_5_moe": Family("Qwen3.5-MoE"),
+    "lfm2_vl": Family("LFM2-VL"),
     "internvl": Family("InternVL"),
     "mistral3": Family("Mistral3"),
     "chameleon": Family("Chameleon"),
@@ -48,6 +53,7 @@ DECODERS = frozenset(
         "cohere",
         "gemma",
         "granite",
+        "lfm2",
         "llama",
         "mistral",
         "olmo2",
@@ -56,6 +62,8 @@ DECODERS = frozenset(
         "qwen2_5_vl_text",
         "qwen2_vl_text",
         "qwen3",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
         "qwen3_vl_moe_text",
         "qwen3_vl_text",
         "smollm3",
@@ -88,21 +96,18 @@ def encodes_once(model: PreTrainedModel) -> bool:
     return family is not None and family.encodes_once
 
 
-def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool, has_virtual_tokens: bool) -> bool:
+def shares_prefix(args: Any, model: PreTrainedModel, has_virtual_tokens: bool) -> bool:
     """Whether the views of a pair share their prefix: what `share_prefix` of the config asks, if the model allows it.
 
     Args:
         args: The config.
         model: The model, without PEFT's wrapper.
-        balances_experts: Whether a load-balancing loss of experts is trained.
         has_virtual_tokens: Whether an adapter puts tokens of its own before those of every row.
 
     Raises:
         ValueError: `share_prefix=True` or `padding_free=True` with a model that cannot.
     """
-    reason = why_not_shared(model)
-    if balances_experts:
-        reason = reason or "the load of its experts is balanced over the tokens of separate rows"
+    reason = why_not_shared(model) or why_not_borrowed(model.get_decoder())
     if has_virtual_tokens:
         reason = reason or "its adapter puts tokens of its own before those of every row"
     if reason is None:

@@ -166,15 +166,14 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         settings, labels = paired_loss, kwargs.pop("labels")
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
-        if kwargs.get("output_router_logits"):  # the load of experts is counted over rows
-            settings = settings.with_rows_apart()
         tokens = _token_layout(self, {**kwargs, "labels": labels, "view_layout": view_layout}, token_layout, settings)
         backbone_output = run_backbone(self, kwargs, view_layout, tokens)
         head = self.get_output_embeddings()
         hidden = backbone_output.last_hidden_state.flatten(0, 1).to(head.weight.device)
         output = _losses(hidden, tokens, view_layout, settings, num_items_in_batch, head, rules)
         if kwargs.get("output_router_logits"):
-            output.aux_loss = _router_loss(text_config, backbone_output.router_logits, kwargs.get("attention_mask"))
+            counts = tokens.inputs.get("n_rows") if tokens.packs else kwargs.get("attention_mask")
+            output.aux_loss = _router_loss(text_config, backbone_output.router_logits, counts)
         return output
 
     model.forward = types.MethodType(paired_forward, model)
@@ -278,12 +277,12 @@ def _weight(weight: float, has_ce: torch.Tensor | None, dtype: torch.dtype) -> f
     return weight if has_ce is None else weight * has_ce.to(torch.promote_types(dtype, torch.float32))
 
 
-def _router_loss(text_config, router_logits, attention_mask) -> Any:
+def _router_loss(text_config, router_logits, counts) -> Any:
+    """The load-balancing loss over tokens that count so many times each, by default once: the mask of padded rows, or
+    the number of rows that a token of one sequence is in."""
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func  # the one every family inherits
 
-    return load_balancing_loss_func(
-        router_logits, text_config.num_experts, text_config.num_experts_per_tok, attention_mask
-    )
+    return load_balancing_loss_func(router_logits, text_config.num_experts, text_config.num_experts_per_tok, counts)
 
 
 def loss_to_backward(

@@ -20,6 +20,7 @@ from ..views import View
 from .attention import SegmentLayout
 from .families import encodes_once
 from .packing import in_sequence, pack_views
+from .recurrence import Needs, host_tensors, needs_of
 
 
 IGNORED = -100
@@ -65,9 +66,9 @@ class TokenLayout:
     the token before it; `has_cross_entropy` `[M]`, unless every token has one. Of pairs these are of the
     vision_centric view, and `text_places` and `text_has_cross_entropy` of the text_rich view."""
     inputs: Tensors
-    """`sources` `[T]`, the place among the R·L places of the rows of each token of the sequence; `position_ids`, where
-    the model does not count them itself; `image_sources`, for each image token the index of its feature, unless each
-    has its own."""
+    """`sources` `[T]`, the place among the R·L places of the rows of each token of the sequence; `n_rows` `[T]`, the
+    number of rows that each is in, where prefixes are shared; `position_ids`, where the model does not count them
+    itself; `image_sources`, for each image token the index of its feature, unless each has its own."""
     segments: SegmentLayout | None = None
     """Of the sequence."""
     segment_tensors: Tensors = field(default_factory=dict)
@@ -156,6 +157,7 @@ class TokenLayouts:
         self._share_prefix = self._padding_free = False
         backbone = model.base_model
         self._encodes_once = encodes_once(model)
+        self._needs = needs_of(model.get_decoder()) or Needs()
         self._image_token_id = backbone.config.image_token_id if self._encodes_once else None
         self._rope = _without_weights(backbone) if self._encodes_once and hasattr(backbone, "get_rope_index") else None
 
@@ -185,6 +187,8 @@ class TokenLayouts:
         positions = self._positions(batch, layout) if is_own else None
         if packing is not None:
             inputs["sources"] = order = packing.sources
+            if shares_prefix:
+                inputs["n_rows"] = packing.layout.n_rows()
             positions = packing.positions.unsqueeze(0) if positions is None else in_sequence(positions, order)
         if positions is not None:
             inputs["position_ids"] = positions
@@ -208,7 +212,9 @@ class TokenLayouts:
             groups=_groups(labels, places, layout),
             inputs=inputs,
             segments=None if packing is None else packing.layout,
-            segment_tensors={} if packing is None else packing.layout.host_tensors(),
+            segment_tensors={}
+            if packing is None
+            else packing.layout.host_tensors() | host_tensors(packing.layout.segments, self._needs),
         )
 
     def _ways(self, layout: ViewLayout) -> tuple[bool, bool]:

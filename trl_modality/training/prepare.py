@@ -128,13 +128,12 @@ class PreparedModel(NamedTuple):
     token_layouts: TokenLayouts
 
 
-def prepare_model(model: Any, processor: Any, args: Any, balances_experts: bool) -> PreparedModel:
+def prepare_model(model: Any, processor: Any, args: Any) -> PreparedModel:
     """Let the model of a run, or with PEFT the model inside, take the keyword `paired_loss`.
 
     Args:
         model, processor: Of the trainer.
         args: The config.
-        balances_experts: Whether a load-balancing loss of experts is trained.
 
     Raises:
         ValueError: a model that takes no images, or that has no backbone beside its head; `share_prefix=True` or
@@ -146,7 +145,7 @@ def prepare_model(model: Any, processor: Any, args: Any, balances_experts: bool)
     add_paired_loss(base_model)
     adapter = getattr(model, "active_peft_config", None)
     has_virtual_tokens = getattr(adapter, "is_prompt_learning", False)
-    shares = shares_prefix(args, base_model, balances_experts, has_virtual_tokens)
+    shares = shares_prefix(args, base_model, has_virtual_tokens)
     return PreparedModel(base_model.get_decoder(), shares, TokenLayouts(base_model))
 
 
