@@ -137,3 +137,34 @@ def test_the_layout_of_a_batch_has_its_images():
     )
     assert plain.segments is not None
     assert plain.segments.blocks == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_blocks"),
+    [
+        ({"use_bidirectional_attention": None}, 0),
+        ({"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}, 3),
+        ({"attention_k_eq_v": True, "num_global_key_value_heads": 2, "num_kv_shared_layers": 0}, 3),
+    ],
+    ids=["causal", "experts", "keys are values"],
+)
+def test_every_kind_of_gemma_4_shares(changes, n_blocks):
+    model, processor = build("gemma4", **changes)
+    model.config.get_text_config()._experts_implementation = "eager"  # the grouped products know no float64
+    add_paired_loss(model)
+    batch = exact(PairedCollator(processor)([row | {"vision_centric_images": None} for row in pairs_of("gemma4")]))
+    tokens = TokenLayouts(model).of(LossSettings(share_prefix=True))(batch)
+    assert tokens.segments is not None
+    assert len(tokens.segments.blocks) == n_blocks
+
+    def gradients(**settings):
+        model.zero_grad()
+        output = model(**batch, paired_loss=LossSettings(**settings))
+        output.loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), output
+
+    expected, rows = gradients()
+    with shared_prefix_attention(model.get_decoder()):
+        found, shared = gradients(share_prefix=True)
+    torch.testing.assert_close(shared.pairs.vision_nll, rows.pairs.vision_nll, rtol=1e-8, atol=1e-10)
+    assert (found - expected).norm() <= 1e-6 * expected.norm()

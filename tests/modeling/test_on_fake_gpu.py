@@ -82,7 +82,8 @@ def test_a_training_micro_batch(name, mode, way):
     assert bool(gpu.kernels) == (settings.backend == "auto")
     assert {gradient.dtype for gradient in step.gradients.values()} == {dtype}
     # Chameleon looks its images up in a table: a rounded one may become another token
-    assert_close(step, on_the_cpu(name), tolerance=0.08 if name == "chameleon" else 0.03)
+    tolerance = {"chameleon": 0.08, "gemma4": 0.05}.get(name, 0.03)  # of rows by themselves, too
+    assert_close(step, on_the_cpu(name), tolerance)
 
 
 @pytest.mark.parametrize(

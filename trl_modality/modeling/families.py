@@ -43,6 +43,7 @@ FAMILIES = {
     "mistral3": Family("Mistral3"),
     "chameleon": Family("Chameleon"),
     "gemma3": Family("Gemma3", token_types="token_type_ids"),
+    "gemma4": Family("Gemma4", token_types="mm_token_type_ids", blocks_in_windows=True),
     "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them", encodes_once=False),
     "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
 }
@@ -54,6 +55,7 @@ DECODERS = frozenset(
         "cohere",
         "gemma",
         "gemma3_text",
+        "gemma4_text",
         "granite",
         "llama",
         "mistral",
@@ -102,7 +104,12 @@ def blocks_input(config: Any) -> tuple[str | None, bool]:
     """The input that marks the image tokens which see one another, if any do in a model of this config, and whether
     they do so in layers with a sliding window alone."""
     family = FAMILIES.get(config.model_type)
-    return (None, False) if family is None else (family.token_types, family.blocks_in_windows)
+    if family is None:
+        return None, False
+    # The smaller ones of Gemma 4 are causal throughout
+    if family.blocks_in_windows and config.get_text_config().use_bidirectional_attention != "vision":
+        return None, False
+    return family.token_types, family.blocks_in_windows
 
 
 def shares_prefix(args: Any, model: PreTrainedModel, balances_experts: bool, has_virtual_tokens: bool) -> bool:
