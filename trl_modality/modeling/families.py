@@ -44,7 +44,7 @@ FAMILIES = {
     "chameleon": Family("Chameleon"),
     "gemma3": Family("Gemma3", token_types="token_type_ids"),
     "gemma4": Family("Gemma4", token_types="mm_token_type_ids", blocks_in_windows=True),
-    "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them", encodes_once=False),
+    "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them"),
     "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
 }
 
