@@ -14,8 +14,8 @@ from transformers import BatchFeature, PaliGemmaProcessor, ProcessorMixin
 class PaliGemmaPrompts(PaliGemmaProcessor):
     """Makes the tokens that the processor makes of `text` and `suffix` in two calls, one for each of them.
 
-    A prompt is `images, bos, text, newline`, and each of its tokens sees all of it (`token_type_ids` of 0). A completion
-    ends with the end token, and its tokens see what is before them (1). A prompt may have no image.
+    A prompt is `images, bos, text, newline`; each of its tokens sees all of it (`token_type_ids` of 0). A completion
+    ends with the end token; its tokens see what is before them (1). A prompt may have no image.
     """
 
     is_for_conversations = False
