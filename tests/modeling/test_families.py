@@ -182,20 +182,17 @@ HOST_LIMITS = {
 
 @pytest.mark.parametrize("name", HOST_LIMITS)
 def test_what_trl_does_not_train_on(name):
-    """When one of these fails, TRL has learned the family: move it to `FAMILIES`."""
+    """When one of these fails, TRL has learned the family: move it to `FAMILIES`.
+
+    Of PaliGemma our collator makes batches (tests/collation/test_prompt_processors.py).
+    """
     model, processor = build(name)
     error, message = HOST_LIMITS[name]
     with pytest.raises(error, match=message):
         own_nll(model, host_batch(processor, by_view(pairs_of(name)[:1])))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "paligemma",
-        "mllama",
-    ],
-)
+@pytest.mark.parametrize("name", ["mllama"])
 def test_what_trl_does_not_train_on_is_said_with_the_row(name):
     """By the collator, so that the check of rows before the first step finds it."""
     with pytest.raises(PairError, match="id='pair-0'.*(cannot collate|cross-attention)"):

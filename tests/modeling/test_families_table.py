@@ -99,6 +99,14 @@ def test_reasons(model_type, decoder, reason):
     assert found is None if reason is None else reason in found
 
 
+@pytest.mark.parametrize("value", [True, "all"])
+def test_decoders_that_see_everything_do_not_share(value):
+    model = model_of("gemma3", "gemma3_text")
+    assert why_not_shared(model) is None
+    model.config.get_text_config().use_bidirectional_attention = value
+    assert "every token sees those after it" in (why_not_shared(model) or "")
+
+
 def test_what_is_not_known_is_not_encoded_once():
     assert encodes_once(model_of("gemma3", "gemma3_text"))
     assert not encodes_once(model_of("mllama", "mllama_text_model"))

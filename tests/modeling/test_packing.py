@@ -219,12 +219,12 @@ def test_an_attention_that_knows_no_segments_is_refused(family):
 
 
 def test_attention_in_both_directions_is_refused():
-    """Gemma3's images; a shared prefix without its mask would be wrong and nobody would know."""
+    """PaliGemma's prompts; a sequence without their mask would be wrong and nobody would know."""
     model, processor = build("gemma3")
     add_paired_loss(model)
     use_shared_prefix(model.get_decoder())
-    pairs = [row | {"vision_centric_images": None} for row in pairs_of("gemma3")]
-    batch = exact(PairedCollator(processor)(copy.deepcopy(pairs)))
+    model.config.model_type = "paligemma"  # what its `token_type_ids` mean is known by this alone
+    batch = exact(PairedCollator(processor)(same_images(pairs_of("gemma3"))))
     assert batch["view_layout"].prefixes
     with pytest.raises(ValueError, match="Gemma3Model takes `token_type_ids`"):
         model(**batch, paired_loss=LossSettings(share_prefix=True))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from transformers import TrainerCallback
+from transformers import Gemma2Config, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tests.testing.runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
@@ -191,30 +191,33 @@ def warnings(monkeypatch):
     return messages
 
 
-def gemma3(config, **options):
-    model, processor = build("gemma3")
+def with_soft_caps(config, **options):
+    """A trainer of a model whose decoder is not known to share."""
+    model, processor = build("llava_next", text_config=Gemma2Config, head_dim=16)
     return ModalityBalancedSFTTrainer(
-        model.float(), config(**options), train_dataset=dataset_of("gemma3"), processing_class=processor
+        model.float(), config(**options), train_dataset=dataset_of("llava_next"), processing_class=processor
     )
 
 
 def test_auto_says_once_why_a_model_does_not_share(config, warnings):
-    trainer = gemma3(config)
+    trainer = with_soft_caps(config)
     assert trainer.train().training_loss > 0
     (message,) = warnings
-    assert "in Gemma3 the tokens of an image see those after them" in message
+    assert "decoders of type 'gemma2' are not known to read a shared prefix" in message
     assert trainer.state.log_history[-2]["num_tokens_saved"] == 0
 
 
 def test_false_is_silent(config, warnings):
-    gemma3(config, share_prefix=False)
+    with_soft_caps(config, share_prefix=False)
     assert warnings == []
 
 
 @pytest.mark.parametrize("option", ["share_prefix", "padding_free"])
 def test_true_raises_where_it_cannot(config, option):
-    with pytest.raises(ValueError, match=f"`{option}=True`.*in Gemma3 the tokens of an image see those after them"):
-        gemma3(config, **{option: True})
+    with pytest.raises(
+        ValueError, match=f"`{option}=True`.*decoders of type 'gemma2' are not known to read a shared prefix"
+    ):
+        with_soft_caps(config, **{option: True})
 
 
 @pytest.mark.parametrize("adapter", [PromptTuningConfig, PrefixTuningConfig])

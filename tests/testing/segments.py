@@ -24,6 +24,9 @@ LAYOUTS = {
     "rows with padding": (2, (Segment(0, 10), Segment(10, 14, 0, 6), Segment(14, 20), Segment(20, 40))),
 }
 
+# Images in those of "pairs and rows": within a prefix, up to its end, at the start of a suffix, next to another row's
+BLOCKS = ((1, 4), (4, 5), (10, 13), (14, 15), (16, 20), (21, 23), (26, 31))
+
 
 def visible(layout: SegmentLayout, window: int | None) -> torch.Tensor:
     """`[T, T]`: which places each place sees."""
@@ -34,6 +37,10 @@ def visible(layout: SegmentLayout, window: int | None) -> torch.Tensor:
         for place in range(segment.start, segment.end):
             seen = prefix + list(range(segment.start, place + 1))
             mask[place, seen if window is None else seen[-window:]] = True
+    if layout.has_blocks(window):
+        for start, end in layout.blocks:
+            for place in range(start, end):
+                mask[place, place + 1 : end] = True
     return mask
 
 

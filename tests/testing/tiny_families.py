@@ -17,6 +17,11 @@ from transformers import (
     Gemma3Config,
     Gemma3ImageProcessor,
     Gemma3Processor,
+    Gemma4AudioFeatureExtractor,
+    Gemma4Config,
+    Gemma4ImageProcessor,
+    Gemma4Processor,
+    Gemma4VideoProcessor,
     GotOcr2ImageProcessor,
     Idefics3Config,
     Idefics3ImageProcessor,
@@ -49,6 +54,7 @@ from transformers import (
     SmolVLMProcessor,
     SmolVLMVideoProcessor,
 )
+from transformers.models.gemma4 import image_processing_gemma4
 from transformers.models.smolvlm import processing_smolvlm
 
 from tests.testing import tiny_hybrids, tiny_qwen
@@ -202,6 +208,53 @@ def gemma3():
     return config, processor
 
 
+def gemma4(**text):
+    """A larger one, whose images see themselves; with embeddings for each layer and keys that layers share, too."""
+    # The smallest of the sizes that it takes would be 70 tokens for every image
+    if 4 not in image_processing_gemma4._SUPPORTED_SOFT_TOKENS:
+        image_processing_gemma4._SUPPORTED_SOFT_TOKENS += (4,)
+    tokenizer = tokenizer_of(
+        boi_token="<|image>",
+        image_token="<|image|>",
+        eoi_token="<image|>",
+        boa_token="<|audio>",
+        audio_token="<|audio|>",
+        eoa_token="<audio|>",
+    )
+    processor = Gemma4Processor(
+        Gemma4AudioFeatureExtractor(),
+        Gemma4ImageProcessor(patch_size=4, max_soft_tokens=4, pooling_kernel_size=2),
+        tokenizer,
+        Gemma4VideoProcessor(),
+        chat_template=template("<|image|>", start="<s>"),
+    )
+    sizes = text_sizes(tokenizer, num_hidden_layers=4, head_dim=16, global_head_dim=32, sliding_window=8)
+    sizes |= {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": len(tokenizer),
+        "use_bidirectional_attention": "vision",
+    }
+    config = Gemma4Config(
+        vision_config={
+            **VISION,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "pooling_kernel_size": 2,
+            "patch_size": 4,
+            "position_embedding_size": 64,
+        },
+        text_config={**sizes, **text},
+        boi_token_id=tokenizer.boi_token_id,
+        eoi_token_id=tokenizer.eoi_token_id,
+        image_token_id=tokenizer.image_token_id,
+        audio_token_id=tokenizer.audio_token_id,
+        video_token_id=processor.video_token_id,
+    )
+    return config, processor
+
+
 def internvl():
     tokenizer = tokenizer_of(
         start_image_token="<img>",
@@ -295,6 +348,9 @@ def _build(name: str, **text):
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
             tiny_hybrids.remember(model)
+            if name == "gemma4":  # does not divide its scores: with weights at random one token would have them all
+                for key, parameter in model.named_parameters():
+                    parameter.mul_(0.1 if "q_norm" in key else 1.0)
     return model.double(), processor
 
 

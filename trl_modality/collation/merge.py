@@ -91,8 +91,19 @@ def _prefixes(rendered: Rendered, image_ids: Sequence[int]) -> list[int]:
         if not rendered.group.shares_images:
             images = torch.isin(first[:prefix], is_image_id).nonzero()
             prefix = int(images[0]) if len(images) else prefix
+        elif text.keys() & {"token_type_ids", "mm_token_type_ids"}:
+            prefix = _outside_images(prefix, *(torch.isin(row, is_image_id) for row in (first, second)))
         prefixes.append(prefix)
     return prefixes
+
+
+def _outside_images(prefix: int, first_is_image: torch.Tensor, second_is_image: torch.Tensor) -> int:
+    """The prefix without the beginning of an image that goes on after it in a view, whose tokens may see it."""
+    ends_inside = prefix and first_is_image[prefix - 1] and (first_is_image[prefix] or second_is_image[prefix])
+    if not ends_inside:
+        return prefix
+    others = (~first_is_image[:prefix]).nonzero()
+    return int(others[-1]) + 1 if len(others) else 0
 
 
 def _token_tensor(key: str, part: Part) -> torch.Tensor:

@@ -25,6 +25,7 @@ from .groups import Group, Rows
 from .image_cache import with_cached_images
 from .image_tokens import with_collapsed_image_tokens
 from .layout import TOKEN_FILL, Part
+from .prompt_processors import for_prompts_and_completions
 from .row_checks import check_learnt, check_literal_tokens, check_modes, remedy_of
 from .turns import mask_other_turns
 
@@ -98,9 +99,12 @@ class Renderer:
         lock: AbstractContextManager[Any],
     ):
         # A copy for this batch alone, since it remembers images, and the processor may be changed between batches
-        pair = copy.copy(hosts.pair)
-        pair.processor = with_cached_images(with_collapsed_image_tokens(processor))
-        self._hosts = hosts._replace(pair=pair)
+        pair, completion, document = map(copy.copy, hosts)
+        callable_one = for_prompts_and_completions(processor)
+        pair.processor = with_cached_images(with_collapsed_image_tokens(callable_one))
+        completion.processor = callable_one
+        document.processor = for_prompts_and_completions(processor, is_for_conversations=True)
+        self._hosts = HostCollators(pair, completion, document)
         self._processor, self._text_field, self._pixels, self._lock = processor, text_field, pixels, lock
 
     def __call__(self, rows: Rows, group: Group) -> Rendered:

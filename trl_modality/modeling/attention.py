@@ -1,10 +1,11 @@
 """Attention in which several branches continue one prefix, for models that take their attention from transformers.
 
 A *segment* is a run of tokens that attends causally to itself and, before that, to all of its prefix: an earlier run
-that other segments see too. A pair is two of them, `[prefix | text_rich suffix]` and `[vision_centric suffix]` with
-the prefix of the first; a row without a partner is one. Every token sees what it would see in a row of its own,
-without a mask of the whole sequence: one variable-length call on GPUs, or one of FlexAttention where that cannot go,
-and one SDPA call for each segment elsewhere.
+that other segments see too. Within a segment, the tokens of an image may see one another in both directions
+(`image_blocks`). A pair is two of them, `[prefix | text_rich suffix]` and `[vision_centric suffix]` with the prefix of
+the first; a row without a partner is one. Every token sees what it would see in a row of its own, without a mask of
+the whole sequence: one variable-length call on GPUs, or one of FlexAttention where that cannot go, and one SDPA call
+for each segment elsewhere.
 
 Legend of the shapes: B rows, L places of a row, T = B·L, K keys, A heads, D head size.
 """
@@ -26,6 +27,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .._compat import VarlenKernel, attention_named, name_attention, varlen_kernel
 from . import recurrence
 from .flex import block_mask, flex_attend, flex_takes, visible_ranges
+from .image_blocks import Blocks, mask_with_blocks, own_ends
 
 
 NAME = "shared_prefix"
@@ -51,6 +53,10 @@ class SegmentLayout:
     """The segments of a batch, in order and without gaps; layers get it as the keyword argument `segment_layout`."""
 
     segments: tuple[Segment, ...]
+    blocks: Blocks = ()
+    """Runs of places, each within one segment, that see one another: images, in decoders where they see themselves."""
+    blocks_in_windows: bool = False
+    """Whether they do so in layers with a sliding window alone."""
     _on_device: dict[torch.device, "SegmentTensors"] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
@@ -76,15 +82,21 @@ class SegmentLayout:
             counts[segment.prefix_start : segment.prefix_end] += 1
         return counts
 
+    def has_blocks(self, window: int | None) -> bool:
+        """Whether the places of a block see one another in a layer with this window (`None`: without one)."""
+        return bool(self.blocks) and (window is not None or not self.blocks_in_windows)
+
     def host_tensors(self) -> dict[str, torch.Tensor]:
         """What the attention calls need, on the CPU: `cu_seqlens_q`, `cu_seqlens_k`, the `bounds` of the segments
-        `[S, 4]`, and `key_places` where segments have prefixes."""
+        `[S, 4]`, `own_end` `[T]` where there are blocks, and `key_places` where segments have prefixes."""
         bounds = ([0, *accumulate(lengths)] for lengths in (self.query_lengths, self.key_lengths))
         tensors = {
             name: torch.tensor(bound, dtype=torch.int32)
             for name, bound in zip(("cu_seqlens_q", "cu_seqlens_k"), bounds, strict=True)
         }
         tensors["bounds"] = torch.tensor(self.segments, dtype=torch.int32)
+        if self.blocks:
+            tensors["own_end"] = own_ends(self.segments[-1].end, self.blocks)
         if self.query_lengths != self.key_lengths:
             tensors["key_places"] = torch.cat(
                 [
@@ -118,12 +130,16 @@ class SegmentTensors:
         self.key_places = tensors.get("key_places")
         """The place of each key in the sequence, `[K]`; `None` where no segment has a prefix."""
         self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
-        self._block_masks: dict[int | None, Any] = {}
-        self._bounds_S4 = tensors["bounds"]
+        self._block_masks: dict[tuple[int | None, bool], Any] = {}
+        self._bounds_S4, self._own_end = tensors["bounds"], tensors.get("own_end")
+        self._with_block = [
+            any(segment.start <= start < segment.end for start, _ in layout.blocks) for segment in layout.segments
+        ]
+        self._segment_masks: dict[tuple[int, int | None], torch.Tensor] = {}
         self.pieces = recurrence.PieceTensors(layout.segments, tensors, device)
         """The same for layers that carry a state."""
         self._n_places = layout.segments[-1].end
-        self._device = device
+        self._segments, self._device = layout.segments, device
 
     def gathered(self, x_T: torch.Tensor, dim: int) -> torch.Tensor:
         """Keys or values in the order of the segments, each with its prefix."""
@@ -146,11 +162,24 @@ class SegmentTensors:
             self._masks[key] = mask
         return self._masks[key]
 
-    def block_mask(self, window: int | None) -> Any:
+    def mask_of(self, index: int, n_queries: int, n_keys: int, window: int | None, sees_blocks: bool) -> Any:
+        """The mask of the segment at an index, in which the places of a block may see one another."""
+        if not (sees_blocks and self._with_block[index]):
+            return self.mask(n_queries, n_keys, window)
+        if (index, window) not in self._segment_masks:
+            assert self._own_end is not None
+            start = self._segments[index].start
+            own_end = self._own_end[start : start + n_queries] - start
+            self._segment_masks[index, window] = mask_with_blocks(own_end, n_keys - n_queries, window)
+        return self._segment_masks[index, window]
+
+    def block_mask(self, window: int | None, sees_blocks: bool = False) -> Any:
         """FlexAttention's mask of all places, made at the first layer of a batch that asks for its window."""
-        if window not in self._block_masks:
-            self._block_masks[window] = block_mask(visible_ranges(self._bounds_S4, self._n_places, window))
-        return self._block_masks[window]
+        key = window, sees_blocks
+        if key not in self._block_masks:
+            own_end = self._own_end if sees_blocks else None
+            self._block_masks[key] = block_mask(visible_ranges(self._bounds_S4, self._n_places, window, own_end))
+        return self._block_masks[key]
 
 
 def segmented_attention(
@@ -198,15 +227,18 @@ def segmented_attention(
     query, key, value = (_autocast(x) for x in (query, key, value))
     tensors = segment_layout.on(query.device)
     window = None if sliding_window is None or sliding_window >= tensors.max_k else sliding_window
-    kernel = varlen_kernel(query, value, dropout=dropout, scale=scaling, window=window)
+    sees_blocks = segment_layout.has_blocks(sliding_window)
+    kernel = None  # of those none sees past a token
+    if not sees_blocks:
+        kernel = varlen_kernel(query, value, dropout=dropout, scale=scaling, window=window)
     if kernel is not None:
         output = _in_one_call(kernel, query, key, value, tensors, scaling, dropout, window)
     elif flex_takes(query, key, value, dropout, scaling):
-        mask = tensors.block_mask(window)
+        mask = tensors.block_mask(window, sees_blocks)
         rows = flex_attend(_one_row(query), _one_row(key), _one_row(value), mask, scaling)
         output = _as_rows(rows, len(query))
     else:
-        output = _by_segment(segment_layout, query, key, value, tensors, scaling, dropout, window)
+        output = _by_segment(segment_layout, query, key, value, tensors, scaling, dropout, window, sees_blocks)
     return output, None
 
 
@@ -239,14 +271,15 @@ def _by_segment(
     scaling: float | None,
     dropout: float,
     window: int | None,
+    sees_blocks: bool,
 ) -> torch.Tensor:
     # Cut once: the backward of a cut is a concatenation, that of slices a sum of as many full tensors
     q, k, v = (_one_row(x) for x in (query, key, value))
     k, v = tensors.gathered(k, 2), tensors.gathered(v, 2)
     cuts = q.split(layout.query_lengths, 2), k.split(layout.key_lengths, 2), v.split(layout.key_lengths, 2)
     outputs = []
-    for q_part, k_part, v_part in zip(*cuts, strict=True):
-        mask = tensors.mask(q_part.shape[2], k_part.shape[2], window)
+    for index, (q_part, k_part, v_part) in enumerate(zip(*cuts, strict=True)):
+        mask = tensors.mask_of(index, q_part.shape[2], k_part.shape[2], window, sees_blocks)
         outputs.append(
             F.scaled_dot_product_attention(
                 q_part,

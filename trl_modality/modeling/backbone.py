@@ -8,6 +8,7 @@ import torch
 
 from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
 from .attention import check_follows_segments, without_masks
+from .families import blocks_input
 from .recurrence import needs_of
 from .token_layout import TokenLayout, has_own_tokens
 
@@ -24,8 +25,8 @@ def run_backbone(model: Any, batch: dict[str, Any], layout: ViewLayout, tokens: 
             must have `shared_prefix` attention.
 
     Raises:
-        ValueError: packing for a decoder that follows no segments, for a model that reads images or prompts in both
-            directions (Gemma3, PaliGemma), or for tokens that something else stands before (PEFT's virtual tokens).
+        ValueError: packing for a decoder that follows no segments, for a model that reads prompts in both directions
+            (PaliGemma), or for tokens that something else stands before (PEFT's virtual tokens).
     """
     backbone = model.base_model
     inputs = dict(batch) if tokens.encodes_once else with_images_repeated(batch, layout)
@@ -46,7 +47,7 @@ def run_backbone(model: Any, batch: dict[str, Any], layout: ViewLayout, tokens: 
 
 def _check_packs(model: Any, batch: Mapping[str, Any]) -> None:
     check_follows_segments(model.get_decoder())
-    if "token_type_ids" in batch or not has_own_tokens(batch):
+    if ("token_type_ids" in batch and blocks_input(model.config)[0] is None) or not has_own_tokens(batch):
         reason = "takes `token_type_ids`, by which tokens see others that come after them"
         if not has_own_tokens(batch):
             reason = "is given embeddings or a cache, and what stands in them is not known"

@@ -1,7 +1,8 @@
 """Families of vision-language models: whether the views of a pair may share their prefix, and if not, why.
 
-A model shares a prefix exactly if every token sees what is before it and nothing else, through an attention function
-of transformers. That cannot be read off a model, so this is a list of the models for which the tests prove it.
+A model shares a prefix exactly if every token sees what is before it and nothing else, but for the tokens of an image,
+which may see one another, through an attention function of transformers. That cannot be read off a model, so this is
+a list of the models for which the tests prove it.
 """
 
 from typing import Any, NamedTuple
@@ -23,6 +24,11 @@ class Family(NamedTuple):
     """Why rows cannot be laid into one sequence; `None` where they can."""
     encodes_once: bool = True
     """Whether the model makes one feature for each image token, in order, so that rows can read features of others."""
+    token_types: str | None = None
+    """The input that marks image tokens where these see one another; `None` where every token sees what is before it.
+    """
+    blocks_in_windows: bool = False
+    """Whether they do so in layers with a sliding window alone."""
 
 
 FAMILIES = {
@@ -41,8 +47,9 @@ FAMILIES = {
     "internvl": Family("InternVL"),
     "mistral3": Family("Mistral3"),
     "chameleon": Family("Chameleon"),
-    "gemma3": Family("Gemma3", "the tokens of an image see those after them"),
-    "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them", encodes_once=False),
+    "gemma3": Family("Gemma3", token_types="token_type_ids"),
+    "gemma4": Family("Gemma4", token_types="mm_token_type_ids", blocks_in_windows=True),
+    "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them"),
     "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
 }
 
@@ -52,6 +59,8 @@ DECODERS = frozenset(
         "chameleon",
         "cohere",
         "gemma",
+        "gemma3_text",
+        "gemma4_text",
         "granite",
         "lfm2",
         "llama",
@@ -84,7 +93,10 @@ def why_config_not_shared(config: Any) -> str | None:
         return f"models of type {config.model_type!r} are not known to read a shared prefix exactly"
     if family.why_not_shared:
         return f"in {family.name} {family.why_not_shared}"
-    decoder = config.get_text_config().model_type
+    text_config = config.get_text_config()
+    if getattr(text_config, "use_bidirectional_attention", None) in (True, "all"):
+        return "every token sees those after it (`use_bidirectional_attention` of its text config)"
+    decoder = text_config.model_type
     if decoder not in DECODERS:
         return f"decoders of type {decoder!r} are not known to read a shared prefix exactly"
     return None
@@ -94,6 +106,18 @@ def encodes_once(model: PreTrainedModel) -> bool:
     """Whether the features of an image may be made once and read by several rows."""
     family = FAMILIES.get(model.config.model_type)
     return family is not None and family.encodes_once
+
+
+def blocks_input(config: Any) -> tuple[str | None, bool]:
+    """The input that marks the image tokens which see one another, if any do in a model of this config, and whether
+    they do so in layers with a sliding window alone."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return None, False
+    # The smaller ones of Gemma 4 are causal throughout
+    if family.blocks_in_windows and config.get_text_config().use_bidirectional_attention != "vision":
+        return None, False
+    return family.token_types, family.blocks_in_windows
 
 
 def shares_prefix(args: Any, model: PreTrainedModel, has_virtual_tokens: bool) -> bool:

@@ -30,16 +30,21 @@ class VisibleRanges(NamedTuple):
     own: torch.Tensor
     prefix_start: torch.Tensor
     prefix_end: torch.Tensor
+    own_end: torch.Tensor | None = None
+    """End of what it sees of its own segment; `None` where that is the place itself, for every one."""
 
 
-def visible_ranges(bounds_S4: torch.Tensor, n_places: int, window: int | None = None) -> VisibleRanges:
+def visible_ranges(
+    bounds_S4: torch.Tensor, n_places: int, window: int | None = None, own_end: torch.Tensor | None = None
+) -> VisibleRanges:
     """What each place sees, made on the device of `bounds_S4` and without waiting for it.
 
     Args:
         bounds_S4: start, end, start of the prefix, end of the prefix of each segment, `[S, 4]` int32.
         n_places: T, the end of the last segment.
         window: number of tokens that a token sees, itself included; the tokens of the prefix are those before the
-            segment.
+            segment. It does not cut off what a place sees after itself.
+        own_end: `image_blocks.own_ends`, where there are blocks.
     """
     places = torch.arange(n_places, dtype=bounds_S4.dtype, device=bounds_S4.device)
     segments = torch.searchsorted(bounds_S4[:, 1].contiguous(), places, right=True)
@@ -49,7 +54,7 @@ def visible_ranges(bounds_S4: torch.Tensor, n_places: int, window: int | None = 
         own = torch.maximum(start, places - (window - 1))
         n_left = (window - 1 - (places - start)).clamp(min=0)
         prefix_start = torch.maximum(prefix_start, prefix_end - n_left)
-    return VisibleRanges(own.contiguous(), prefix_start.contiguous(), prefix_end.contiguous())
+    return VisibleRanges(own.contiguous(), prefix_start.contiguous(), prefix_end.contiguous(), own_end)
 
 
 def block_mask(ranges: VisibleRanges) -> "BlockMask":
@@ -59,7 +64,7 @@ def block_mask(ranges: VisibleRanges) -> "BlockMask":
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    own, prefix_start, prefix_end = ranges
+    own, prefix_start, prefix_end, own_end = ranges
     n_places = own.shape[0]
     n_blocks = -(-n_places // BLOCK)
     places = torch.arange(n_places, dtype=own.dtype, device=own.device)
@@ -70,13 +75,13 @@ def block_mask(ranges: VisibleRanges) -> "BlockMask":
         return (torch.minimum(end[:, None], first_N + BLOCK) - first).clamp_(min=0)
 
     # The ranges of a place do not overlap: a prefix is before its segment
-    n_seen = n_seen_TN(own, places + 1).add_(n_seen_TN(prefix_start, prefix_end))
+    n_seen = n_seen_TN(own, places + 1 if own_end is None else own_end).add_(n_seen_TN(prefix_start, prefix_end))
     n_seen = F.pad(n_seen, (0, 0, 0, n_blocks * BLOCK - n_places)).view(n_blocks, BLOCK, n_blocks)
     is_full = n_seen.amin(1) == BLOCK
     is_partial = (n_seen.amax(1) > 0) & ~is_full
 
     def mask_mod(batch, head, query, key):
-        in_own = (key >= own[query]) & (key <= query)
+        in_own = (key >= own[query]) & (key <= query if own_end is None else key < own_end[query])
         in_prefix = (key >= prefix_start[query]) & (key < prefix_end[query])
         return in_own | in_prefix
 

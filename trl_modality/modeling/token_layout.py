@@ -18,8 +18,9 @@ import torch
 from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
 from ..views import View
 from .attention import SegmentLayout
-from .families import encodes_once
-from .packing import in_sequence, pack_views
+from .families import blocks_input, encodes_once
+from .image_blocks import blocks_of
+from .packing import Packing, in_sequence, pack_views
 from .recurrence import Needs, host_tensors, needs_of
 
 
@@ -159,6 +160,7 @@ class TokenLayouts:
         self._encodes_once = encodes_once(model)
         self._needs = needs_of(model.get_decoder()) or Needs()
         self._image_token_id = backbone.config.image_token_id if self._encodes_once else None
+        self._token_types, self._blocks_in_windows = blocks_input(model.config)
         self._rope = _without_weights(backbone) if self._encodes_once and hasattr(backbone, "get_rope_index") else None
 
     def of(self, settings: Any) -> "TokenLayouts":
@@ -181,6 +183,7 @@ class TokenLayouts:
         is_own = has_own_tokens(batch)
         encodes_once = self._encodes_once and is_own and bool(layout.shared_entries.keys() & batch.keys())
         packing = pack_views(layout, labels.shape[1], shares_prefix) if packs else None
+        segments = None if packing is None else self._with_blocks(packing, batch)
         # The place of each token of the rows among the hidden states
         places = torch.arange(labels.numel()).view(labels.shape) if packing is None else packing.places
         inputs = {}
@@ -211,11 +214,20 @@ class TokenLayouts:
             label_range=(int(known.min()), int(known.max())) if len(known) else (0, 0),
             groups=_groups(labels, places, layout),
             inputs=inputs,
-            segments=None if packing is None else packing.layout,
+            segments=segments,
             segment_tensors={}
-            if packing is None
-            else packing.layout.host_tensors() | host_tensors(packing.layout.segments, self._needs),
+            if segments is None
+            else segments.host_tensors() | host_tensors(segments.segments, self._needs),
         )
+
+    def _with_blocks(self, packing: Packing, batch: Mapping[str, Any]) -> SegmentLayout:
+        """The segments of a sequence, with the images in it that see themselves."""
+        types = None if self._token_types is None else batch.get(self._token_types)
+        if types is None:
+            return packing.layout
+        is_image = in_sequence(types, packing.sources).flatten() == 1
+        blocks = blocks_of(is_image, packing.layout.segments)
+        return replace(packing.layout, blocks=blocks, blocks_in_windows=self._blocks_in_windows)
 
     def _ways(self, layout: ViewLayout) -> tuple[bool, bool]:
         """Whether the rows of a batch become one sequence, and whether views share their prefix in it."""

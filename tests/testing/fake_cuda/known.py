@@ -24,6 +24,8 @@ KNOWN_BLOCKING = {
     "transformers/models/mistral3/*:* forward": _SIZES,
     "transformers/models/mistral3/*:* get_image_features": _SIZES,
     "transformers/models/pixtral/*:* <listcomp>": _SIZES,
+    "transformers/models/gemma4/*:* forward": "it drops the patches that only pad an image, by a mask",
+    "transformers/models/gemma4/*:* get_image_features": "it splits the features of all images at their sizes",
     "transformers/models/qwen*_vl*/*:* <listcomp>": "it splits the patches of all images at their sizes",
     "transformers/models/qwen*_vl*/*:* get_image_features": "it splits the features of all images at their sizes",
     "transformers/models/qwen2_5_vl/*:* forward": "it orders patches by windows, by an index on the CPU",
