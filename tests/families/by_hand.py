@@ -3,23 +3,66 @@
 from typing import Any
 
 
-MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+ROPE = {"rope_type": "default", "rope_theta": 1e4}
+MROPE = {**ROPE, "mrope_section": [4, 2, 2]}
 """For heads of 16."""
+GRID = [[16, 32], [32, 16], [32, 32]]
 
+OVIS = [f"token:<IMG_{name}>" for name in ("START", "ATOM", "END", "COL", "ROW")]
 # Of configs. "token:…" is the id of a special token
 BY_HAND: dict[str, dict[str, Any]] = {
+    "aya_vision": {"image_token_id": "token:<|IMG_PATCH|>"},
+    "aria": {"projector_patch_to_query_dict": {"16": 4}, "vision_config": {"image_size": 980, "patch_size": 245}},
     "chameleon": {"vocabulary_map": {"<image>": "token:<image>", "IMGIMGAZ": "token:IMGIMGAZ"}},
-    "cohere_compass": {"text_config": {"layer_types": ["sliding_attention", "full_attention"]}},
-    "cosmos3_edge": {"text_config": {"rope_parameters": MROPE}},
+    "cohere_compass": {
+        "text_config": {
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {"sliding_attention": MROPE, "full_attention": MROPE},
+        }
+    },
+    "deepseek_vl_hybrid": {"high_res_vision_config": {"image_size": 64, "patch_size": 4}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"]}},
-    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": MROPE}},
+    "dots3_note": {"text_config": {"num_key_value_heads": 2}},
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**ROPE, "mrope_section": [3, 3, 2]}}},
+    "emu3": {
+        "vocabulary_map": {
+            name: f"token:{name}"
+            for name in ("<image>", "<|extra_200|>", *(f"<|visual token {i:06}|>" for i in range(4)))
+        },
+        "vq_config": {"codebook_size": 4, "channel_multiplier": [1, 1], "num_res_blocks": 1, "attn_resolutions": []},
+    },
+    **{
+        name: {"text_config": {"rope_parameters": MROPE}}
+        for name in ("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl")
+    },
+    "glm4v_moe": {"text_config": {"rope_parameters": {**MROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
+    **{
+        name: {"text_config": {"rope_parameters": MROPE}, "vision_start_token_id": "token:<|vision_start|>"}
+        for name in ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
+    },
     "gemma3n": {"text_config": {"intermediate_size": 32}},
-    "glm5_next": {"text_config": {"num_key_value_heads": 2}},
-    "granite4_vision": {"deepstack_layer_map": [[0, 0]], "spatial_target_layers": [1], "downsample_rate": "1/2"},
-    "hunyuan_vl": {"text_config": {"head_dim": 16}},
-    "hy_v4_vl": {"text_config": {"rope_parameters": MROPE}},
+    "glm5_next": {"text_config": {"num_key_value_heads": 2, "index_kpool": 2}},
+    "granite4_vision": {
+        "deepstack_layer_map": [[0, 0]],
+        "spatial_target_layers": [1],
+        "downsample_rate": "1/2",
+        "image_grid_pinpoints": GRID,
+        "vision_config": {"hidden_size": 64},
+        "qformer_config": {"hidden_size": 64, "num_attention_heads": 2, "encoder_hidden_size": 64},
+    },
+    "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": MROPE}},
     "janus": {"vq_config": {"num_embeddings": 16}},
+    "kimi_k25": {"text_config": {"num_key_value_heads": 2}},
+    "llava_next_video": {"image_grid_pinpoints": GRID},
+    "mistral4": {"num_key_value_heads": 2},
+    "mistral_large4": {"text_config": {"num_key_value_heads": 2}},
     "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
+    "muse_spark": {
+        "vision_config": {"num_hidden_layers": 2, "hidden_sizes": [32, 32], "depths": [1, 1], "patch_sizes": [4, 4]}
+    },
+    "muse_glimmer": {"vision_config": {"out_hidden_size": 128}, "out_hidden_size": 128},
+    "ovis2": {"image_token_id": "token:<IMG_ATOM>", "visual_indicator_token_ids": OVIS},
+    "vipllava": {"vision_feature_layer": [-1, -2]},
 }
 
 # The names by which processors ask their tokenizer for tokens
@@ -67,22 +110,40 @@ LITERAL_TOKENS = """<image> <video> <|image_pad|> <|video_pad|> <|vision_start|>
 <IMG_GRID> <patch_newline> <patch_start> <patch_end> <|reserved_special_token_0|> <|im_end|> <|im_start|>
 ]<]image[>[ ]<]video[>[ ]<]start of image[>[ ]<]end of image[>[ ]<]vision_start[>[ ]<]vision_end[>[""".split()
 
-QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
-GLM = "<|begin_of_image|><|image|><|end_of_image|>"
+OMNI = {
+    "images": {"class": "Qwen2VLImageProcessor"},
+    "videos": {"class": "Qwen2VLVideoProcessor"},
+    "sounds": {"class": "WhisperFeatureExtractor"},
+    "tokens": {f"{kind}_{end}_token": f"<{kind}_{end}>" for kind in ("vision", "audio") for end in ("bos", "eos")},
+}
 # Of processors: arguments of the processor, of its image processor (`images`), named tokens (`tokens`), and what a
-# chat template writes for an image (`image`), which is `image_token` where nothing is said
+# chat template writes for an image (`image`)
 PROCESSORS: dict[str, dict[str, Any]] = {
-    "cosmos3_omni": {"class": "Qwen3VLProcessor", "image": QWEN},
-    "qwen3_5": {"image": QWEN},
-    "glm46v": {"image": GLM},
-    "glm4v": {"image": GLM},
-    "glm4v_moe": {"images": {"class": "Glm4vImageProcessor"}, "videos": {"class": "Glm4vVideoProcessor"}, "image": GLM},
+    "aria": {"images": {"max_image_size": 980}, "arguments": {"size_conversion": {490: 4, 980: 4}}},
+    "cohere_compass": {"image": "<|VISION_START|><|IMAGE_PAD|><|VISION_END|>", "tokens": {"image_token": "<|IMAGE_PAD|>"}},
+    "aya_vision": {"arguments": {"downsample_factor": 2}},
+    "cohere2_vision": {"images": {"patch_size": 2, "size": {"height": 16, "width": 16}}},
+    "cosmos3_omni": {"class": "Qwen3VLProcessor", "videos": {"class": "Qwen3VLVideoProcessor"}},
+    "deepseek_vl_hybrid": {"images": {"high_res_size": {"height": 64, "width": 64}}},
+    "fuyu": {"image": "|SPEAKER|", "literals": ["|SPEAKER|", "|NEWLINE|"]},
+    "glm4v_moe": {"images": {"class": "Glm4vImageProcessor"}, "videos": {"class": "Glm4vVideoProcessor"}},
     "glm_ocr": {
         "class": "Glm46VProcessor",
         "images": {"class": "Glm46VImageProcessor"},
         "videos": {"class": "Glm46VVideoProcessor"},
-        "image": GLM,
     },
-    "glmga": {"class": "Glm46VProcessor", "videos": {"class": "Glm46VVideoProcessor"}, "image": GLM},
-    "glm5_next": {"image": GLM},
+    "glmga": {"class": "Glm46VProcessor", "videos": {"class": "Glm46VVideoProcessor"}},
+    "emu3": {
+        "literals": [f"<|visual token {i:06}|>" for i in range(4)],
+        "images": {"min_pixels": 256, "max_pixels": 1024},
+    },
+    "granite_docling": {"arguments": {"image_seq_len": 1}},
+    "hunyuan_vl": {"image": "<image_start><image><image_end>"},
+    "lfm2_vl": {"images": {"encoder_patch_size": 4, "downsample_factor": 2, "do_image_splitting": False}},
+    "molmo2": {"images": {"overlap_margins": [1, 1]}, "tokens": {"image_token": "<|image|>"}},
+    "idefics2": {"images": {"do_image_splitting": False}, "arguments": {"image_seq_len": 64}},
+    "qwen2_5_omni_thinker": {**OMNI, "class": "Qwen2_5OmniProcessor"},
+    "qwen3_omni_moe_thinker": {**OMNI, "class": "Qwen3OmniMoeProcessor"},
+    "step3p7": {"images": {"patch_size": 8, "vision_patch_size": 4, "downsampler_stride": 2}},
+    "video_llava": {"images": {"size": {"height": 16, "width": 16}}},
 }

@@ -40,9 +40,10 @@ IMAGE_ARGUMENTS = {
 
 def tokenizer(model_type: str) -> Any:
     """Bytes, and every special token that a processor of this family may write or ask for."""
-    named = {**NAMED_TOKENS, **PROCESSORS.get(model_type, {}).get("tokens", {})}
+    by_hand = PROCESSORS.get(model_type, {})
+    named = {**NAMED_TOKENS, **by_hand.get("tokens", {})}
     places = [f"<row_{i + 1}_col_{j + 1}>" for i in range(4) for j in range(4)]
-    return tokenizer_of(*dict.fromkeys([*LITERAL_TOKENS, *places, *NAMED_TOKENS.values()]), **named)
+    return tokenizer_of(*dict.fromkeys([*LITERAL_TOKENS, *places, *by_hand.get("literals", ()), *NAMED_TOKENS.values()]), **named)
 
 
 def tiny_processor(model_type: str) -> Any:
@@ -59,10 +60,10 @@ def tiny_processor(model_type: str) -> Any:
     if "video_processor" in wanted:
         parts["video_processor"] = _made(model_type, VIDEO_PROCESSOR_MAPPING_NAMES, by_hand.get("videos", {}))
     if "feature_extractor" in wanted:
-        parts["feature_extractor"] = _made(model_type, FEATURE_EXTRACTOR_MAPPING_NAMES, {})
+        parts["feature_extractor"] = _made(model_type, FEATURE_EXTRACTOR_MAPPING_NAMES, by_hand.get("sounds", {}))
     given = {key: value for key, value in {**ARGUMENTS, **by_hand.get("arguments", {})}.items() if key in wanted}
     processor = cls(**parts, **given)
-    processor.chat_template = template(by_hand.get("image", getattr(processor, "image_token", "<image>")))
+    processor.chat_template = template(by_hand.get("image", f"<|vision_start|>{getattr(processor, 'image_token', '<image>')}<|vision_end|>"))
     return processor
 
 

@@ -168,6 +168,9 @@ def _shrunk(tree: dict[str, Any], tokenizer: Any, processor: Any) -> dict[str, A
             continue
         if isinstance(value, dict) and (name.endswith("config") or name in ("encoder", "decoder")):
             found[name] = _shrunk(value, tokenizer, processor)
+        elif name == "rope_parameters" and value and "mrope_section" in value:
+            half = int(SIZES["head_dim"] * value.get("partial_rotary_factor", 1) / 2)
+            found[name] = {**value, "mrope_section": [half - 2 * (half // 4), half // 4, half // 4]}
         elif name == "vocab_size" or name.startswith("vocab_size"):
             found[name] = len(tokenizer)
         elif name in ids:
@@ -195,7 +198,15 @@ def _update(tree: dict[str, Any], changes: dict[str, Any], tokenizer: Any) -> No
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(tree.get(name), dict) and not name.startswith("rope"):
             _update(tree[name], value, tokenizer)
-        elif isinstance(value, str) and value.startswith("token:"):
-            tree[name] = tokenizer.convert_tokens_to_ids(value.removeprefix("token:"))
         else:
-            tree[name] = value
+            tree[name] = _with_ids(value, tokenizer)
+
+
+def _with_ids(value: Any, tokenizer: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_ids(each, tokenizer) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_ids(each, tokenizer) for each in value]
+    if isinstance(value, str) and value.startswith("token:"):
+        return tokenizer.convert_tokens_to_ids(value.removeprefix("token:"))
+    return value
