@@ -20,7 +20,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
             "rope_parameters": {"sliding_attention": MROPE, "full_attention": MROPE},
         }
     },
-    "deepseek_vl_hybrid": {"high_res_vision_config": {"image_size": 64, "patch_size": 4}},
+    "deepseek_vl_hybrid": {"high_res_vision_config": {"image_size": 64, "patch_size": 4, "global_attn_indexes": [1]}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"]}},
     "dots3_note": {"text_config": {"num_key_value_heads": 2}},
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**ROPE, "mrope_section": [3, 3, 2]}}},
@@ -54,9 +54,12 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "janus": {"vq_config": {"num_embeddings": 16}},
     "kimi_k25": {"text_config": {"num_key_value_heads": 2}},
     "llava_next_video": {"image_grid_pinpoints": GRID},
+    "blip-2": {"image_token_index": "token:<image>"},
+    "instructblip": {"image_token_index": "token:<image>"},
+    "llama4": {"image_token_index": "token:<|patch|>", "vision_config": {"intermediate_size": 128}, "text_config": {"moe_layers": [1], "no_rope_layers": [1, 0], "attention_chunk_size": 8192}},
     "mistral4": {"num_key_value_heads": 2},
     "mistral_large4": {"text_config": {"num_key_value_heads": 2}},
-    "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}, "image_patch_id": "token:<im_patch>"},
     "muse_spark": {
         "vision_config": {"num_hidden_layers": 2, "hidden_sizes": [32, 32], "depths": [1, 1], "patch_sizes": [4, 4]}
     },
@@ -119,10 +122,12 @@ OMNI = {
 # Of processors: arguments of the processor, of its image processor (`images`), named tokens (`tokens`), and what a
 # chat template writes for an image (`image`)
 PROCESSORS: dict[str, dict[str, Any]] = {
-    "aria": {"images": {"max_image_size": 980}, "arguments": {"size_conversion": {490: 4, 980: 4}}},
+    "aria": {"arguments": {"size_conversion": {980: 4}}},
     "cohere_compass": {"image": "<|VISION_START|><|IMAGE_PAD|><|VISION_END|>", "tokens": {"image_token": "<|IMAGE_PAD|>"}},
     "aya_vision": {"arguments": {"downsample_factor": 2}},
     "cohere2_vision": {"images": {"patch_size": 2, "size": {"height": 16, "width": 16}}},
+    "blip-2": {"image": "", "without": ["image_token"]},
+    "instructblip": {"image": "", "without": ["image_token"]},
     "cosmos3_omni": {"class": "Qwen3VLProcessor", "videos": {"class": "Qwen3VLVideoProcessor"}},
     "deepseek_vl_hybrid": {"images": {"high_res_size": {"height": 64, "width": 64}}},
     "fuyu": {"image": "|SPEAKER|", "literals": ["|SPEAKER|", "|NEWLINE|"]},
@@ -133,6 +138,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "videos": {"class": "Glm46VVideoProcessor"},
     },
     "glmga": {"class": "Glm46VProcessor", "videos": {"class": "Glm46VVideoProcessor"}},
+    "granite4_vision": {"arguments": {"downsample_rate": "1/2"}},
     "emu3": {
         "literals": [f"<|visual token {i:06}|>" for i in range(4)],
         "images": {"min_pixels": 256, "max_pixels": 1024},
@@ -142,6 +148,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "lfm2_vl": {"images": {"encoder_patch_size": 4, "downsample_factor": 2, "do_image_splitting": False}},
     "molmo2": {"images": {"overlap_margins": [1, 1]}, "tokens": {"image_token": "<|image|>"}},
     "idefics2": {"images": {"do_image_splitting": False}, "arguments": {"image_seq_len": 64}},
+    "ovis2": {"arguments": {"image_seq_length": 16}},
     "qwen2_5_omni_thinker": {**OMNI, "class": "Qwen2_5OmniProcessor"},
     "qwen3_omni_moe_thinker": {**OMNI, "class": "Qwen3OmniMoeProcessor"},
     "step3p7": {"images": {"patch_size": 8, "vision_patch_size": 4, "downsampler_stride": 2}},

@@ -42,6 +42,8 @@ def tokenizer(model_type: str) -> Any:
     """Bytes, and every special token that a processor of this family may write or ask for."""
     by_hand = PROCESSORS.get(model_type, {})
     named = {**NAMED_TOKENS, **by_hand.get("tokens", {})}
+    for name in by_hand.get("without", ()):
+        del named[name]
     places = [f"<row_{i + 1}_col_{j + 1}>" for i in range(4) for j in range(4)]
     return tokenizer_of(*dict.fromkeys([*LITERAL_TOKENS, *places, *by_hand.get("literals", ()), *NAMED_TOKENS.values()]), **named)
 
@@ -59,6 +61,8 @@ def tiny_processor(model_type: str) -> Any:
         parts["image_processor"] = _image_processor(model_type, by_hand.get("images", {}))
     if "video_processor" in wanted:
         parts["video_processor"] = _made(model_type, VIDEO_PROCESSOR_MAPPING_NAMES, by_hand.get("videos", {}))
+    if "qformer_tokenizer" in wanted:
+        parts["qformer_tokenizer"] = tokenizer(model_type)
     if "feature_extractor" in wanted:
         parts["feature_extractor"] = _made(model_type, FEATURE_EXTRACTOR_MAPPING_NAMES, by_hand.get("sounds", {}))
     given = {key: value for key, value in {**ARGUMENTS, **by_hand.get("arguments", {})}.items() if key in wanted}

@@ -164,13 +164,15 @@ def _shrunk(tree: dict[str, Any], tokenizer: Any, processor: Any) -> dict[str, A
     for name, value in tree.items():
         if name in DERIVED:
             continue
-        if name.startswith("mtp") or name.endswith("_dropout") or name == "dropout":
+        if name.startswith("mtp"):
             continue
         if isinstance(value, dict) and (name.endswith("config") or name in ("encoder", "decoder")):
             found[name] = _shrunk(value, tokenizer, processor)
         elif name == "rope_parameters" and value and "mrope_section" in value:
             half = int(SIZES["head_dim"] * value.get("partial_rotary_factor", 1) / 2)
             found[name] = {**value, "mrope_section": [half - 2 * (half // 4), half // 4, half // 4]}
+        elif "drop" in name and isinstance(value, float | int) and not isinstance(value, bool):
+            found[name] = 0.0
         elif name == "vocab_size" or name.startswith("vocab_size"):
             found[name] = len(tokenizer)
         elif name in ids:

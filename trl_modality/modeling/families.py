@@ -21,6 +21,8 @@ class Family(NamedTuple):
     """Why rows cannot be laid into one sequence; `None` where they can."""
     encodes_once: bool = True
     """Whether the model makes one feature for each image token, in order, so that rows can read features of others."""
+    head_is_inside: bool = False
+    """Whether the decoder is a causal language model with the head inside, so that there is no backbone beside it."""
 
 
 FAMILIES = {
@@ -36,8 +38,35 @@ FAMILIES = {
     "internvl": Family("InternVL"),
     "mistral3": Family("Mistral3"),
     "chameleon": Family("Chameleon"),
+    "aya_vision": Family("Aya Vision"),
+    "cohere2_vision": Family("Command A Vision"),
+    "cohere_compass": Family("Cohere Compass"),
+    "cosmos3_omni": Family("Cosmos 3 Omni"),
+    "deepseek_vl": Family("DeepSeek-VL"),
+    "deepseek_vl_hybrid": Family("DeepSeek-VL, two towers"),
+    "exaone4_5": Family("EXAONE 4.5"),
+    "glm46v": Family("GLM-4.6V"),
+    "glm4v": Family("GLM-4.1V"),
+    "glm4v_moe": Family("GLM-4.5V"),
+    "glm_ocr": Family("GLM-OCR"),
+    "glmga": Family("GLM-GA"),
+    "granite_docling": Family("Granite Docling"),
+    "hyperclovax_vision_v2": Family("HyperCLOVA X Vision"),
+    "idefics2": Family("Idefics2"),
+    "janus": Family("Janus"),
+    "kimi_k25": Family("Kimi K2.5"),
+    "lighton_ocr": Family("LightOn OCR"),
+    "llava_next_video": Family("LLaVA-NeXT-Video"),
+    "muse_glimmer": Family("Muse Glimmer"),
+    "ovis2": Family("Ovis2"),
+    "paddleocr_vl": Family("PaddleOCR-VL"),
+    "video_llama_3": Family("VideoLLaMA 3"),
+    "vipllava": Family("ViP-LLaVA"),
     "gemma3": Family("Gemma3", "the tokens of an image see those after them"),
     "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them", encodes_once=False),
+    "llama4": Family("Llama 4", head_is_inside=True),
+    "blip-2": Family("BLIP-2", "the language model counts positions by its mask", False, head_is_inside=True),
+    "instructblip": Family("InstructBLIP", "the Q-Former reads the question with the image", False, head_is_inside=True),
     "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
 }
 
@@ -46,11 +75,23 @@ DECODERS = frozenset(
     {
         "chameleon",
         "cohere",
+        "cohere2",
+        "cohere_compass_text",
+        "deepseek_v3",
+        "exaone4",
         "gemma",
+        "glm4v_moe_text",
+        "glm4v_text",
+        "glm_ocr_text",
         "granite",
+        "granite_docling_text",
+        "hyperclovax",
         "llama",
+        "llama4_text",
         "mistral",
+        "muse_glimmer_text",
         "olmo2",
+        "paddleocr_vl_text",
         "phi3",
         "qwen2",
         "qwen2_5_vl_text",
@@ -80,6 +121,25 @@ def why_config_not_shared(config: Any) -> str | None:
     if decoder not in DECODERS:
         return f"decoders of type {decoder!r} are not known to read a shared prefix exactly"
     return None
+
+
+def head_is_inside(model: PreTrainedModel) -> bool:
+    """Whether the hidden states of a model without a backbone are what its own forward gives to its head."""
+    family = FAMILIES.get(model.config.model_type)
+    return family is not None and family.head_is_inside
+
+
+def longest_sequence(config: Any) -> int | None:
+    """The most tokens that rows may have together in one sequence; `None` where there is no limit.
+
+    Llama 4 sees chunks, and scales queries, by places in the sequence: only where all are in the first chunk, and
+    before the first step of the scale, are they what they are in rows of their own.
+    """
+    text = config.get_text_config()
+    limits = [getattr(text, "attention_chunk_size", None)]
+    if getattr(text, "attn_temperature_tuning", False):
+        limits.append(int(text.floor_scale) - 1)
+    return min((limit for limit in limits if limit), default=None)
 
 
 def encodes_once(model: PreTrainedModel) -> bool:

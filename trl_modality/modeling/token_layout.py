@@ -18,7 +18,7 @@ import torch
 from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
 from ..views import View
 from .attention import SegmentLayout
-from .families import encodes_once
+from .families import encodes_once, longest_sequence
 from .packing import in_sequence, pack_views
 
 
@@ -156,6 +156,7 @@ class TokenLayouts:
         self._share_prefix = self._padding_free = False
         backbone = model.base_model
         self._encodes_once = encodes_once(model)
+        self._longest = longest_sequence(model.config)
         self._image_token_id = backbone.config.image_token_id if self._encodes_once else None
         self._rope = _without_weights(backbone) if self._encodes_once and hasattr(backbone, "get_rope_index") else None
 
@@ -214,6 +215,9 @@ class TokenLayouts:
     def _ways(self, layout: ViewLayout) -> tuple[bool, bool]:
         """Whether the rows of a batch become one sequence, and whether views share their prefix in it."""
         shares_prefix = self._share_prefix and any(layout.prefixes)
+        n_tokens = sum(map(sum, layout.lengths.values())) - shares_prefix * sum(layout.prefixes)
+        if self._longest is not None and n_tokens > self._longest:
+            return False, False
         return self._padding_free or shares_prefix, shares_prefix
 
     def _positions(self, batch: Mapping[str, Any], layout: ViewLayout) -> torch.Tensor | None:
