@@ -24,7 +24,7 @@ from ..views import (
 from .groups import Group, Rows
 from .image_cache import with_cached_images
 from .image_tokens import image_token_ids, with_collapsed_image_tokens
-from .layout import TOKEN_FILL, Part
+from .layout import OF_ROWS, TOKEN_FILL, Part
 from .row_checks import check_learnt, check_literal_tokens, check_modes, remedy_of
 from .turns import mask_other_turns
 
@@ -126,7 +126,7 @@ class Renderer:
             _check_completions(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
         if group.shares_images:
             vision = parts[View.VISION_CENTRIC]
-            parts[View.VISION_CENTRIC] = {key: value for key, value in vision.items() if key in TOKEN_FILL}
+            parts[View.VISION_CENTRIC] = {key: value for key, value in vision.items() if key in TOKEN_FILL or key in OF_ROWS}
         return rendered._replace(parts=parts)
 
     def _host_rows(self, rows: Rows, group: Group, names: Sequence[str]) -> dict[View, list[dict]]:

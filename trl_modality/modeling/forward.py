@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .._compat import excluded_tokens, gathered_head, head_logit_scale
+from .._compat import excluded_tokens, gathered_head, head_logit_scale, mend_llama4
 from ..collation.layout import ViewLayout, with_images_repeated
 from ..kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from ..views import View
@@ -146,6 +146,7 @@ def add_paired_loss(model: PreTrainedModel) -> None:
             f"{type(model).__name__} has no decoder backbone beside its head (`base_model`), whose hidden states the "
             "loss of pairs is computed from. Load a model of another family."
         )
+    mend_llama4(model)
     original_forward = model.forward
     rules = HeadRules(
         head_logit_scale(text_config), getattr(text_config, "final_logit_softcapping", None), excluded_tokens(model)

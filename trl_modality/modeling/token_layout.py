@@ -333,4 +333,6 @@ def _without_weights(module: Any) -> Any:
     bare: Any = object.__new__(type(owner))
     torch.nn.Module.__init__(bare)
     bare.config = owner.config
+    # Some read a size off the module (`spatial_merge_size` of Qwen-Omni)
+    vars(bare).update({name: value for name, value in vars(owner).items() if type(value) in (int, str)})
     return bare
