@@ -35,7 +35,9 @@ BY_HAND: dict[str, dict[str, Any]] = {
         name: {"text_config": {"rope_parameters": MROPE}}
         for name in ("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl")
     },
-    "glm4v_moe": {"text_config": {"rope_parameters": {**MROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
+    "glm4v_moe": {
+        "text_config": {"rope_parameters": {**MROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}
+    },
     **{
         name: {"text_config": {"rope_parameters": MROPE}, "vision_start_token_id": "token:<|vision_start|>"}
         for name in ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
@@ -56,7 +58,11 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "llava_next_video": {"image_grid_pinpoints": GRID},
     "blip-2": {"image_token_index": "token:<image>"},
     "instructblip": {"image_token_index": "token:<image>"},
-    "llama4": {"image_token_index": "token:<|patch|>", "vision_config": {"intermediate_size": 128}, "text_config": {"moe_layers": [1], "no_rope_layers": [1, 0], "attention_chunk_size": 8192}},
+    "llama4": {
+        "image_token_index": "token:<|patch|>",
+        "vision_config": {"intermediate_size": 128},
+        "text_config": {"moe_layers": [1], "no_rope_layers": [1, 0], "attention_chunk_size": 8192},
+    },
     "mistral4": {"num_key_value_heads": 2},
     "mistral_large4": {"text_config": {"num_key_value_heads": 2}},
     "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}, "image_patch_id": "token:<im_patch>"},
@@ -100,18 +106,99 @@ NAMED_TOKENS = {
     "slice_end_token": "</slice>",
 }
 # Tokens that processors write by themselves
-LITERAL_TOKENS = """<image> <video> <|image_pad|> <|video_pad|> <|vision_start|> <|vision_end|> <|image|> <|video|>
-<|begin_of_image|> <|end_of_image|> <|begin_of_video|> <|end_of_video|> <img> </img> <imgpad> <|imgpad|>
-<|audio_comp_pad|> <IMG_CONTEXT> <racm3:break> <eoss> IMGIMGAZ <|extra_200|> <|extra_201|> <|START_OF_IMG|>
-<|END_OF_IMG|> <|IMG_LINE_BREAK|> <|IMG_PATCH|> TILE_GLOBAL TILE_ <|IMAGE_PAD|> <|VIDEO_PAD|> <|VISION_START|>
-<|VISION_END|> <fake_token_around_image> <global-img> <end_of_utterance> <|python_tag|> <|media_pad|>
-<|kimi_k25_video_placeholder|> <|content_image|> <|content_audio_input|> <|unused_200053|> <|unused_200054|>
-<|image_start|> <|image_end|> <|img_thumbnail|> <|patch|> <|tile_x_separator|> <|tile_y_separator|> [IMG]
-[IMG_BREAK] [IMG_END] <frame_end> <frame_start> <im_col> <im_end> <im_low> <im_patch> <im_start>
-<low_res_im_start> <|vid_end|> <|vid_frame_separator|> <|vid_start|> <|audio|> <|soft_audio_end|>
-<|soft_audio_start|> <so_embedding> <so_end> <so_start> <IMG_ATOM> <IMG_COL> <IMG_END> <IMG_ROW> <IMG_START>
-<IMG_GRID> <patch_newline> <patch_start> <patch_end> <|reserved_special_token_0|> <|im_end|> <|im_start|>
-]<]image[>[ ]<]video[>[ ]<]start of image[>[ ]<]end of image[>[ ]<]vision_start[>[ ]<]vision_end[>[""".split()
+LITERAL_TOKENS = [
+    "<image>",
+    "<video>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image|>",
+    "<|video|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|begin_of_video|>",
+    "<|end_of_video|>",
+    "<img>",
+    "</img>",
+    "<imgpad>",
+    "<|imgpad|>",
+    "<|audio_comp_pad|>",
+    "<IMG_CONTEXT>",
+    "<racm3:break>",
+    "<eoss>",
+    "IMGIMGAZ",
+    "<|extra_200|>",
+    "<|extra_201|>",
+    "<|START_OF_IMG|>",
+    "<|END_OF_IMG|>",
+    "<|IMG_LINE_BREAK|>",
+    "<|IMG_PATCH|>",
+    "TILE_GLOBAL",
+    "TILE_",
+    "<|IMAGE_PAD|>",
+    "<|VIDEO_PAD|>",
+    "<|VISION_START|>",
+    "<|VISION_END|>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    "<end_of_utterance>",
+    "<|python_tag|>",
+    "<|media_pad|>",
+    "<|kimi_k25_video_placeholder|>",
+    "<|content_image|>",
+    "<|content_audio_input|>",
+    "<|unused_200053|>",
+    "<|unused_200054|>",
+    "<|image_start|>",
+    "<|image_end|>",
+    "<|img_thumbnail|>",
+    "<|patch|>",
+    "<|tile_x_separator|>",
+    "<|tile_y_separator|>",
+    "[IMG]",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+    "<frame_end>",
+    "<frame_start>",
+    "<im_col>",
+    "<im_end>",
+    "<im_low>",
+    "<im_patch>",
+    "<im_start>",
+    "<low_res_im_start>",
+    "<|vid_end|>",
+    "<|vid_frame_separator|>",
+    "<|vid_start|>",
+    "<|audio|>",
+    "<|soft_audio_end|>",
+    "<|soft_audio_start|>",
+    "<so_embedding>",
+    "<so_end>",
+    "<so_start>",
+    "<IMG_ATOM>",
+    "<IMG_COL>",
+    "<IMG_END>",
+    "<IMG_ROW>",
+    "<IMG_START>",
+    "<IMG_GRID>",
+    "<patch_newline>",
+    "<patch_start>",
+    "<patch_end>",
+    "<|reserved_special_token_0|>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "]<]image[>[",
+    "]<]video[>[",
+    "]<]start",
+    "of",
+    "image[>[",
+    "]<]end",
+    "of",
+    "image[>[",
+    "]<]vision_start[>[",
+    "]<]vision_end[>[",
+]
 
 OMNI = {
     "images": {"class": "Qwen2VLImageProcessor"},
@@ -123,7 +210,10 @@ OMNI = {
 # chat template writes for an image (`image`)
 PROCESSORS: dict[str, dict[str, Any]] = {
     "aria": {"arguments": {"size_conversion": {980: 4}}},
-    "cohere_compass": {"image": "<|VISION_START|><|IMAGE_PAD|><|VISION_END|>", "tokens": {"image_token": "<|IMAGE_PAD|>"}},
+    "cohere_compass": {
+        "image": "<|VISION_START|><|IMAGE_PAD|><|VISION_END|>",
+        "tokens": {"image_token": "<|IMAGE_PAD|>"},
+    },
     "aya_vision": {"arguments": {"downsample_factor": 2}},
     "cohere2_vision": {"images": {"patch_size": 2, "size": {"height": 16, "width": 16}}},
     "blip-2": {"image": "", "without": ["image_token"]},

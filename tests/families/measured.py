@@ -61,7 +61,8 @@ def measured(model_type: str) -> dict[str, str]:
 
     if (trained := _cell(trains, model_type, "trains pairs")) != "yes":
         return {"trains pairs": trained}
-    assert model is not None and processor is not None and batch is not None
+    assert model is not None
+    assert batch is not None
     cells["trains pairs"] = trained
     reason = why_not_shared(model)
     cells["prefix once, no padding"] = f"no: {reason}" if reason else _shares(model, batch)
@@ -80,9 +81,8 @@ def _cell(do: Any, model_type: str, column: str) -> str:
             warnings.simplefilter("ignore")
             found = do()
     except Exception as error:
-        assert known is not None, f"{model_type}, {column}: {type(error).__name__}: {error}"
-        messages = f"{error} {error.__cause__}"
-        assert re.search(known[0], messages), f"{model_type}, {column}: {messages}"
+        if known is None or not re.search(known[0], f"{error} {error.__cause__}"):
+            raise
         return f"no: {known[1]}"
     assert known is None, f"{model_type}, {column}: it works now, take it out of `reasons.py`"
     return found

@@ -45,7 +45,9 @@ def tokenizer(model_type: str) -> Any:
     for name in by_hand.get("without", ()):
         del named[name]
     places = [f"<row_{i + 1}_col_{j + 1}>" for i in range(4) for j in range(4)]
-    return tokenizer_of(*dict.fromkeys([*LITERAL_TOKENS, *places, *by_hand.get("literals", ()), *NAMED_TOKENS.values()]), **named)
+    return tokenizer_of(
+        *dict.fromkeys([*LITERAL_TOKENS, *places, *by_hand.get("literals", ()), *NAMED_TOKENS.values()]), **named
+    )
 
 
 def tiny_processor(model_type: str) -> Any:
@@ -67,7 +69,9 @@ def tiny_processor(model_type: str) -> Any:
         parts["feature_extractor"] = _made(model_type, FEATURE_EXTRACTOR_MAPPING_NAMES, by_hand.get("sounds", {}))
     given = {key: value for key, value in {**ARGUMENTS, **by_hand.get("arguments", {})}.items() if key in wanted}
     processor = cls(**parts, **given)
-    processor.chat_template = template(by_hand.get("image", f"<|vision_start|>{getattr(processor, 'image_token', '<image>')}<|vision_end|>"))
+    processor.chat_template = template(
+        by_hand.get("image", f"<|vision_start|>{getattr(processor, 'image_token', '<image>')}<|vision_end|>")
+    )
     return processor
 
 

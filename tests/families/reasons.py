@@ -42,4 +42,12 @@ NOT_BUILT: dict[str, str] = {
     ),
 }
 # (error, reason), where nothing is trained or, by column, where one thing is not done
-NOT_DONE: dict[str | tuple[str, str], tuple[str, str]] = {}
+NOT_DONE: dict[str | tuple[str, str], tuple[str, str]] = {
+    "blip": ("has no decoder backbone", "its decoder reads images through cross-attention"),
+    "got_ocr2": ("Nested images are only supported", "its processor refuses the images as TRL's collator gives them"),
+    "pp_chart2table": ("Both `images` and `text`", "its processor refuses the completion, which has no image"),
+    "cosmos3_edge": ("`mm_token_type_ids` is missing", "its processor leaves out a tensor that the model asks for"),
+    "unlimited_ocr": ("has no attribute 'shape'", "its processor gives a list where others give a tensor"),
+    "paligemma": ("`images` are expected", "its processor refuses the completion, which has no image"),
+    "mllama": ("cross-attention", "TRL's collator makes the mask of its images for the prompt alone"),
+}

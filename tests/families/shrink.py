@@ -104,7 +104,8 @@ SIZES: dict[str, Any] = {
         2,
     ),
     **dict.fromkeys(
-        ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_query_tokens", "index_topk"), 4
+        ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_query_tokens", "index_topk"),
+        4,
     ),
     **dict.fromkeys(("num_key_value_heads", "swa_num_key_value_heads", "n_group", "topk_group", "mlp_ratio"), 1),
     "num_global_layers": 1,

@@ -69,9 +69,7 @@ def test_shared_prefix_leaves_each_row_a_token():
     assert shared_prefix(ids, ids[:0]) == 0
 
 
-FAMILIES = [
-    name for name, family in families.FAMILIES.items() if family.why_not_shared is None and is_built(name)
-]
+FAMILIES = [name for name, family in families.FAMILIES.items() if family.why_not_shared is None and is_built(name)]
 
 
 PLAIN = {

@@ -126,7 +126,9 @@ class Renderer:
             _check_completions(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
         if group.shares_images:
             vision = parts[View.VISION_CENTRIC]
-            parts[View.VISION_CENTRIC] = {key: value for key, value in vision.items() if key in TOKEN_FILL or key in OF_ROWS}
+            parts[View.VISION_CENTRIC] = {
+                key: value for key, value in vision.items() if key in TOKEN_FILL or key in OF_ROWS
+            }
         return rendered._replace(parts=parts)
 
     def _host_rows(self, rows: Rows, group: Group, names: Sequence[str]) -> dict[View, list[dict]]:

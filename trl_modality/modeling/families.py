@@ -68,9 +68,17 @@ FAMILIES = {
     "vipllava": Family("ViP-LLaVA"),
     "gemma3": Family("Gemma3", "the tokens of an image see those after them"),
     "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them", encodes_once=False),
+    "molmo2": Family("Molmo 2", "the tokens of an image see those after them"),
+    "minimax_m3_vl": Family("MiniMax M3", "attention chooses blocks of keys by their place"),
+    "mistral_large4": Family("Mistral Large 4", "keys are chosen under the mask of the rows"),
+    "hy_v4_vl": Family("Hunyuan V4", "keys are chosen under the mask of the rows"),
+    "hunyuan_vl": Family("HunyuanVL", "a shared prefix was tried and gave other losses than separate rows"),
+    "granite4_vision": Family("Granite 4 Vision", "features of images are added inside of the decoder", False),
     "llama4": Family("Llama 4", head_is_inside=True),
     "blip-2": Family("BLIP-2", "the language model counts positions by its mask", head_is_inside=True),
-    "instructblip": Family("InstructBLIP", "the Q-Former reads the question with the image", False, head_is_inside=True),
+    "instructblip": Family(
+        "InstructBLIP", "the Q-Former reads the question with the image", False, head_is_inside=True
+    ),
     "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
 }
 
