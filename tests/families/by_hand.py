@@ -70,6 +70,11 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "vision_config": {"num_hidden_layers": 2, "hidden_sizes": [32, 32], "depths": [1, 1], "patch_sizes": [4, 4]}
     },
     "muse_glimmer": {"vision_config": {"out_hidden_size": 128}, "out_hidden_size": 128},
+    **{
+        name: {"text_config": {"layer_types": ["linear_attention", "full_attention"]}}
+        for name in ("qwen3_5", "qwen3_5_moe")
+    },
+    "lfm2_vl": {"text_config": {"layer_types": ["conv", "full_attention"]}},
     "ovis2": {"image_token_id": "token:<IMG_ATOM>", "visual_indicator_token_ids": OVIS},
     "vipllava": {"vision_feature_layer": [-1, -2]},
 }

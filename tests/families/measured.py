@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.families.models import build_any
-from tests.families.reasons import NOT_BUILT, NOT_DONE, ONE_IMAGE, SCALED_BY_TRL
+from tests.families.reasons import LORA_TARGETS, NOT_BUILT, NOT_DONE, ONE_IMAGE, SCALED_BY_TRL
 from tests.testing import tiny_families
 from tests.testing.tiny_families import pairs_of
 from trl_modality import PairedCollator
@@ -69,7 +69,7 @@ def measured(model_type: str) -> dict[str, str]:
     cells["image once"] = "yes" if encodes_once(model) else "no"
     cells["checkpointing"] = _cell(lambda: _checkpoints(model, batch), model_type, "checkpointing")
     cells["generates"] = _cell(lambda: _generates(model_type, model, processor), model_type, "generates")
-    cells["LoRA"] = _cell(lambda: _trains_adapter(model, batch), model_type, "LoRA")
+    cells["LoRA"] = _cell(lambda: _trains_adapter(model_type, model, batch), model_type, "LoRA")
     return cells
 
 
@@ -162,12 +162,13 @@ def _generates(model_type: str, model: Any, processor: Any) -> str:
     return "yes"
 
 
-def _trains_adapter(model: Any, batch: dict[str, Any]) -> str:
+def _trains_adapter(model_type: str, model: Any, batch: dict[str, Any]) -> str:
     """LoRA on every linear layer: the adapter gets a gradient, and nothing else."""
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    targets = LORA_TARGETS.get(model_type, "all-linear")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
     adapted.double().zero_grad()
     adapted(**batch, paired_loss=LossSettings()).loss.backward()
     trained = [name for name, p in adapted.named_parameters() if p.grad is not None and p.grad.any()]
     assert trained
     assert all("lora_" in name for name in trained)
-    return "yes"
+    return "yes" if targets == "all-linear" else "yes, on named layers"

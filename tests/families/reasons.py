@@ -6,6 +6,9 @@ ONE_IMAGE = frozenset({"blip-2", "instructblip"})
 # The model's own logits leave out the factor of its language model's head; TRL's loss, and so ours, does not
 SCALED_BY_TRL = frozenset({"aya_vision", "cohere2_vision"})
 
+# Where `all-linear` of peft takes a layer that is none (a router, a layer of an audio tower)
+LORA_TARGETS = dict.fromkeys(("llama4", "qwen3_omni_moe_thinker"), r".*self_attn\.(q|v)_proj")
+
 TIMM = "its tower is one of `timm`, which the tests do not install"
 ENCODER_DECODER = "an encoder and a decoder: its prompt is not in the sequence of its answer"
 # No tiny model of these, or no row for it, is made
@@ -26,7 +29,16 @@ NOT_BUILT: dict[str, str] = {
     "shieldgemma2": "a classifier of images; its model is Gemma 3",
     "mistral4": "a text model; its images are read by `mistral3`",
     **dict.fromkeys(
-        ("apertus1p5", "dots3_note", "muse_spark", "nemotron_h_omni", "gemma4", "gemma4_unified", "glm5_next"),
+        (
+            "apertus1p5",
+            "dots3_note",
+            "muse_spark",
+            "nemotron_h_omni",
+            "gemma4",
+            "gemma4_unified",
+            "glm5_next",
+            "qwen4_exp",
+        ),
         "no tiny model of it is made yet",
     ),
     **dict.fromkeys(
