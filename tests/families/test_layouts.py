@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 
 from tests.families.measured import build_family, exact, rows_of
 from tests.modeling.test_packing import LAYOUTS, loss_and_gradients
@@ -15,6 +16,9 @@ from trl_modality.modeling.forward import add_paired_loss
 
 # `tests/modeling/test_packing.py` has the others
 SHARING = [n for n, family in families.FAMILIES.items() if family.why_not_shared is None and not is_built(n)]
+
+# Whose routers work in float32, whatever the model is in
+IN_FLOAT32 = ("glm4v_moe", "llama4")
 
 
 @pytest.fixture(scope="module", params=SHARING)
@@ -35,6 +39,6 @@ def test_one_sequence_changes_neither_losses_nor_gradients(family, layout):
             output, gradients = loss_and_gradients(model, batch, **settings)
         for own, other in ((output.pairs, expected.pairs), (output.plain, expected.plain)):
             for found, values in zip(own or (), other or (), strict=True):
-                assert (found - values).abs().max() <= 1e-8 * (1 + values.abs().max())
+                torch.testing.assert_close(found, values, rtol=1e-6 if name in IN_FLOAT32 else 1e-8, atol=1e-10)
         assert gradients.keys() == truth.keys()
         assert all((gradients[key] - truth[key]).norm() <= 1e-6 * total for key in truth)

@@ -29,7 +29,7 @@ def line(model_type: str, cells: dict[str, str]) -> str:
 def lines() -> dict[str, str]:
     """The lines of the page by model type."""
     table = PAGE.read_text().split(BEGIN)[1].split(END)[0]
-    return {each.split("|")[2].strip(" `"): each for each in table.splitlines() if "`" in each}
+    return {each.split("|")[2].strip(" `"): each for each in table.splitlines()[3:] if "`" in each}
 
 
 def write(found: dict[str, str]) -> None:
