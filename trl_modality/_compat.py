@@ -47,6 +47,7 @@ __all__ = [
     "keeping_dtypes",
     "kernel_behind",
     "load_renamed_checkpoint",
+    "mend_llama4",
     "replacing_its_file",
     "rotate_checkpoints",
     "varlen_kernel",
@@ -92,6 +93,20 @@ def excluded_tokens(model: PreTrainedModel) -> list[int]:
     """
     backbone: Any = model.base_model
     return list(backbone.vocabulary_mapping.image_tokens) if model.config.model_type == "chameleon" else []
+
+
+def mend_llama4(model: PreTrainedModel) -> None:
+    """Let Llama 4 run: in transformers 5.24 its forward reads `image_outputs` of its language model, which has none.
+
+    Expiry: when that forward reads its own (`test_host_contract.py` says when).
+    """
+
+    def with_image_outputs(module: Any, args: Any, output: Any) -> None:
+        if not hasattr(output, "image_outputs"):
+            output.image_outputs = None
+
+    if model.config.model_type == "llama4" and not model.language_model._forward_hooks:
+        model.language_model.register_forward_hook(with_image_outputs)
 
 
 def load_renamed_checkpoint(trainer: Any, folder: Any) -> bool:

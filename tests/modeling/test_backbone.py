@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.testing.tiny import picture, shown, tiny_llava
-from tests.testing.tiny_families import build, exact, pairs_of
+from tests.testing.tiny_families import build, exact, is_built, pairs_of
 from trl_modality import PairedCollator
 from trl_modality.collation.layout import with_images_repeated
 from trl_modality.modeling import families
@@ -15,7 +15,7 @@ from trl_modality.modeling.forward import LossSettings, add_paired_loss
 from trl_modality.views import View
 
 
-ENCODED_ONCE = sorted(name for name, family in families.FAMILIES.items() if family.encodes_once)
+ENCODED_ONCE = sorted(name for name, family in families.FAMILIES.items() if family.encodes_once and is_built(name))
 
 
 @pytest.fixture(scope="module", params=ENCODED_ONCE)

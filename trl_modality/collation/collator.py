@@ -21,6 +21,7 @@ from ..views import (
     PairError,
 )
 from .groups import Rows, groups_of, is_filler, shows_an_image, with_an_image
+from .image_tokens import image_token_ids
 from .merge import merge
 from .overlong import Limit, fit
 from .render import HostCollators, Renderer
@@ -208,9 +209,7 @@ class PairedCollator:
     @property
     def image_token_ids(self) -> list[int]:
         """The tokens that stand for an image, or for a part of one."""
-        # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
-        ids = {*getattr(self.processor, "image_token_ids", ()), getattr(self.processor, "image_token_id", None)}
-        return sorted(ids - {None})
+        return image_token_ids(self.processor)
 
 
 def _may_show_an_image(row: Mapping[str, Any]) -> bool:

@@ -23,6 +23,20 @@ KNOWN = {
 NEUTRAL = (None, False)
 
 
+def image_token_ids(processor: Any) -> list[int]:
+    """The tokens that stand for an image, or for a part of one, in the rows of a processor."""
+    # Gemma3's `image_token_id` is only what stands before the tokens of the image, which are in the plural one
+    ids = {*getattr(processor, "image_token_ids", ()), getattr(processor, "image_token_id", None)}
+    if ids == {None} and (token := getattr(processor, "image_token", None)):  # Janus and BLIP-2 name it alone
+        ids.add(processor.tokenizer.convert_tokens_to_ids(str(token)))
+    # Llama 4 writes one for each patch; Ovis2's processor has no name for its own
+    written = getattr(processor, "img_patch_token", None)
+    written = "<IMG_ATOM>" if type(processor).__name__ == "Ovis2Processor" else written
+    if written is not None:
+        ids.add(processor.tokenizer.convert_tokens_to_ids(written))
+    return sorted(ids - {None})
+
+
 class CollapsedImageTokens:
     """Gives the same ids as a fast tokenizer for a batch of texts with images, sooner.
 

@@ -21,6 +21,10 @@ TOKEN_FILL = {
 }
 
 
+# Tensors of rows, neither of their tokens nor of their images: what InstructBLIP's Q-Former reads of the prompt
+OF_ROWS = ("qformer_input_ids", "qformer_attention_mask")
+
+
 @dataclass(frozen=True)
 class ViewLayout:
     """Where each view lies in a batch: views stand one after another along the first dimension of every tensor.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ..views import BAD_COLUMN, SLOT_COLUMN, View, describe_row
 from .groups import Rows, has_cross_entropy
-from .layout import TOKEN_FILL, Part, ViewLayout, shared_prefix
+from .layout import OF_ROWS, TOKEN_FILL, Part, ViewLayout, shared_prefix
 from .overlong import Fitted
 from .render import Rendered
 
@@ -75,7 +75,7 @@ def _n_tokens(part: Part) -> int:
 
 
 def _image_entries(part: Part) -> dict[str, int]:
-    return {key: len(value) for key, value in part.items() if key not in TOKEN_FILL}
+    return {key: len(value) for key, value in part.items() if key not in TOKEN_FILL and key not in OF_ROWS}
 
 
 def _prefixes(rendered: Rendered, image_ids: Sequence[int]) -> list[int]:

@@ -23,8 +23,8 @@ from ..views import (
 )
 from .groups import Group, Rows
 from .image_cache import with_cached_images
-from .image_tokens import with_collapsed_image_tokens
-from .layout import TOKEN_FILL, Part
+from .image_tokens import image_token_ids, with_collapsed_image_tokens
+from .layout import OF_ROWS, TOKEN_FILL, Part
 from .prompt_processors import for_prompts_and_completions
 from .row_checks import check_learnt, check_literal_tokens, check_modes, remedy_of
 from .turns import mask_other_turns
@@ -130,7 +130,9 @@ class Renderer:
             _check_completions(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
         if group.shares_images:
             vision = parts[View.VISION_CENTRIC]
-            parts[View.VISION_CENTRIC] = {key: value for key, value in vision.items() if key in TOKEN_FILL}
+            parts[View.VISION_CENTRIC] = {
+                key: value for key, value in vision.items() if key in TOKEN_FILL or key in OF_ROWS
+            }
         return rendered._replace(parts=parts)
 
     def _host_rows(self, rows: Rows, group: Group, names: Sequence[str]) -> dict[View, list[dict]]:
@@ -188,9 +190,11 @@ class Renderer:
         image_token_id = getattr(self._processor, "image_token_id", None)
         if image_token_id is None:
             return
-        has_token = (part["input_ids"] == image_token_id).any(1).tolist()
-        for row, name, found in zip(rows, names, has_token, strict=True):
-            if row["images"] and not found:
+        has_slot = (part["input_ids"] == image_token_id).any(1).tolist()
+        ids = part["input_ids"].new_tensor(image_token_ids(self._processor))
+        has_token = torch.isin(part["input_ids"], ids).any(1).tolist()
+        for row, name, found, has_any in zip(rows, names, has_slot, has_token, strict=True):
+            if row["images"] and not has_any:
                 raise PairError(name, *_no_image_token(row, column, self._processor))
             if found and not row["images"]:
                 raise PairError(

@@ -1,7 +1,9 @@
 """The forward of a backbone over a batch of views: each image encoded once, rows laid into one sequence if asked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +15,9 @@ from .recurrence import needs_of
 from .token_layout import TokenLayout, has_own_tokens
 
 
-def run_backbone(model: Any, batch: dict[str, Any], layout: ViewLayout, tokens: TokenLayout) -> Any:
+def run_backbone(
+    model: Any, batch: dict[str, Any], layout: ViewLayout, tokens: TokenLayout, forward: Callable[..., Any]
+) -> Any:
     """The backbone's output over all rows of a batch.
 
     Args:
@@ -23,18 +27,21 @@ def run_backbone(model: Any, batch: dict[str, Any], layout: ViewLayout, tokens: 
         layout: Of the batch.
         tokens: Of the batch, on the device of the model's inputs; where it packs rows into one sequence, the decoder
             must have `shared_prefix` attention.
+        forward: The model's own. It is run in place of a backbone where the model has none: its decoder is a causal
+            language model with the head inside (Llama 4, BLIP-2).
 
     Raises:
         ValueError: packing for a decoder that follows no segments, for a model that reads prompts in both directions
             (PaliGemma), or for tokens that something else stands before (PEFT's virtual tokens).
     """
     backbone = model.base_model
+    run = partial(_without_head, model, forward) if backbone is model else backbone
     inputs = dict(batch) if tokens.encodes_once else with_images_repeated(batch, layout)
     if "position_ids" in tokens.inputs:
         inputs["position_ids"] = tokens.inputs["position_ids"]
     with _features_picked(backbone, tokens.inputs.get("image_sources")):
         if not tokens.packs:
-            return backbone(**inputs)
+            return run(**inputs)
         _check_packs(model, batch)
         del inputs["attention_mask"]
         inputs |= {key: tokens.packed(value) for key, value in inputs.items() if key in TOKEN_FILL}
@@ -42,7 +49,21 @@ def run_backbone(model: Any, batch: dict[str, Any], layout: ViewLayout, tokens: 
         if needs_of(decoder) is not None:
             inputs["seq_idx"] = segments  # all that some layers hand on to their convolutions
         with without_masks(decoder):
-            return backbone(**inputs, segment_layout=segments)
+            return run(**inputs, segment_layout=segments)
+
+
+def _without_head(model: Any, forward: Callable[..., Any], **inputs: Any) -> Any:
+    """The hidden states that a model gives to its head, in the output of a backbone; no logits are made."""
+    head = model.get_output_embeddings()
+    own = vars(head).get("forward")
+    head.forward = lambda hidden: hidden
+    try:
+        output = forward(**inputs)
+    finally:
+        del head.forward
+        if own is not None:
+            head.forward = own
+    return SimpleNamespace(last_hidden_state=output.logits, router_logits=getattr(output, "router_logits", None))
 
 
 def _check_packs(model: Any, batch: Mapping[str, Any]) -> None:
@@ -71,7 +92,8 @@ def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[No
 
     def get_picked_features(*args, **kwargs):
         features = original(*args, **kwargs)
-        features.pooler_output = _picked(features.pooler_output, sources)
+        name = "last_hidden_state" if features.pooler_output is None else "pooler_output"
+        features[name] = _picked(features[name], sources)
         if getattr(features, "deepstack_features", None) is not None:
             features.deepstack_features = [_picked(layer, sources) for layer in features.deepstack_features]
         return features

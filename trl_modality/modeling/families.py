@@ -29,6 +29,8 @@ class Family(NamedTuple):
     """
     blocks_in_windows: bool = False
     """Whether they do so in layers with a sliding window alone."""
+    head_is_inside: bool = False
+    """Whether the decoder is a causal language model with the head inside, so that there is no backbone beside it."""
 
 
 FAMILIES = {
@@ -47,32 +49,86 @@ FAMILIES = {
     "internvl": Family("InternVL"),
     "mistral3": Family("Mistral3"),
     "chameleon": Family("Chameleon"),
+    "aria": Family("Aria"),
+    "aya_vision": Family("Aya Vision"),
+    "cohere2_vision": Family("Command A Vision"),
+    "cohere_compass": Family("Cohere Compass"),
+    "cosmos3_omni": Family("Cosmos 3 Omni"),
+    "deepseek_vl": Family("DeepSeek-VL"),
+    "deepseek_vl_hybrid": Family("DeepSeek-VL, two towers"),
+    "exaone4_5": Family("EXAONE 4.5"),
+    "glm46v": Family("GLM-4.6V"),
+    "glm4v": Family("GLM-4.1V"),
+    "glm4v_moe": Family("GLM-4.5V"),
+    "glm_ocr": Family("GLM-OCR"),
+    "glmga": Family("GLM-GA"),
+    "granite_docling": Family("Granite Docling"),
+    "hyperclovax_vision_v2": Family("HyperCLOVA X Vision"),
+    "idefics2": Family("Idefics2"),
+    "janus": Family("Janus"),
+    "kimi_k25": Family("Kimi K2.5"),
+    "lighton_ocr": Family("LightOn OCR"),
+    "llava_next_video": Family("LLaVA-NeXT-Video"),
+    "muse_glimmer": Family("Muse Glimmer"),
+    "ovis2": Family("Ovis2"),
+    "paddleocr_vl": Family("PaddleOCR-VL"),
+    "qianfan_ocr": Family("Qianfan-OCR"),
+    "qwen2_5_omni_thinker": Family("Qwen2.5-Omni thinker"),
+    "qwen3_omni_moe_thinker": Family("Qwen3-Omni thinker"),
+    "video_llama_3": Family("VideoLLaMA 3"),
+    "vipllava": Family("ViP-LLaVA"),
     "gemma3": Family("Gemma3", token_types="token_type_ids"),
     "gemma4": Family("Gemma4", token_types="mm_token_type_ids", blocks_in_windows=True),
     "paligemma": Family("PaliGemma", "the tokens of a prompt see those after them"),
+    "molmo2": Family("Molmo 2", "the tokens of an image see those after them"),
+    "minimax_m3_vl": Family("MiniMax M3", "attention chooses blocks of keys by their place"),
+    "mistral_large4": Family("Mistral Large 4", "keys are chosen under the mask of the rows"),
+    "hy_v4_vl": Family("Hunyuan V4", "keys are chosen under the mask of the rows"),
+    "hunyuan_vl": Family("HunyuanVL", "a shared prefix was tried and gave other losses than separate rows"),
+    "granite4_vision": Family("Granite 4 Vision", "features of images are added inside of the decoder", False),
+    "llama4": Family("Llama 4", head_is_inside=True),
+    "blip-2": Family("BLIP-2", "the language model counts positions by its mask", head_is_inside=True),
+    "instructblip": Family(
+        "InstructBLIP", "the Q-Former reads the question with the image", False, head_is_inside=True
+    ),
     "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
 }
 
 # `model_type` of the text configs whose decoders are tested inside a family
 DECODERS = frozenset(
     {
+        "aria_text",
         "chameleon",
         "cohere",
+        "cohere2",
+        "cohere_compass_text",
+        "deepseek_v3",
+        "exaone4",
         "gemma",
         "gemma3_text",
         "gemma4_text",
+        "glm4v_moe_text",
+        "glm4v_text",
+        "glm_ocr_text",
         "granite",
+        "granite_docling_text",
+        "hyperclovax",
         "lfm2",
         "llama",
+        "llama4_text",
         "mistral",
+        "muse_glimmer_text",
         "olmo2",
+        "paddleocr_vl_text",
         "phi3",
         "qwen2",
+        "qwen2_5_omni_text",
         "qwen2_5_vl_text",
         "qwen2_vl_text",
         "qwen3",
         "qwen3_5_moe_text",
         "qwen3_5_text",
+        "qwen3_omni_moe_text",
         "qwen3_vl_moe_text",
         "qwen3_vl_text",
         "smollm3",
@@ -100,6 +156,25 @@ def why_config_not_shared(config: Any) -> str | None:
     if decoder not in DECODERS:
         return f"decoders of type {decoder!r} are not known to read a shared prefix exactly"
     return None
+
+
+def head_is_inside(model: PreTrainedModel) -> bool:
+    """Whether the hidden states of a model without a backbone are what its own forward gives to its head."""
+    family = FAMILIES.get(model.config.model_type)
+    return family is not None and family.head_is_inside
+
+
+def longest_sequence(config: Any) -> int | None:
+    """The most tokens that rows may have together in one sequence; `None` where there is no limit.
+
+    Llama 4 sees chunks, and scales queries, by places in the sequence: only where all are in the first chunk, and
+    before the first step of the scale, are they what they are in rows of their own.
+    """
+    text = config.get_text_config()
+    limits = [getattr(text, "attention_chunk_size", None)]
+    if getattr(text, "attn_temperature_tuning", False):
+        limits.append(int(text.floor_scale) - 1)
+    return min((limit for limit in limits if limit), default=None)
 
 
 def encodes_once(model: PreTrainedModel) -> bool:

@@ -12,11 +12,12 @@ from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .._compat import excluded_tokens, gathered_head, head_logit_scale
+from .._compat import excluded_tokens, gathered_head, head_logit_scale, mend_llama4
 from ..collation.layout import ViewLayout, with_images_repeated
 from ..kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from ..views import View
 from .backbone import run_backbone
+from .families import head_is_inside
 from .token_layout import PAIRS, TokenLayout, TokenLayouts, has_own_tokens, on_host
 
 
@@ -138,13 +139,15 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     Raises:
         ValueError: the model has no decoder backbone (`base_model`) beside its head.
     """
-    if model.base_model is model or getattr(model.config, "is_encoder_decoder", False):
+    text_config = model.config.get_text_config()
+    has_backbone = model.base_model is not model or head_is_inside(model)
+    if not has_backbone or any(getattr(each, "is_encoder_decoder", False) for each in (model.config, text_config)):
         raise ValueError(
             f"{type(model).__name__} has no decoder backbone beside its head (`base_model`), whose hidden states the "
             "loss of pairs is computed from. Load a model of another family."
         )
+    mend_llama4(model)
     original_forward = model.forward
-    text_config = model.config.get_text_config()
     rules = HeadRules(
         head_logit_scale(text_config), getattr(text_config, "final_logit_softcapping", None), excluded_tokens(model)
     )
@@ -167,7 +170,7 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
         tokens = _token_layout(self, {**kwargs, "labels": labels, "view_layout": view_layout}, token_layout, settings)
-        backbone_output = run_backbone(self, kwargs, view_layout, tokens)
+        backbone_output = run_backbone(self, kwargs, view_layout, tokens, original_forward)
         head = self.get_output_embeddings()
         hidden = backbone_output.last_hidden_state.flatten(0, 1).to(head.weight.device)
         output = _losses(hidden, tokens, view_layout, settings, num_items_in_batch, head, rules)

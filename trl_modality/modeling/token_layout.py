@@ -18,7 +18,7 @@ import torch
 from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
 from ..views import View
 from .attention import SegmentLayout
-from .families import blocks_input, encodes_once
+from .families import blocks_input, encodes_once, longest_sequence
 from .image_blocks import blocks_of
 from .packing import Packing, in_sequence, pack_views
 from .recurrence import Needs, host_tensors, needs_of
@@ -159,6 +159,7 @@ class TokenLayouts:
         backbone = model.base_model
         self._encodes_once = encodes_once(model)
         self._needs = needs_of(model.get_decoder()) or Needs()
+        self._longest = longest_sequence(model.config)
         self._image_token_id = backbone.config.image_token_id if self._encodes_once else None
         self._token_types, self._blocks_in_windows = blocks_input(model.config)
         self._rope = _without_weights(backbone) if self._encodes_once and hasattr(backbone, "get_rope_index") else None
@@ -232,6 +233,9 @@ class TokenLayouts:
     def _ways(self, layout: ViewLayout) -> tuple[bool, bool]:
         """Whether the rows of a batch become one sequence, and whether views share their prefix in it."""
         shares_prefix = self._share_prefix and any(layout.prefixes)
+        n_tokens = sum(map(sum, layout.lengths.values())) - shares_prefix * sum(layout.prefixes)
+        if self._longest is not None and n_tokens > self._longest:
+            return False, False
         return self._padding_free or shares_prefix, shares_prefix
 
     def _positions(self, batch: Mapping[str, Any], layout: ViewLayout) -> torch.Tensor | None:
@@ -347,4 +351,6 @@ def _without_weights(module: Any) -> Any:
     bare: Any = object.__new__(type(owner))
     torch.nn.Module.__init__(bare)
     bare.config = owner.config
+    # Some read a size off the module (`spatial_merge_size` of Qwen-Omni)
+    vars(bare).update({name: value for name, value in vars(owner).items() if type(value) in (int, str)})
     return bare

@@ -1,0 +1,31 @@
+"""A tiny model and its processor for any family that transformers maps to image-text-to-text."""
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from tests.families.processors import tiny_processor, tokenizer
+from tests.families.shrink import shrunk_config
+
+
+def build_any(model_type: str) -> tuple[Any, Any]:
+    """A model in float64 with every weight random, and its processor; copies of what is made once."""
+    return copy.deepcopy(_build_any(model_type))
+
+
+@functools.cache
+def _build_any(model_type: str) -> tuple[Any, Any]:
+    processor = tiny_processor(model_type)
+    tokens = tokenizer(model_type) if processor is None else processor.tokenizer
+    config = shrunk_config(model_type, tokens, processor)
+    config.get_text_config()._experts_implementation = "eager"  # the grouped products know no float64
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model.double(), processor

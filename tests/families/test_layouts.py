@@ -1,0 +1,44 @@
+"""Every family that shares its prefix, in all layouts of batches: exactly what separate rows give, in float64."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.families.measured import build_family, exact, rows_of
+from tests.modeling.test_packing import LAYOUTS, loss_and_gradients
+from tests.testing.tiny_families import is_built
+from trl_modality import PairedCollator
+from trl_modality.modeling import families
+from trl_modality.modeling.attention import shared_prefix_attention
+from trl_modality.modeling.forward import add_paired_loss
+
+
+# `tests/modeling/test_packing.py` has the others
+SHARING = [n for n, family in families.FAMILIES.items() if family.why_not_shared is None and not is_built(n)]
+
+# Whose routers work in float32, whatever the model is in
+IN_FLOAT32 = ("glm4v_moe", "llama4")
+
+
+@pytest.fixture(scope="module", params=SHARING)
+def family(request):
+    model, processor = build_family(request.param)
+    add_paired_loss(model)
+    return request.param, model.train(), processor
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_sequence_changes_neither_losses_nor_gradients(family, layout):
+    name, model, processor = family
+    batch = exact(PairedCollator(processor)(copy.deepcopy(LAYOUTS[layout](rows_of(name)))))
+    expected, truth = loss_and_gradients(model, batch)
+    total = sum(gradient.norm() ** 2 for gradient in truth.values()) ** 0.5
+    for settings in ({"share_prefix": True}, {"padding_free": True}):
+        with shared_prefix_attention(model.get_decoder()):
+            output, gradients = loss_and_gradients(model, batch, **settings)
+        for own, other in ((output.pairs, expected.pairs), (output.plain, expected.plain)):
+            for found, values in zip(own or (), other or (), strict=True):
+                torch.testing.assert_close(found, values, rtol=1e-6 if name in IN_FLOAT32 else 1e-8, atol=1e-10)
+        assert gradients.keys() == truth.keys()
+        assert all((gradients[key] - truth[key]).norm() <= 1e-6 * total for key in truth)
