@@ -11,7 +11,7 @@ IN_OPTIMIZER = frozenset(
     {
         *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"),
         *("optimizer", "scheduler", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
-        *("max_steps", "num_train_epochs", "deepspeed"),
+        *("max_steps", "num_train_epochs", "deepspeed", "train_parts"),
     }
 )
 # Of them, those whose change makes the moments that were saved those of something else
