@@ -34,7 +34,8 @@ class PartsSFTTrainer(SFTTrainer):
             loading = {"trust_remote_code": config.trust_remote_code, **(config.model_init_kwargs or {})}
             given["peft_config"] = adapter_for_parts(words, given["model"], given.get("peft_config"), **loading)
         self._choice: Choice | None = None
-        self._group_parts: list[str] = []
+        self.group_parts: list[str] = []
+        """The part of each group of the optimizer, where parts have learning rates."""
         super().__init__(**given)
         if option := getattr(self.args, "train_parts", None):
             self._choose_parts(option)
@@ -46,8 +47,8 @@ class PartsSFTTrainer(SFTTrainer):
 
     def _choose_parts(self, option: Any) -> None:
         """Let the chosen parts train, and freeze all else."""
-        args, is_peft = self.args, is_peft_model(self.model)
-        model: Any = self.model.get_base_model() if is_peft else self.model
+        args, model, is_peft = self.args, self.model, is_peft_model(self.model)
+        model: Any = model.get_base_model() if is_peft else model
         parts = model_parts(model)
         parameters = dict(model.named_parameters())
         trainable = [name for name, each in parameters.items() if each.requires_grad] if is_peft else None
@@ -88,12 +89,12 @@ class PartsSFTTrainer(SFTTrainer):
         if is_fresh and self._choice is not None and self._choice.has_rates:
             of_model: Any = self.model if model is None else model
             prefix = PEFT_PREFIX if is_peft_model(self.model) else ""
-            self._group_parts = split_groups(optimizer, of_model, self._choice, str(self.args.optim.value), prefix)
+            self.group_parts = split_groups(optimizer, of_model, self._choice, str(self.args.optim.value), prefix)
         return optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._group_parts and "learning_rate" in logs:
-            rates = rates_now(self.optimizer, self._group_parts)
+        if self.group_parts and "learning_rate" in logs:
+            rates = rates_now(self.optimizer, self.group_parts)
             logs |= {f"learning_rate_{part}": rate for part, rate in rates.items()}
         super().log(logs, start_time)
 
