@@ -95,6 +95,31 @@ def test_a_model_by_name_has_its_adapter_there_too(config, make_trainer, tmp_pat
     assert adapted(trainer.model) == in_layers("q_proj", "k_proj", "v_proj", "o_proj")
 
 
+@pytest.mark.slow
+def test_a_quantized_model(config, make_trainer, tmp_path):
+    """4 bits: the adapter is where it is without them, and the base is untouched."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    tiny_llava(hidden_size=64)[0].save_pretrained(tmp_path / "base")
+    trainer = make_trainer(
+        config(lora_parts=["attention"], train_parts={"language_model": 1e-2}),
+        model=str(tmp_path / "base"),
+        peft_config=LoraConfig(r=2),
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32),
+    )
+    assert adapted(trainer.model) == in_layers("q_proj", "k_proj", "v_proj", "o_proj")
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
+    rows = trainer.parts_table
+    whole = tiny_llava(hidden_size=64)[0]
+    adapter = sum(p.numel() for name, p in trainer.model.named_parameters() if "lora_" in name)
+    assert sum(row["parameters"] for row in rows) == sum(p.numel() for p in whole.parameters()) + adapter
+
+
 def test_rates_of_adapters_and_modules_to_save(config, make_trainer):
     """Beside an adapter, `train_parts` chooses among what the adapter trains, and gives it learning rates."""
     adapter = LoraConfig(r=2, modules_to_save=["multi_modal_projector"])

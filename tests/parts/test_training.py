@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from tests.testing.tiny import pair_dataset, tiny_llava
 from trl_modality.parts.structure import TOP, model_parts
+from trl_modality.report.sections import _with_parts_in_words
 
 
 class Gradients(TrainerCallback):
@@ -146,6 +147,12 @@ def test_table_and_record(config, make_trainer, tmp_path):
         ("vision_tower", 0),
     ]
     assert sum(row["parameters"] for row in rows) == sum(p.numel() for p in trainer.model.parameters())
+    counts = [row["parameters"] for row in rows]
+    assert _with_parts_in_words({"seed": 1, "parts": rows}) == {
+        "seed": 1,
+        "parts": f"language_model {counts[0]:,} at 1e-05, norms {counts[1]:,} frozen, projector {counts[2]:,} at "
+        f"0.0001, vision_tower {counts[3]:,} frozen",
+    }
 
 
 @pytest.mark.parametrize(
@@ -179,3 +186,16 @@ def test_an_optimizer_of_the_users_keeps_its_own_rates(config, make_trainer):
     with pytest.raises(ValueError, match="`train_parts` has learning rates, and the optimizer is given"):
         make_trainer(config(train_parts={"projector": 1e-4}), **given)
     make_trainer(config(train_parts=["projector"]), **given)
+
+
+def test_a_run_on_text_alone(config, make_trainer):
+    """Without pairs it is the host's path, and the parts are the same."""
+    from datasets import Dataset
+
+    rows = Dataset.from_list([{"text": f"{i} + {i} = {2 * i}"} for i in range(8)])
+    processor = tiny_llava()[1].tokenizer
+    trainer = make_trainer(config(train_parts={"attention": 1e-3}), rows, processing_class=processor)
+    before, parts = weights(trainer.model), model_parts(trainer.model)
+    trainer.train()
+    changed = {name for name, weight in weights(trainer.model).items() if not torch.equal(weight, before[name])}
+    assert changed == set(parts.of("attention"))
