@@ -179,7 +179,7 @@ def setup_section(runs: Sequence[Run]) -> Section:
 
 
 def _with_parts_in_words(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of a run whose table of what trains is one line: `attention 1,024 at 0.001, vision_tower 512 frozen`."""
+    """A record of a run, what trains as one line: `attention 1,024 at 0.001, vision_tower 512 frozen`."""
     told = dict(record)
     rows = told.get("parts")
     if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
