@@ -30,6 +30,8 @@ ROOMS = (
     "evaluation.grading",
     "config",
     "config_checks",
+    "parts.config",
+    "parts",
     "modeling",
     "collation",
     "curriculum",

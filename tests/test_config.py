@@ -6,6 +6,7 @@ from trl import SFTConfig, TrlParser
 
 from trl_modality import ModalityBalancedSFTConfig
 from trl_modality.curriculum import Mix, get_schedule
+from trl_modality.parts.config import PartsConfig
 from trl_modality.training.prepare import paired_config
 
 
@@ -14,8 +15,8 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
-    doc = ModalityBalancedSFTConfig.__doc__
-    assert len(OURS) == 33
+    doc = f"{PartsConfig.__doc__}\n{ModalityBalancedSFTConfig.__doc__}"
+    assert len(OURS) == 35
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -42,10 +43,11 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "bad_rows: skip\nbad_rows_limit: 20\ndata_timeout: 60\n"
         "on_nonfinite: skip\nnonfinite_limit: 3\n"
         "resume_overrides: [kl_weight, model]\n"
+        "train_parts:\n  language_model: 1e-5\n  vision_tower: 0\n"
     )
     flags = (
         "--kl_weight 0.5 --text_rich_weight 0 --vision_centric_weight 2 --gradient_filter 0.001 "
-        "--curriculum two_stage --share_prefix True --min_pixels 1024"
+        "--curriculum two_stage --share_prefix True --min_pixels 1024 --lora_parts attention last_n_layers=2"
     )
     base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--config", str(recipe)]
     (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config(
@@ -86,6 +88,8 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "on_nonfinite": "skip",
         "nonfinite_limit": 3,
         "resume_overrides": ["kl_weight", "model"],
+        "train_parts": {"language_model": 1e-5, "vision_tower": 0.0},
+        "lora_parts": ["attention", "last_n_layers=2"],
     }
 
 

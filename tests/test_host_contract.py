@@ -338,6 +338,16 @@ def test_a_schedule_is_made_before_the_state_of_a_checkpoint_is_loaded():
     assert list(inspect.signature(Trainer._get_output_dir).parameters) == ["self", "trial"]
 
 
+def test_peft_says_whether_a_config_targets_a_module():
+    from peft import LoraConfig
+
+    from trl_modality._compat import check_target_module_exists
+
+    config = LoraConfig(target_modules=["q_proj"], layers_to_transform=[1], exclude_modules=["tower.layers.1.q_proj"])
+    modules = ("a.layers.1.q_proj", "a.layers.0.q_proj", "a.layers.1.k_proj", "tower.layers.1.q_proj")
+    assert [bool(check_target_module_exists(config, module)) for module in modules] == [True, False, False, False]
+
+
 def test_streams_that_shuffle_say_so_by_name():
     from trl_modality._compat import has_shuffle_buffer
 

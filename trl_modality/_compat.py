@@ -18,6 +18,10 @@ from typing import Any, Protocol
 
 import torch
 from packaging.version import Version
+
+# Not documented: whether a config of PEFT targets a module, with its patterns and exclusions. Expiry: when peft offers
+# it outside of `tuners_utils`.
+from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
@@ -41,6 +45,7 @@ __all__ = [
     "DataCollatorForVisionLanguageModeling",
     "GreedyLR",
     "VarlenKernel",
+    "check_target_module_exists",
     "gathered_head",
     "head_logit_scale",
     "keep_4bit_trainable",

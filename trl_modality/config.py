@@ -3,21 +3,21 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trl import SFTConfig
-
 from ._fields import check_numbers
 from .config_checks import NONFINITE_POLICIES, check_config, choose_metric
 from .curriculum.schedule import FACTORS, SCHEDULES
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
+from .parts.config import PartsConfig
 from .views import BAD_ROW_POLICIES, OVERLONG_POLICIES
 
 
 @dataclass
-class ModalityBalancedSFTConfig(SFTConfig):
+class ModalityBalancedSFTConfig(PartsConfig):
     r"""
-    Configuration of [`ModalityBalancedSFTTrainer`]: every field of [`~trl.SFTConfig`], and those below, which act only
-    on datasets with pairs. Reachable from the command line and from YAML through [`~trl.TrlParser`].
+    Configuration of [`ModalityBalancedSFTTrainer`]: every field of [`~trl.SFTConfig`] and [`PartsConfig`], and those
+    below, which act only on datasets with pairs. Reachable from the command line and from YAML through
+    [`~trl.TrlParser`].
 
     Parameters:
         > Parameters that control the loss

@@ -18,7 +18,7 @@ BEGIN, END = "<!-- made by `tests.faults.matrix`: begin -->", "<!-- end -->"
 
 ORDER = (
     *("columns", "rows", "images", "views_and_pixels", "suspicions", "bad_rows", "reading"),
-    *("folders", "choosing", "numbers", "endings", "checkpoints", "resuming", "ranks", "waiting"),
+    *("parts", "folders", "choosing", "numbers", "endings", "checkpoints", "resuming", "ranks", "waiting"),
     *("files", "data_making", "rendering", "from_models"),
     *("evaluation_folders", "answers", "servers", "interruptions"),
 )

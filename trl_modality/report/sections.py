@@ -152,7 +152,7 @@ def setup_section(runs: Sequence[Run]) -> Section:
         log = run.log
         facts = {
             "model": run.model or (run.last.model if run.last else ""),
-            **run.record,
+            **_with_parts_in_words(run.record),
             "steps": log.steps if log else None,
             "tokens": _last_value(run, "num_tokens"),
             "tokens spared by shared prefixes": _last_value(run, "num_tokens_saved"),
@@ -176,6 +176,22 @@ def setup_section(runs: Sequence[Run]) -> Section:
             }
         )
     return Section("setup", "Setup", "setup.html.j2", {"runs": parts})
+
+
+def _with_parts_in_words(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of a run, what trains as one line: `attention 1,024 at 0.001, vision_tower 512 frozen`."""
+    told = dict(record)
+    rows = told.get("parts")
+    if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
+        lines = []
+        for row in rows:
+            rate, count = row.get("learning_rate"), row.get("parameters")
+            how = f"at {rate}" if rate else "frozen"
+            lines.append(
+                f"{row.get('part')} {count:,} {how}" if isinstance(count, int) else f"{row.get('part')} {how}"
+            )
+        told["parts"] = ", ".join(lines)
+    return told
 
 
 def _has_controls(run: Run) -> bool:

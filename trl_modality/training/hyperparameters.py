@@ -1,6 +1,6 @@
 """Learning rate, weight decay and the like of a resumed run: those of the checkpoint, or what overrides them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
@@ -11,7 +11,7 @@ IN_OPTIMIZER = frozenset(
     {
         *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"),
         *("optimizer", "scheduler", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
-        *("max_steps", "num_train_epochs", "deepspeed"),
+        *("max_steps", "num_train_epochs", "deepspeed", "train_parts"),
     }
 )
 # Of them, those whose change makes the moments that were saved those of something else
@@ -40,7 +40,9 @@ class Hyperparameters:
         rates = getattr(scheduler, "base_lrs", None)
         self._base_rates = None if rates is None else list(rates)
 
-    def apply(self, optimizer: Any, scheduler: Any, overrides: Mapping[str, tuple[Any, Any]]) -> None:
+    def apply(
+        self, optimizer: Any, scheduler: Any, overrides: Mapping[str, tuple[Any, Any]], parts: Sequence[str] = ()
+    ) -> None:
         """Put back what the config says, where a name of `IN_OPTIMIZER` is overridden.
 
         The moments of the optimizer stay, unless it is another one. The learning rate becomes what the schedule of
@@ -50,13 +52,15 @@ class Hyperparameters:
         Args:
             optimizer, scheduler: With the loaded states.
             overrides: The old and the new value by name.
+            parts: The part of each group, where `train_parts` has learning rates.
         """
         touched = {name.partition(".")[0] for name in overrides} & IN_OPTIMIZER
         if self._groups is None or self._step is None or not touched:
             return
-        old, new = overrides.get("learning_rate", (None, None))
-        ratio = new / old if isinstance(old, float) and isinstance(new, float) and old else 1.0
-        for group, fresh in zip(optimizer.param_groups, self._groups, strict=True):
+        names = [f"train_parts.{part}" for part in parts] or ["learning_rate"] * len(self._groups)
+        for name, group, fresh in zip(names, optimizer.param_groups, self._groups, strict=True):
+            old, new = overrides.get(name, (None, None))
+            ratio = new / old if isinstance(old, float) and isinstance(new, float) and old else 1.0
             group.update({**fresh, "lr": group["lr"] * ratio})
         schedule = getattr(scheduler, "scheduler", scheduler)  # accelerate has one around it
         if self._base_rates is not None:

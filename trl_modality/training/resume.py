@@ -136,6 +136,12 @@ class RunIdentity(TrainerCallback):
         refused = [each for each in found if not is_named(each.name, accepted)]
         if refused:
             raise ValueError(_refusal(checkpoint, refused))
+        if checkpoint.has_optimizer and any(map(trains_others, found)):
+            raise ValueError(
+                f"the checkpoint {checkpoint.path} has the optimizer's state of other parts: {_listed(found)}. "
+                "`train_parts` may be resumed with other learning rates, above 0, for the same parts. To train other "
+                "parts, begin a new run from the weights of the checkpoint in another `output_dir`."
+            )
         self.overrides = found
         if found:
             logger.warning(
@@ -167,7 +173,8 @@ class RunIdentity(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         overrides = {each.name: (each.old, each.new) for each in self.overrides}
-        self._hyperparameters.apply(self._trainer.optimizer, self._trainer.lr_scheduler, overrides)
+        optimizer, parts = self._trainer.optimizer, getattr(self._trainer, "group_parts", ())
+        self._hyperparameters.apply(optimizer, self._trainer.lr_scheduler, overrides, parts)
 
     def checkpoint_changes(self, folder: Any) -> None:
         """Say that what an evaluation changes in a checkpoint is about to be written. Every process calls it."""
@@ -192,6 +199,12 @@ class RunIdentity(TrainerCallback):
         """Take into a manifest what callbacks have changed in the checkpoint after it was saved."""
         if self._trainer.is_world_process_zero():
             self._writer.write_if_changed(folder)
+
+
+def trains_others(found: Difference) -> bool:
+    """Whether a difference is in what trains, and not in a learning rate of what trained before."""
+    is_rate = all(isinstance(value, float) and value > 0 for value in (found.old, found.new))
+    return found.name.partition(".")[0] == "train_parts" and not is_rate
 
 
 def _warn_of_newer(folder: Path, checkpoint: Checkpoint) -> None:

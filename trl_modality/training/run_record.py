@@ -121,6 +121,8 @@ def run_record(trainer: Any, parameters: tuple[int, int], schedule: Any = None) 
         "config": config_of(args),
         "versions": versions(),
     }
+    if (parts := getattr(trainer, "parts_table", None)) is not None:
+        record["parts"] = parts
     if schedule is not None:
         record["schedule"] = getattr(schedule, "__qualname__", repr(schedule))
     if is_peft_model(model):

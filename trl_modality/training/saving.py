@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 from transformers.utils import logging
-from trl import SFTTrainer
 
 from .._compat import GreedyLR, keeping_dtypes, load_renamed_checkpoint, replacing_its_file, rotate_checkpoints
 from .checkpoints import newest_finished_checkpoint
+from .parts import PartsSFTTrainer
 from .ranks import waiting_for_others
 from .resume import RunIdentity
 
@@ -28,7 +28,7 @@ EVALUATION_IS_DUE = "trl_modality_evaluation_is_due"
 """The key of `TrainerState.stateful_callbacks` of a checkpoint that was written before the evaluation of its step."""
 
 
-class SavingSFTTrainer(SFTTrainer):
+class SavingSFTTrainer(PartsSFTTrainer):
     """An [`~trl.SFTTrainer`] that keeps the steps it has made.
 
     Where a checkpoint and an evaluation are due at the same step, the checkpoint is written first; its state, which
