@@ -35,9 +35,8 @@ from trl_modality.views import View
 
 SHARED = [name for name, family in families.FAMILIES.items() if family.why_not_shared is None]
 MODES = {"bf16": (torch.bfloat16, False), "autocast": (torch.float32, True)}
-# Chameleon looks its images up in a table: a rounded one may become another token. States grow rounding as they go on,
-# and with it some tokens go to other experts
-TOLERANCES = {"chameleon": 0.08, "gemma4": 0.05, "qwen3_5": 0.08, "qwen3_5_moe": 0.2}
+# Chameleon looks its images up in a table: a rounded one may become another token. States carry rounding along a row
+TOLERANCES = {"chameleon": 0.08, "gemma4": 0.05, "qwen3_5": 0.12, "qwen3_5_moe": 0.2}
 OURS_TOO = {**KNOWN_BLOCKING, **ONCE_A_RUN}
 
 

@@ -1,5 +1,6 @@
-"""Hybrid decoders over segments that continue a prefix, against the decoder on each row by itself, in float64; their
-functions are borrowed and given back."""
+"""Hybrid decoders over segments that continue a prefix, against the decoder on each row by itself, in float64.
+
+And their functions, borrowed and given back."""
 
 import copy
 import inspect
