@@ -248,7 +248,7 @@ def test_layers_read_the_attention_of_the_config_that_we_name():
 
 
 def test_an_attention_without_a_mask_function_is_given_no_mask():
-    """Nor are its positions read back from their device: `attention.without_masks` is made of that."""
+    """Nor are its positions read back from their device: `backbone.without_masks` is made of that."""
     from transformers.masking_utils import create_causal_mask
 
     config = copy.deepcopy(build("llava")[0].get_decoder().config)

@@ -16,7 +16,7 @@ from tests.testing.tiny_families import build, exact, pairs_of
 from tests.testing.tiny_hybrids import RULES, as_it_comes
 from trl_modality import PairedCollator
 from trl_modality._compat import kernel_behind
-from trl_modality.modeling import attention, recurrence
+from trl_modality.modeling import backbone, recurrence
 from trl_modality.modeling.attention import Segment, SegmentLayout, follows_segments, give_back, use_shared_prefix
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 
@@ -39,7 +39,7 @@ def decoder(request):
 
 
 def over_segments(decoder, embeddings, layout: SegmentLayout, positions):
-    with attention.without_masks(decoder):
+    with backbone.without_masks(decoder):
         return decoder(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -229,7 +229,7 @@ def test_without_a_layout_the_model_is_what_it_was(name):
 def test_a_cache_is_refused(decoder):
     layout = SegmentLayout((Segment(0, 4),))
     use_shared_prefix(decoder)
-    with pytest.raises(ValueError, match="use_cache=False"), attention.without_masks(decoder):
+    with pytest.raises(ValueError, match="use_cache=False"), backbone.without_masks(decoder):
         decoder(
             inputs_embeds=torch.randn(1, 4, 32, dtype=torch.float64),
             segment_layout=layout,

@@ -35,7 +35,7 @@ NAME = "shared_prefix"
 _ORIGINALS = {NAME: "sdpa"}
 # Of the name under which the same attention has no mask function: transformers then asks for no mask. One that returns
 # none would not do: whether positions begin anew is read back from the device before it is called
-_WITHOUT_MASK = "_without_mask"
+WITHOUT_MASK = "_without_mask"
 
 
 class Segment(NamedTuple):
@@ -319,17 +319,6 @@ def _eager_of(module: torch.nn.Module) -> Any:
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
-@contextmanager
-def without_masks(decoder: PreTrainedModel) -> Iterator[None]:
-    """A context in which a decoder with `shared_prefix` attention makes no mask, and looks at no position for one."""
-    name: Any = decoder.config._attn_implementation
-    name_attention(decoder.config, name + _WITHOUT_MASK)
-    try:
-        yield
-    finally:
-        name_attention(decoder.config, name)
-
-
 def use_shared_prefix(decoder: PreTrainedModel) -> None:
     """Give a decoder the attention that follows a `segment_layout` where it gets one. Calling it again does nothing.
 
@@ -342,7 +331,7 @@ def use_shared_prefix(decoder: PreTrainedModel) -> None:
     # Opaque: a name that speaks of flash attention, or looks like a repository, is one to transformers
     name = next((name for name, other in _ORIGINALS.items() if other == original), f"{NAME}_{len(_ORIGINALS)}")
     _ORIGINALS[name] = original
-    for each in (name, name + _WITHOUT_MASK):
+    for each in (name, name + WITHOUT_MASK):
         AttentionInterface.register(each, partial(segmented_attention, original=original))
     if original in ALL_MASK_ATTENTION_FUNCTIONS:
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
+from .._compat import name_attention
 from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
-from .attention import check_follows_segments, without_masks
+from .attention import WITHOUT_MASK, check_follows_segments
 from .families import blocks_input
 from .recurrence import needs_of
 from .token_layout import TokenLayout, has_own_tokens
@@ -50,6 +52,17 @@ def run_backbone(
             inputs["seq_idx"] = segments  # all that some layers hand on to their convolutions
         with without_masks(decoder):
             return run(**inputs, segment_layout=segments)
+
+
+@contextmanager
+def without_masks(decoder: PreTrainedModel) -> Iterator[None]:
+    """A context in which a decoder with `shared_prefix` attention makes no mask, and looks at no position for one."""
+    name: Any = decoder.config._attn_implementation
+    name_attention(decoder.config, name + WITHOUT_MASK)
+    try:
+        yield
+    finally:
+        name_attention(decoder.config, name)
 
 
 def _without_head(model: Any, forward: Callable[..., Any], **inputs: Any) -> Any:

@@ -139,14 +139,9 @@ def add_paired_loss(model: PreTrainedModel) -> None:
     Raises:
         ValueError: the model has no decoder backbone (`base_model`) beside its head.
     """
-    text_config = model.config.get_text_config()
-    has_backbone = model.base_model is not model or head_is_inside(model)
-    if not has_backbone or any(getattr(each, "is_encoder_decoder", False) for each in (model.config, text_config)):
-        raise ValueError(
-            f"{type(model).__name__} has no decoder backbone beside its head (`base_model`), whose hidden states the "
-            "loss of pairs is computed from. Load a model of another family."
-        )
+    _check_backbone(model)
     mend_llama4(model)
+    text_config = model.config.get_text_config()
     original_forward = model.forward
     rules = HeadRules(
         head_logit_scale(text_config), getattr(text_config, "final_logit_softcapping", None), excluded_tokens(model)
@@ -181,6 +176,16 @@ def add_paired_loss(model: PreTrainedModel) -> None:
 
     model.forward = types.MethodType(paired_forward, model)
     setattr(model, _KNOWS_PAIRED_LOSS, True)
+
+
+def _check_backbone(model: PreTrainedModel) -> None:
+    configs = model.config, model.config.get_text_config()
+    has_backbone = model.base_model is not model or head_is_inside(model)
+    if not has_backbone or any(getattr(each, "is_encoder_decoder", False) for each in configs):
+        raise ValueError(
+            f"{type(model).__name__} has no decoder backbone beside its head (`base_model`), whose hidden states the "
+            "loss of pairs is computed from. Load a model of another family."
+        )
 
 
 @contextmanager
