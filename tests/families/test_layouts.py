@@ -11,7 +11,8 @@ from tests.testing.tiny_families import is_built
 from trl_modality import PairedCollator
 from trl_modality.modeling import families
 from trl_modality.modeling.attention import shared_prefix_attention
-from trl_modality.modeling.forward import add_paired_loss
+from trl_modality.modeling.forward import LossSettings, add_paired_loss
+from trl_modality.modeling.token_layout import TokenLayouts
 
 
 # `tests/modeling/test_packing.py` has the others
@@ -42,3 +43,15 @@ def test_one_sequence_changes_neither_losses_nor_gradients(family, layout):
                 torch.testing.assert_close(found, values, rtol=1e-6 if name in IN_FLOAT32 else 1e-8, atol=1e-10)
         assert gradients.keys() == truth.keys()
         assert all((gradients[key] - truth[key]).norm() <= 1e-6 * total for key in truth)
+
+
+@pytest.mark.parametrize("limit", ["attention_chunk_size", "floor_scale"])
+def test_llama4_beyond_its_first_chunk_is_run_as_rows(limit):
+    """There places in one sequence are not those in the rows: a chunk would end, and a query be scaled, elsewhere."""
+    model, processor = build_family("llama4")
+    setattr(model.config.get_text_config(), limit, 40)
+    batch = PairedCollator(processor)(rows_of("llama4"))
+    layouts = TokenLayouts(model).of(LossSettings(share_prefix=True, padding_free=True))
+    assert not layouts(batch).packs
+    setattr(model.config.get_text_config(), limit, 4000)
+    assert TokenLayouts(model).of(LossSettings(share_prefix=True))(batch).shares_prefix
