@@ -60,6 +60,5 @@ NOT_DONE: dict[str | tuple[str, str], tuple[str, str]] = {
     "pp_chart2table": ("Both `images` and `text`", "its processor refuses the completion, which has no image"),
     "cosmos3_edge": ("`mm_token_type_ids` is missing", "its processor leaves out a tensor that the model asks for"),
     "unlimited_ocr": ("has no attribute 'shape'", "its processor gives a list where others give a tensor"),
-    "paligemma": ("`images` are expected", "its processor refuses the completion, which has no image"),
     "mllama": ("cross-attention", "TRL's collator makes the mask of its images for the prompt alone"),
 }
