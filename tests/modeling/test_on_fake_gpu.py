@@ -24,7 +24,7 @@ from tests.testing.fake_cuda.steps import (
     step_on_gpu,
 )
 from tests.testing.tiny import pair_dataset, shown, tiny_llava
-from tests.testing.tiny_families import pairs_of
+from tests.testing.tiny_families import is_built, pairs_of
 from trl_modality import ModalityBalancedSFTTrainer
 from trl_modality.modeling import attention, families
 from trl_modality.modeling.families import encodes_once
@@ -33,7 +33,7 @@ from trl_modality.modeling.token_layout import TokenLayouts
 from trl_modality.views import View
 
 
-SHARED = [name for name, family in families.FAMILIES.items() if family.why_not_shared is None]
+SHARED = [name for name, family in families.FAMILIES.items() if family.why_not_shared is None and is_built(name)]
 MODES = {"bf16": (torch.bfloat16, False), "autocast": (torch.float32, True)}
 # Chameleon looks its images up in a table: a rounded one may become another token. States carry rounding along a row
 TOLERANCES = {"chameleon": 0.08, "gemma4": 0.05, "qwen3_5": 0.12, "qwen3_5_moe": 0.2}

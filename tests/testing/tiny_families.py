@@ -328,7 +328,7 @@ def llama4():
 
 def is_built(name: str) -> bool:
     """Whether a family has a tiny model here; `tests/families` makes those of the others."""
-    return name == "llava" or (name != "llama4" and name in {*globals(), *vars(tiny_qwen)})
+    return name == "llava" or (name != "llama4" and name in {*globals(), *vars(tiny_qwen), *vars(tiny_hybrids)})
 
 
 def build(name: str, **text):
