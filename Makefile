@@ -81,7 +81,7 @@ bench-trust: $(READY)  ## the health gate by step, the manifest by save (a minut
 bench-data: $(READY)  ## generated pairs a second, one core
 	$(BIN)/python benchmarks/bench_generators.py
 
-bench-render: $(READY)  ## pairs a second of rendered text, one core, and what OCR finds of them (needs the extra `ocr`; ten minutes)
+bench-render: $(READY)  ## pairs a second of rendered text, one core, and what OCR finds of them (needs the extra `ocr`; three minutes)
 	$(BIN)/python -m pip install --quiet --editable '.[ocr]'
 	$(BIN)/python benchmarks/bench_render.py --ocr 12
 

@@ -183,6 +183,13 @@ def test_options_that_do_not_go_together(tmp_path, words, said, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_share_that_cannot_be_agreed_on_is_named_before_a_model_is_loaded(tmp_path, capsys):
+    source = dataset(tmp_path / "source", "trace")
+    words = ["data", "trace", source, "--out", str(tmp_path / "out"), "--model", str(tmp_path / "no-model")]
+    assert main([*words, "--samples", "4", "--agreed", "0.4"]) == 2
+    assert "`agreed` must be above 0.5 and at most 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "columns", "options", "said"),
     [

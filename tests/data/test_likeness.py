@@ -122,3 +122,5 @@ def test_stats_of_rows_without_pairs_say_what_was_found(tmp_path, capsys):
 def test_a_server_without_its_model_is_refused(tmp_path, capsys):
     assert main(["data", "stats", str(tmp_path), "--server", "http://localhost:1"]) == 2
     assert "name it with `--model`" in capsys.readouterr().err
+    assert main(["data", "stats", str(tmp_path), "--model", "m", "--deadline", "3"]) == 2
+    assert "`--deadline` is for answers of a `--server`" in capsys.readouterr().err

@@ -82,11 +82,11 @@ def test_a_kill_between_two_moves_is_mended(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("removals", range(3))
-def test_a_kill_while_the_work_is_removed_loses_neither_it_nor_the_result(tmp_path, monkeypatch, removals):
+def test_a_kill_while_the_work_is_removed_is_tidied_by_the_next_command(tmp_path, monkeypatch, removals):
     out, unlink, left = tmp_path / "out", type(tmp_path).unlink, [removals]
 
     def killed(self, missing_ok=False):
-        if self.name in ("moving.json", "a.jsonl", "b.jsonl"):
+        if self.name in ("a.jsonl", "b.jsonl", "done.json"):
             left[0] -= 1
             if left[0] < 0:
                 raise KeyboardInterrupt
@@ -96,11 +96,26 @@ def test_a_kill_while_the_work_is_removed_loses_neither_it_nor_the_result(tmp_pa
         patch.setattr(type(out), "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(out, work_files=("a.jsonl", "b.jsonl"))
-    try:
+    assert names(out) == [UNFINISHED, "README.md", "data"]
+    with pytest.raises(FileExistsError, match="it has README.md"):
+        finish(out)
+    assert names(out) == ["README.md", "data"]
+
+
+def test_work_stays_where_somebody_puts_a_file_beside_it(tmp_path):
+    out = tmp_path / "out"
+
+    def interrupted():
         with unfinished_folder(out, "a test") as work:
-            assert {"a.jsonl", "b.jsonl"} <= set(names(work.kept))
-    except FileExistsError:
-        assert names(out) == ["README.md", "data"]  # the result is whole, and the work of no more use
+            (work.kept / "a.jsonl").write_text("paid for")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    (out / ".DS_Store").write_text("of the system")
+    with pytest.raises(FileExistsError, match=r"it has \.DS_Store"):
+        finish(out)
+    assert (out / UNFINISHED / "a.jsonl").read_text() == "paid for"
 
 
 def test_what_is_not_ours_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..views import PAIR_PROMPTS, is_pair
+from .data_asking import check_back_end
 from .reading import HOW_PAIRS_ARE_MADE, reading_options, say
 from .text_tables import histogram, likeness_text, plural, share, spread
 
@@ -44,6 +45,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.model is None and (given := [name for name in OF_THE_MODEL if getattr(args, name)]):
         option = given[0].replace("_", "-")
         raise ValueError(f"`--{option}` is about the model that is asked: name it with `--model`.")
+    check_back_end(args)
     if args.restart and args.output is None:
         raise ValueError("`--restart` needs `--output`, the folder in which to begin anew.")
     if args.rows is not None and args.rows < 1:

@@ -25,13 +25,14 @@ def run(args: argparse.Namespace) -> int:
     from datasets import disable_progress_bars
 
     from ..evaluation.grading.grader import Grader
-    from ..from_models.trace import check_columns, trace
+    from ..from_models.trace import check_columns, check_votes, trace
 
     check_back_end(args)
     if args.model is None:
         raise ValueError("who writes? Give a `--model` (with `--server` its name there).")
     if args.samples < 1:
         raise ValueError(f"`--samples` must be at least 1, got {args.samples}.")
+    check_votes(args.samples, args.agreed)
     disable_progress_bars()
     name, dataset, others = _splits(args)
     temperature = args.temperature

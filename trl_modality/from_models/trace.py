@@ -142,13 +142,18 @@ def _check(
             raise ValueError(f"`{option}` must be one of {', '.join(allowed)}, got {value!r}.")
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1, got {samples}.")
+    check_votes(samples, agreed)
+    if samples > 1 and not getattr(generator, "settings", {}).get("temperature", 1):
+        raise ValueError(f"{samples} samples at temperature 0 are all the same; set a `temperature` above 0.")
+    check_columns(dataset, agreed, from_view, otherwise, name)
+
+
+def check_votes(samples: int, agreed: float | None) -> None:
+    """Raise `ValueError` where several answers could have the share `agreed` of the samples, or one too easily."""
     if agreed is not None and not (0.5 < agreed <= 1 and samples >= LEAST_VOTES):
         raise ValueError(
             f"`agreed` must be above 0.5 and at most 1, of {LEAST_VOTES} samples or more; got {agreed:g} of {samples}."
         )
-    if samples > 1 and not getattr(generator, "settings", {}).get("temperature", 1):
-        raise ValueError(f"{samples} samples at temperature 0 are all the same; set a `temperature` above 0.")
-    check_columns(dataset, agreed, from_view, otherwise, name)
 
 
 def check_columns(dataset: Dataset, agreed: float | None, from_view: str, otherwise: str, name: str) -> None:

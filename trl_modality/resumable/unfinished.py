@@ -13,7 +13,7 @@ from .records import write_json
 
 
 UNFINISHED = ".unfinished"
-_RESULT, _MOVING = "result", "moving.json"
+_RESULT, _MOVING, _DONE = "result", "moving.json", "done.json"
 
 
 class Unfinished:
@@ -45,15 +45,21 @@ class Unfinished:
             (folder / name).rename(self.out / name)
         folder.rmdir()
         # Before the work: while the list is there, a command that goes on makes the result again of that
-        (self._folder / _MOVING).unlink()
+        (self._folder / _MOVING).replace(self._folder / _DONE)
         self.remove_work()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the result is whole, and what is left of the work of no more use."""
+        return (self._folder / _DONE).is_file()
+
     def remove_work(self) -> None:
-        """Remove the work that a result was made of."""
+        """Remove the work that a whole result was made of, and at last the sign that it is whole."""
         for each in self._folder.iterdir():
             # What `--restart` has moved aside may have cost much, and stays
-            if not each.name.startswith("_in_use") and ".before-" not in each.name:
+            if not each.name.startswith("_in_use") and ".before-" not in each.name and each.name != _DONE:
                 each.unlink()
+        (self._folder / _DONE).unlink()
 
     def undo_moves(self) -> None:
         """Remove what a command that was killed while its result moved has left in `out`."""
@@ -84,7 +90,10 @@ def unfinished_folder(out: Path, doing: str) -> Iterator[Unfinished]:
         raise FileExistsError(f"{out} is a file; write elsewhere.")
     existed, work = out.exists(), Unfinished(out)
     if not (work.kept / _MOVING).is_file():
-        _remove_work_of_a_result(work, doing)
+        if work.is_done:  # a command was killed before it had removed its work
+            with locked_folder(work.kept, doing, "OUT"):
+                work.remove_work()
+            _remove_if_empty(work.kept)
         _require_only(out, ())
     try:
         with locked_folder(work.kept, doing, "OUT"):
@@ -96,14 +105,6 @@ def unfinished_folder(out: Path, doing: str) -> Iterator[Unfinished]:
         if not existed:
             with contextlib.suppress(OSError):  # there is work, or a result
                 out.rmdir()
-
-
-def _remove_work_of_a_result(work: Unfinished, doing: str) -> None:
-    """Remove what a command has left that was killed after its result was there."""
-    if work.kept.is_dir() and any(each.name != UNFINISHED for each in work.out.iterdir()):
-        with locked_folder(work.kept, doing, "OUT"):
-            work.remove_work()
-        _remove_if_empty(work.kept)
 
 
 def _require_only(out: Path, names: tuple[str, ...]) -> None:
