@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trl_modality.curriculum import Mix
@@ -21,6 +21,8 @@ class Recipe:
     options: dict[str, Any]
     source: str
     schedule: Callable[[float], Mix] | None = None
+    lora: dict[str, Any] | None = None
+    """Options of a `LoraConfig`."""
 
 
 # The paper's table (arXiv 2510.22836); as in examples/recipes, but with a KL that weighs 1 beside the published 0.01
@@ -44,10 +46,22 @@ FEW = {
     "few": Recipe({"kl_weight": 0.0}, "ours", few_vision_labels),
     "few_kl": Recipe({"kl_weight": 1.0}, "ours", few_vision_labels),
 }
+# What trains, without replay and with it; the first two are what arXiv 2510.08564 names as sparing text skill
+PARTS = {
+    "attention": Recipe({"train_parts": ["attention"]}, "ours"),
+    "gate_up": Recipe({"train_parts": ["gate_up"]}, "ours"),
+    "language_model": Recipe({"train_parts": ["language_model"]}, "ours"),
+    "no_tower": Recipe({"train_parts": ["language_model", "projector"]}, "ours"),
+    "lora": Recipe({"lora_parts": ["language_model"]}, "ours", lora={"r": 16, "lora_alpha": 32}),
+}
+PARTS |= {
+    f"{name}_replay": replace(recipe, options=recipe.options | {"replay_ratio": 0.2}) for name, recipe in PARTS.items()
+}
 RECIPES = {
     **{name: Recipe(options, "arXiv 2510.22836") for name, options in PAPER.items()},
     **{name: Recipe(options, "ours") for name, options in OURS.items()},
     **FEW,
+    **PARTS,
 }
 
 
@@ -76,6 +90,10 @@ SETTINGS = {
     "several_steps": Setting(_CORE, further=True),
     # At equal tokens the recipe without the divergence would see more labels
     "few_vision_labels": Setting(("few", "few_kl", "kl", "pairs_kl"), references=("few",), budgets=("steps",)),
+    # All of them process the same tokens
+    "parts": Setting(
+        ("pairs_kl", "pairs_kl_replay", *PARTS), references=("pairs_kl", "pairs_kl_replay"), budgets=("steps",)
+    ),
     # Which rate is good for which recipe, so that none is held back by the one that all use
     "rate_0.0005": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 5e-4}),
     "rate_0.002": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 2e-3}),

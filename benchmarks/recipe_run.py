@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import LoraConfig
 from recipe_book import COMMON, RECIPES, SETTINGS
 from recipe_data import held_out_sets, training_pairs
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
@@ -103,6 +104,7 @@ def _train(model, processor, setting: str, recipe: str, steps: int, seed: int, c
             replay_dataset=replay,
             processing_class=processor,
             schedule=how.schedule,
+            peft_config=None if how.lora is None else LoraConfig(**how.lora),
             callbacks=[clock],
         )
         trainer.train()
