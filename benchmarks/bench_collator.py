@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Image as StoredImage
-from pair_steps import PATCH, words_tokenizer
+from pair_models import PATCH, words_tokenizer
 from PIL import Image, ImageDraw
 from rows import Origin, append, device_name, origin_of_cpu_run, percentiles_ms
 from transformers import (

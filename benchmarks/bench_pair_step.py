@@ -1,10 +1,12 @@
 """A training step on pairs: ours, which computes prefixes and images once, and steps composed without this package.
 
-    python benchmarks/bench_pair_step.py [--preset main|sweep|memory|packed|all] [--rounds 5]
+    python benchmarks/bench_pair_step.py [--preset main|hybrid|sweep|memory|packed|all] [--rounds 5]
 
 Loss and gradients of all ways are first checked to be equal; then the ways take turns, in another order each round.
 The ratio is the median over the rounds of a way's time by our time in the same round. Beside it stands the ratio of
 their counts of multiplications (`pair_steps.products`), which the ratio of times would be if nothing else took time.
+
+`hybrid` is a model in the shape of Qwen3.5; `main` and all others are LLaVAs.
 
 `memory` is the peak of a step beside weights, inputs and gradients, each way in a process of its own. `packed`
 compares a batch of 64 short rows without padding with one row of as many tokens.
@@ -22,7 +24,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from pair_steps import OURS, WAYS, Layout, Run, Size, prepare, products
+from pair_models import HybridSize, Layout, Size
+from pair_steps import OURS, WAYS, Run, prepare, products
 from peak_memory import peak_bytes, restart_peak
 from rows import RESULTS, Origin, append, device_name, origin_of_cpu_run, percentiles_ms
 
@@ -101,7 +104,7 @@ def take_turns(ways: dict[str, tuple[Any, Run]], rounds: int) -> dict[str, list[
     return seconds
 
 
-def peak_extra_mib(name: str, size: Size, layout: Layout, n_threads: int) -> float:
+def peak_extra_mib(name: str, size: Size | HybridSize, layout: Layout, n_threads: int) -> float:
     """Peak memory of a way in MiB, measured in a process of its own."""
     torch.set_num_threads(n_threads)
     model, run = prepare(size, layout)[name]
@@ -117,7 +120,7 @@ def apart(function: Any, *args: Any) -> Any:
         return pool.apply(function, args)
 
 
-def run_steps(case: str, size: Size, layout: Layout, rounds: int) -> list[dict]:
+def run_steps(case: str, size: Size | HybridSize, layout: Layout, rounds: int) -> list[dict]:
     ways = prepare(size, layout)
     check(ways)
     seconds, counts = take_turns(ways, rounds), products(size, layout)
@@ -134,7 +137,7 @@ def run_steps(case: str, size: Size, layout: Layout, rounds: int) -> list[dict]:
     return found
 
 
-def run_memory(size: Size, layout: Layout) -> list[dict]:
+def run_memory(size: Size | HybridSize, layout: Layout) -> list[dict]:
     n_threads = torch.get_num_threads()
     peaks = {name: apart(peak_extra_mib, name, size, layout, n_threads) for name in WAYS}
     print(f"\n{layout}\n  {'':<36}{'MiB':>8}{'by ours':>10}{'ours by it':>12}")
@@ -176,14 +179,20 @@ def run_packed(size: Size, rounds: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=["main", "sweep", "memory", "packed", "all"], default="main")
+    parser.add_argument("--preset", choices=["main", "hybrid", "sweep", "memory", "packed", "all"], default="main")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the CSV")
     options = parser.parse_args()
     size, found = Size(), []
-    print(f"{size}, {device_name('cpu')}")
+    print(device_name("cpu"))
+    if options.preset != "hybrid":
+        print(size)
     if options.preset in ("main", "all"):
         found += run_steps("main", size, MAIN, options.rounds)
+    if options.preset in ("hybrid", "all"):
+        hybrid = HybridSize()
+        print(f"\n{hybrid}")
+        found += run_steps("hybrid", hybrid, MAIN, options.rounds)
     if options.preset in ("sweep", "all"):
         half = replace(size, n_layers=size.n_layers // 2, n_tower_layers=size.n_tower_layers // 2)
         print(f"\n{half}")

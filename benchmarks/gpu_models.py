@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_run import Machine
-from pair_steps import Layout, Run, host_rows, trl_losses, words_tokenizer
+from pair_models import Layout, words_tokenizer
+from pair_steps import Run, host_rows, trl_losses
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,

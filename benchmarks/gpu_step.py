@@ -28,7 +28,8 @@ import gpu_models
 import torch
 from gpu_models import OURS, ROWS, TINY, TINY_LAYOUT, TRL, TRL_TUNED, VLSize
 from gpu_run import Budget, GpuRow, Journal, Machine, machine_of, parser_of, reason_of, results_folder
-from pair_steps import Layout, Run
+from pair_models import Layout
+from pair_steps import Run
 from roofline import DEVICES
 from rows import percentiles_ms
 from timing import ratio

@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from pair_steps import PATCH, Layout, Run, Size, build
+from pair_models import PATCH, Layout, Size
+from pair_steps import Run
 from PIL import Image
 
 from trl_modality import PairedCollator
@@ -19,7 +20,7 @@ N_IMAGE = 16
 
 def packed_ways(size: Size) -> dict[str, tuple[Any, Run]]:
     """The model, and a step on the same tokens in each form."""
-    model, processor = build(size, Layout(n_image=N_IMAGE))
+    model, processor = size.build(Layout(n_image=N_IMAGE))
     add_paired_loss(model)
     use_shared_prefix(model.get_decoder())
     batch = PairedCollator(processor)(_mixed_rows(size.vocab_size))

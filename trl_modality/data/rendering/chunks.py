@@ -125,7 +125,8 @@ class _Work:
 
     def chunk(self, start: int, is_stopped: Callable[[], bool] = NeverStops) -> Path:
         """The file of the chunk that begins at a row, which is made if it is not there."""
-        rows: list[Any] = list(self.rows.select(range(start, min(start + ROWS, len(self.rows)))))
+        # By index: `select` makes a fingerprint, in which `datasets` catches whatever is raised, Ctrl-C too
+        rows: list[Any] = [self.rows[i] for i in range(start, min(start + ROWS, len(self.rows)))]
         content = json.dumps([self.key, start, rows], default=_plain, sort_keys=True)
         path = self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.arrow"
         if not path.is_file():
