@@ -48,7 +48,7 @@ test-sharded:  ## FSDP2 and DeepSpeed ZeRO on two processes, in an environment o
 	.venv-sharded/bin/python -m pip install --quiet --upgrade pip setuptools wheel
 	.venv-sharded/bin/python -m pip install --quiet --editable '.[dev]'
 	DS_BUILD_OPS=0 .venv-sharded/bin/python -m pip install --quiet --no-build-isolation 'deepspeed>=0.18.6'
-	.venv-sharded/bin/python $(PYTEST) tests/training/test_sharded.py tests/training/test_distributed.py
+	.venv-sharded/bin/python $(PYTEST) tests/training/test_sharded.py tests/training/test_distributed.py tests/parts/test_sharded.py
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
