@@ -94,6 +94,14 @@ SETTINGS = {
     "parts": Setting(
         ("pairs_kl", "pairs_kl_replay", *PARTS), references=("pairs_kl", "pairs_kl_replay"), budgets=("steps",)
     ),
+    # Whether what learns less there, or forgets less, does so at another rate too
+    "parts_rate_0.002": Setting(
+        ("attention", "gate_up", "lora"),
+        references=("attention",),
+        budgets=("steps",),
+        seeds=3,
+        options={"learning_rate": 2e-3},
+    ),
     # Which rate is good for which recipe, so that none is held back by the one that all use
     "rate_0.0005": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 5e-4}),
     "rate_0.002": Setting(("mix", "pairs", "pairs_kl"), seeds=3, options={"learning_rate": 2e-3}),
