@@ -25,7 +25,8 @@ GOAL_COLUMNS = {"steps to 90 %": "steps_to_goal", "tokens": "tokens_to_goal", "s
 
 
 def write_tables(rows: Sequence[Row], folder: Path) -> None:
-    """Write `recipes.md`, `recipes.png` (every recipe) and `recipe_settings.png` (where labels are wrong or few)."""
+    """Write `recipes.md`, and pictures: `recipes.png` (every recipe), `recipe_parts.png` (what trains) and
+    `recipe_settings.png` (where labels are wrong or few)."""
     parts = ["# Recipes", "", *_base(rows)]
     for name, setting in SETTINGS.items():
         for budget in setting.budgets:
@@ -35,7 +36,8 @@ def write_tables(rows: Sequence[Row], folder: Path) -> None:
                 for reference in setting.references:
                     parts += ["", f"Minus `{reference}`, of the same seed:", "", *_differences(own, reference)]
     (folder / "recipes.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
-    _plot_recipes(rows, folder / "recipes.png")
+    _plot_recipes(rows, "main", "tokens", "Equal processed tokens", folder / "recipes.png")
+    _plot_recipes(rows, "parts", "steps", "What trains, in 200 steps", folder / "recipe_parts.png")
     _plot_settings(rows, folder / "recipe_settings.png")
 
 
@@ -110,11 +112,11 @@ SHOWN_SETTINGS = {
 }
 
 
-def _plot_recipes(rows: Sequence[Row], file: Path) -> None:
-    own = [row for row in rows if (row["setting"], row["budget"]) == ("main", "tokens")]
+def _plot_recipes(rows: Sequence[Row], setting: str, budget: str, title: str, file: Path) -> None:
+    own = [row for row in rows if (row["setting"], row["budget"]) == (setting, budget)]
     recipes = [recipe for recipe in RECIPES if any(row["recipe"] == recipe for row in own)]
-    panels = [(title, recipes, own, column) for column, title in SHOWN.items()]
-    _plot(panels if recipes else [], "Equal processed tokens", file)
+    panels = [(name, recipes, own, column) for column, name in SHOWN.items()]
+    _plot(panels if recipes else [], title, file)
 
 
 def _plot_settings(rows: Sequence[Row], file: Path) -> None:
