@@ -154,7 +154,9 @@ def test_one_sequence_changes_neither_losses_nor_gradients(family, layout, setti
     lengths = []
     decoder = model.get_decoder()
     handle = decoder.register_forward_pre_hook(
-        lambda module, args, kwargs: lengths.append(kwargs.get("inputs_embeds", kwargs.get("input_ids")).shape),
+        lambda module, args, kwargs: lengths.append(
+            next(kwargs[key] for key in ("inputs_embeds", "input_ids") if kwargs.get(key) is not None).shape
+        ),
         with_kwargs=True,
     )
     if checkpointing:
