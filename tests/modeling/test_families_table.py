@@ -22,7 +22,9 @@ from trl_modality.modeling.forward import LossSettings, add_paired_loss
 
 # The others are parts of one family
 PLAIN_DECODERS = sorted(
-    name for name in DECODERS - {"deepseek_v3"} if not name.endswith("_text") and name not in FAMILIES
+    name
+    for name in DECODERS - {"deepseek_v3", "mllama_text_model"}
+    if not name.endswith("_text") and name not in FAMILIES
 )
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
