@@ -23,6 +23,8 @@ from tests.testing.tiny import PAIR_FEATURES, pair_row, picture
 from tests.testing.tiny_families import build, exact, pairs_of
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError
 from trl_modality.collation.cross_attention import cross_attention_mask
+from trl_modality.evaluation import TransformersGenerator
+from trl_modality.evaluation.models.requests import Request
 from trl_modality.modeling.attention import shared_prefix_attention
 from trl_modality.modeling.forward import LossSettings, add_paired_loss, output_with_logits
 from trl_modality.views import PAIR_PROMPTS, View, images_of
@@ -210,6 +212,19 @@ def test_logits_of_a_batch_are_those_of_rows_alone(mllama):
         torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", [0, 8])
+def test_an_answer_does_not_depend_on_the_images_of_others(mllama, seed):
+    """In transformers' own batch these two requests get other answers than alone."""
+    model, processor = mllama
+    images = picture(seed).resize((32, 32)), picture(seed + 1).resize((32, 16))
+    requests = [
+        Request(f"<s><user>{'word ' * 6}{seed}<|image|>bb<end><assistant>", images[:1]),
+        Request("<s><user>a<|image|>cc<|image|>bb<end><assistant>", images),
+    ]
+    generate = TransformersGenerator(model, processor, max_new_tokens=8)
+    assert generate(requests) == [generate([request])[0] for request in requests]
+
+
 @pytest.mark.parametrize("how", ["checkpointing", "lora", "bf16"])
 def test_a_run_that_shares_is_that_of_rows_of_their_own(config, how):
     rows = pairs_of_all_kinds()
@@ -248,3 +263,14 @@ def test_embeddings_are_refused(mllama):
     batch["inputs_embeds"] = model.get_input_embeddings()(batch.pop("input_ids"))
     with pytest.raises(ValueError, match="MllamaForConditionalGeneration .* is given embeddings or a cache"):
         model(**batch, paired_loss=LossSettings())
+
+
+def test_a_batch_without_a_row_is_that_of_the_others(mllama):
+    """A row that is too long takes its images with it, and what the others see of theirs stays."""
+    rows = [*pairs_of_all_kinds(), PLAIN, TEXT, DOCUMENT]
+    collate = PairedCollator(mllama[1], max_length=52, overlong="drop")
+    batch, others = collate(copy.deepcopy(rows)), collate(copy.deepcopy([*rows[:2], *rows[3:]]))
+    assert batch["view_layout"].overlong["dropped"] == 1
+    assert others["view_layout"].overlong["dropped"] == 0
+    assert batch.keys() == others.keys()
+    assert all(torch.equal(batch[key], others[key]) for key in batch.keys() - {"view_layout"})

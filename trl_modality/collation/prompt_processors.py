@@ -64,7 +64,9 @@ class MllamaPrompts(MllamaProcessor):
     ) -> BatchFeature:
         if self.is_for_conversations or padding_side == "left":
             _, text, *_ = self.prepare_inputs_layout(text=text)
-            self.validate_inputs(images=images, text=text)
+            shown = [(each, row) for each, row in zip(text, images or (), strict=False) if row]
+            if shown:  # a slot of a row without an image is found afterwards
+                self.validate_inputs(text=[each for each, _ in shown], images=[row for _, row in shown])
         data = dict(self.tokenizer(text, padding_side=padding_side, **kwargs))
         if flat := _flat(images):
             data |= self.image_processor([[image] for image in flat], return_tensors="pt")

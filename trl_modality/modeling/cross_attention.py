@@ -81,19 +81,18 @@ class TileAttention:
         Returns:
             `[1, T, A, D]`.
         """
-        k, v = (
-            x.unflatten(2, (-1, self.n_features)).index_select(2, self.tensors["group_tiles"]).flatten(2, 3)
-            for x in (key, value)
-        )
+        names = "group_tokens", "group_places", "group_tiles"
+        tokens, places, tiles = (self.tensors[name].to(query.device) for name in names)  # layers may be on several
+        k, v = (x.unflatten(2, (-1, self.n_features)).index_select(2, tiles).flatten(2, 3) for x in (key, value))
         lengths = [n * self.n_features for n in self.groups.n_tiles]
-        q = query.index_select(2, self.tensors["group_tokens"]).split(self.groups.n_tokens, 2)
+        q = query.index_select(2, tokens).split(self.groups.n_tokens, 2)
         outputs = [
             F.scaled_dot_product_attention(
                 q_part, k_part, v_part, dropout_p=dropout, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
             )
             for q_part, k_part, v_part in zip(q, k.split(lengths, 2), v.split(lengths, 2), strict=True)
         ]
-        return torch.cat(outputs, 2).index_select(2, self.tensors["group_places"]).transpose(1, 2)
+        return torch.cat(outputs, 2).index_select(2, places).transpose(1, 2)
 
 
 @contextmanager
@@ -138,7 +137,8 @@ def images_read_by_rows(
 
 def _of_rows(states: torch.Tensor, mask_RLIK: torch.Tensor, images_RI: torch.Tensor) -> dict[str, Any]:
     """The inputs of the decoder for padded rows, from the features `[N·K, P, H]`: those of each row, and its mask."""
-    n_rows, length, n_images, n_tiles = mask_RLIK.shape
+    mask_RLIK, images_RI = mask_RLIK.to(states.device), images_RI.to(states.device)
+    n_rows, length, _, n_tiles = mask_RLIK.shape
     n_features = states.shape[1]
     of_images = F.pad(states.reshape(-1, n_tiles * n_features, states.shape[-1]), (0, 0, 0, 0, 0, 1))
     images = torch.where(images_RI < 0, len(of_images) - 1, images_RI).flatten()
@@ -161,5 +161,5 @@ def _of_sequence(states: torch.Tensor, groups: TileGroups, tensors: Tensors) -> 
     return {
         "cross_attention_states": F.pad(states, (0, 0, 0, 0, 0, 1)).flatten(0, 1).unsqueeze(0),
         "cross_attention_mask": TileAttention(groups, tensors, states.shape[1]),
-        "full_text_row_masked_out_mask": tensors["sees_image"][None, None, :, None].to(states.dtype),
+        "full_text_row_masked_out_mask": tensors["sees_image"][None, None, :, None].to(states),
     }
