@@ -266,7 +266,8 @@ def test_flash_attention_asks_the_config_for_its_name():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(name for name, family in FAMILIES.items() if family.encodes_once and is_built(name))
+    "name",
+    sorted(name for name, each in FAMILIES.items() if each.encodes_once > each.cross_attends and is_built(name)),
 )
 def test_a_backbone_gets_its_features_from_its_own_method(name):
     """`backbone._features_picked` stands in for it, and reads where image tokens are by the config's id."""
@@ -276,6 +277,13 @@ def test_a_backbone_gets_its_features_from_its_own_method(name):
     if hasattr(backbone, "get_rope_index"):
         wanted = {"input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids"}
         assert wanted <= set(parameters(backbone.get_rope_index))
+
+
+def test_a_decoder_is_given_the_images_that_it_reads_by_name():
+    """`cross_attention.images_read_by_rows` changes them on their way."""
+    source = inspect.getsource(type(build("mllama")[0].base_model).forward)
+    for name in ("cross_attention_states", "cross_attention_mask", "full_text_row_masked_out_mask"):
+        assert f"{name}={name}," in source
 
 
 def test_a_resumed_run_skips_the_batches_of_its_epoch_that_it_was_trained_on():

@@ -28,14 +28,17 @@ def family(request):
 @pytest.fixture
 def encoded(family, monkeypatch):
     """How many numbers of pixels went through the tower, call by call."""
-    backbone = type(family[1].base_model)
-    original, counts = backbone.get_image_features, []
+    backbone = family[1].base_model
+    owner, name = type(backbone), "get_image_features"
+    if not hasattr(owner, name):  # Mllama's features are no tokens
+        owner, name = type(backbone.vision_model), "forward"
+    original, counts = getattr(owner, name), []
 
     def counting(self, pixel_values, *args, **kwargs):
         counts.append(pixel_values.numel())
         return original(self, pixel_values, *args, **kwargs)
 
-    monkeypatch.setattr(backbone, "get_image_features", counting)
+    monkeypatch.setattr(owner, name, counting)
     return counts
 
 

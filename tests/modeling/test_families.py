@@ -184,19 +184,12 @@ HOST_LIMITS = {
 def test_what_trl_does_not_train_on(name):
     """When one of these fails, TRL has learned the family: move it to `FAMILIES`.
 
-    Of PaliGemma our collator makes batches (tests/collation/test_prompt_processors.py).
+    Of these our collator makes batches (tests/collation/test_prompt_processors.py, tests/modeling/test_mllama.py).
     """
     model, processor = build(name)
     error, message = HOST_LIMITS[name]
     with pytest.raises(error, match=message):
         own_nll(model, host_batch(processor, by_view(pairs_of(name)[:1])))
-
-
-@pytest.mark.parametrize("name", ["mllama"])
-def test_what_trl_does_not_train_on_is_said_with_the_row(name):
-    """By the collator, so that the check of rows before the first step finds it."""
-    with pytest.raises(PairError, match="id='pair-0'.*(cannot collate|cross-attention)"):
-        PairedCollator(build(name)[1])(pairs_of(name)[:1])
 
 
 def test_model_without_a_backbone_of_its_own_is_refused(monkeypatch):

@@ -22,7 +22,9 @@ from trl_modality.modeling.forward import LossSettings, add_paired_loss
 
 # The others are parts of one family
 PLAIN_DECODERS = sorted(
-    name for name in DECODERS - {"deepseek_v3"} if not name.endswith("_text") and name not in FAMILIES
+    name
+    for name in DECODERS - {"deepseek_v3", "mllama_text_model"}
+    if not name.endswith("_text") and name not in FAMILIES
 )
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
@@ -90,7 +92,7 @@ def model_of(model_type: str, decoder: str):
         ("llava", "gemma2", "decoders of type 'gemma2' are not known"),
         ("llava", "gpt_oss", "decoders of type 'gpt_oss' are not known"),
         ("paligemma", "gemma", "in PaliGemma the tokens of a prompt see those after them"),
-        ("mllama", "mllama_text_model", "in Mllama images are read through cross-attention"),
+        ("mllama", "mllama_text_model", None),
         ("florence2", "llama", "models of type 'florence2' are not known"),
     ],
 )
@@ -109,5 +111,5 @@ def test_decoders_that_see_everything_do_not_share(value):
 
 def test_what_is_not_known_is_not_encoded_once():
     assert encodes_once(model_of("gemma3", "gemma3_text"))
-    assert not encodes_once(model_of("mllama", "mllama_text_model"))
+    assert not encodes_once(model_of("granite4_vision", "granite"))
     assert not encodes_once(model_of("florence2", "llama"))

@@ -296,7 +296,7 @@ def mllama():
             "intermediate_layers_indices": [0],
             **PATCHES,
         },
-        text_config=text_sizes(tokenizer, cross_attention_layers=[1]),
+        text_config=text_sizes(tokenizer, num_hidden_layers=4, cross_attention_layers=[1, 3]),
         image_token_index=processor.image_token_id,
     )
     return config, processor

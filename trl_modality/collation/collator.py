@@ -60,8 +60,8 @@ class PairedCollator:
     (`SLOT_COLUMN`), only the views that the step uses are collated. Several threads may call one collator.
 
     Args:
-        processor: Any processor with which TRL's collator can make prompt-completion batches (so not Mllama's), or
-            PaliGemma's; its tokenizer needs a pad token.
+        processor: Any processor with which TRL's collator can make prompt-completion batches, or PaliGemma's or
+            Mllama's; its tokenizer needs a pad token.
         max_length: Longest row in tokens. `None`: no limit.
         completion_only_loss: For plain `prompt`/`completion` rows: whether the prompt is left out of the loss.
         pad_to_multiple_of: Pads the rows to a multiple of this many tokens.

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ..views import BAD_COLUMN, SLOT_COLUMN, View, describe_row
+from .cross_attention import cross_attention_mask, images_of_rows
 from .groups import Rows, has_cross_entropy
 from .layout import OF_ROWS, TOKEN_FILL, Part, ViewLayout, shared_prefix
 from .overlong import Fitted
@@ -43,7 +44,7 @@ def merge(fitted: Fitted, rows: Rows, *, pad_id: int, multiple: int, image_ids: 
     lengths = {view: [p["attention_mask"].sum(1) for v, p in parts if v is view] for view in views}
     sharing = next((group for group in groups if group.group.shares_images), None)
     slot = next((row[SLOT_COLUMN] for row in rows if row.get(SLOT_COLUMN) is not None), None)
-    batch["view_layout"] = ViewLayout(
+    batch["view_layout"] = layout = ViewLayout(
         rows=dict(entries["input_ids"]),
         tokens=tokens,
         entries=entries,
@@ -63,6 +64,10 @@ def merge(fitted: Fitted, rows: Rows, *, pad_id: int, multiple: int, image_ids: 
         # All rows of a batch belong to one step
         **({} if slot is None else {"step": slot.step, "kl_factor": slot.kl_factor}),
     )
+    if "aspect_ratio_mask" in batch:
+        is_image = torch.isin(batch["input_ids"], batch["input_ids"].new_tensor(image_ids))
+        images, has_tile = images_of_rows(is_image, layout), batch["aspect_ratio_mask"].squeeze(1)
+        batch["cross_attention_mask"] = cross_attention_mask(is_image, images, has_tile)
     return batch
 
 
@@ -91,6 +96,9 @@ def _prefixes(rendered: Rendered, image_ids: Sequence[int]) -> list[int]:
         if not rendered.group.shares_images:
             images = torch.isin(first[:prefix], is_image_id).nonzero()
             prefix = int(images[0]) if len(images) else prefix
+            # In Mllama, tokens before the first image see all images of their row
+            if "aspect_ratio_mask" in text.keys() | vision.keys():
+                prefix *= not torch.isin(torch.cat([first, second]), is_image_id).any()
         elif text.keys() & {"token_type_ids", "mm_token_type_ids"}:
             prefix = _outside_images(prefix, *(torch.isin(row, is_image_id) for row in (first, second)))
         prefixes.append(prefix)

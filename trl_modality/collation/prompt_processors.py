@@ -2,13 +2,14 @@
 
 TRL's collator calls a processor twice, with the prompts and their images and with the completions alone. PaliGemma's
 wants images in every call, and puts tokens of its own around a text: those of a prompt are not those of a completion.
+Mllama's puts a start token before every text, and says of the prompt alone which images its tokens see.
 """
 
 import copy
 from typing import Any
 
 import torch
-from transformers import BatchFeature, PaliGemmaProcessor, ProcessorMixin
+from transformers import BatchFeature, MllamaProcessor, PaliGemmaProcessor, ProcessorMixin
 
 
 class PaliGemmaPrompts(PaliGemmaProcessor):
@@ -33,8 +34,7 @@ class PaliGemmaPrompts(PaliGemmaProcessor):
         texts = list(map(self._prompt if is_prompt else self._completion, text))
         data = dict(self.tokenizer(texts, padding_side=padding_side, **kwargs))
         data["token_type_ids"] = torch.full_like(data["input_ids"], 0 if is_prompt else 1)
-        flat = [image for row in images or () for image in (row if isinstance(row, list | tuple) else [row])]
-        if flat:
+        if flat := _flat(images):
             data |= self.image_processor(flat, return_tensors="pt")
         return BatchFeature(data)
 
@@ -49,10 +49,44 @@ class PaliGemmaPrompts(PaliGemmaProcessor):
         return text if text.endswith(eos) else text + eos
 
 
+class MllamaPrompts(MllamaProcessor):
+    """Makes prompts, completions and conversations of text and images, with one entry for each image.
+
+    A row may have no image, of which the image processor makes tensors of another length. There is no
+    `cross_attention_mask`: which images a token sees follows from the whole row (`cross_attention.py`).
+    """
+
+    is_for_conversations = False
+    """Whether it is called with whole conversations, which begin with a start token, as prompts do."""
+
+    def __call__(  # type: ignore[override]
+        self, images: Any = None, text: Any = None, padding_side: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        if self.is_for_conversations or padding_side == "left":
+            _, text, *_ = self.prepare_inputs_layout(text=text)
+            shown = [(each, row) for each, row in zip(text, images or (), strict=False) if row]
+            if shown:  # a slot of a row without an image is found afterwards
+                self.validate_inputs(text=[each for each, _ in shown], images=[row for _, row in shown])
+        data = dict(self.tokenizer(text, padding_side=padding_side, **kwargs))
+        if flat := _flat(images):
+            data |= self.image_processor([[image] for image in flat], return_tensors="pt")
+            del data["num_tiles"]
+        return BatchFeature(data)
+
+
+FORMS: dict[type, type] = {PaliGemmaProcessor: PaliGemmaPrompts, MllamaProcessor: MllamaPrompts}
+
+
 def for_prompts_and_completions(processor: ProcessorMixin, is_for_conversations: bool = False) -> ProcessorMixin:
     """The processor in a form that TRL's collator can call; itself where it is in one."""
-    if type(processor) is not PaliGemmaProcessor:
+    form = FORMS.get(type(processor))
+    if form is None:
         return processor
     copied: Any = copy.copy(processor)
-    copied.__class__, copied.is_for_conversations = PaliGemmaPrompts, is_for_conversations
+    copied.__class__, copied.is_for_conversations = form, is_for_conversations
     return copied
+
+
+def _flat(images: Any) -> list[Any]:
+    """The images of all rows, of which each has a list or one."""
+    return [image for row in images or () for image in (row if isinstance(row, list | tuple) else [row])]

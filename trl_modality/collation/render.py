@@ -222,13 +222,6 @@ def _no_image_token(row: Mapping[str, Any], column: str, processor: ProcessorMix
 
 def _check_completions(text: Part, vision: Part, names: Sequence[str]) -> None:
     """Both views of a pair must have the same completion ids, one at least."""
-    if "cross_attention_mask" in text:
-        raise PairError(
-            names[0],
-            "its processor is for a model with cross-attention to its images, whose mask TRL's collator makes for the "
-            "prompt alone.",
-            "Train a model that reads its images as tokens of the row.",
-        )
     for row, name in enumerate(names):
         ids = [part["labels"][row][part["labels"][row] != -100] for part in (text, vision)]
         if not torch.equal(*ids):

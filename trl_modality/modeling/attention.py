@@ -26,6 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .._compat import VarlenKernel, attention_named, name_attention, varlen_kernel
 from . import recurrence
+from .cross_attention import TileAttention
 from .flex import block_mask, flex_attend, flex_takes, visible_ranges
 from .image_blocks import Blocks, mask_with_blocks, own_ends
 
@@ -202,7 +203,7 @@ def segmented_attention(
         module: the attention layer.
         query: `[B, A, L, D]`.
         key, value: `[B, A or fewer, L, D]`.
-        attention_mask: not used with a layout.
+        attention_mask: not used with a layout, unless it is a `TileAttention`.
         original: name of the attention that the model had.
         segment_layout: of the B·L places.
         scaling, dropout, sliding_window: as for every attention function. A window of w sees w tokens, itself
@@ -225,6 +226,8 @@ def segmented_attention(
         if kwargs.get(name) is not None:
             raise ValueError(f"Attention of {type(module).__name__} uses `{name}`, which segments do not know.")
     query, key, value = (_autocast(x) for x in (query, key, value))
+    if isinstance(attention_mask, TileAttention):
+        return attention_mask(query, key, value, scaling, dropout), None
     tensors = segment_layout.on(query.device)
     window = None if sliding_window is None or sliding_window >= tensors.max_k else sliding_window
     sees_blocks = segment_layout.has_blocks(sliding_window)

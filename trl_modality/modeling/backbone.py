@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from .._compat import name_attention
 from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
 from .attention import WITHOUT_MASK, check_follows_segments
+from .cross_attention import images_read_by_rows
 from .families import blocks_input
 from .recurrence import needs_of
 from .token_layout import TokenLayout, has_own_tokens
@@ -41,7 +42,8 @@ def run_backbone(
     inputs = dict(batch) if tokens.encodes_once else with_images_repeated(batch, layout)
     if "position_ids" in tokens.inputs:
         inputs["position_ids"] = tokens.inputs["position_ids"]
-    with _features_picked(backbone, tokens.inputs.get("image_sources")):
+    picked = _features_picked(backbone, tokens.inputs.get("image_sources"))
+    with picked, images_read_by_rows(model, inputs, tokens.inputs, tokens.tile_groups) as inputs:
         if not tokens.packs:
             return run(**inputs)
         _check_packs(model, batch)

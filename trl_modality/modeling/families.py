@@ -29,6 +29,8 @@ class Family(NamedTuple):
     """
     blocks_in_windows: bool = False
     """Whether they do so in layers with a sliding window alone."""
+    cross_attends: bool = False
+    """Whether images are read through cross-attention, not as tokens."""
     head_is_inside: bool = False
     """Whether the decoder is a causal language model with the head inside, so that there is no backbone beside it."""
 
@@ -91,7 +93,7 @@ FAMILIES = {
     "instructblip": Family(
         "InstructBLIP", "the Q-Former reads the question with the image", False, head_is_inside=True
     ),
-    "mllama": Family("Mllama", "images are read through cross-attention, not as tokens", encodes_once=False),
+    "mllama": Family("Mllama", cross_attends=True),
 }
 
 # `model_type` of the text configs whose decoders are tested inside a family
@@ -117,6 +119,7 @@ DECODERS = frozenset(
         "llama",
         "llama4_text",
         "mistral",
+        "mllama_text_model",
         "muse_glimmer_text",
         "olmo2",
         "paddleocr_vl_text",
@@ -181,6 +184,12 @@ def encodes_once(model: PreTrainedModel) -> bool:
     """Whether the features of an image may be made once and read by several rows."""
     family = FAMILIES.get(model.config.model_type)
     return family is not None and family.encodes_once
+
+
+def cross_attends(model: PreTrainedModel) -> bool:
+    """Whether a model reads its images through cross-attention, not as tokens of its rows."""
+    family = FAMILIES.get(model.config.model_type)
+    return family is not None and family.cross_attends
 
 
 def blocks_input(config: Any) -> tuple[str | None, bool]:

@@ -13,10 +13,12 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .._compat import excluded_tokens, gathered_head, head_logit_scale, mend_llama4
+from ..collation.cross_attention import images_of_rows
 from ..collation.layout import ViewLayout, with_images_repeated
 from ..kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
 from ..views import View
 from .backbone import run_backbone
+from .cross_attention import images_read_by_rows
 from .families import head_is_inside
 from .token_layout import PAIRS, TokenLayout, TokenLayouts, has_own_tokens, on_host
 
@@ -157,6 +159,10 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         token_layout: TokenLayout | None = None,
         **kwargs,
     ):
+        if paired_loss is None and view_layout is not None:
+            rows = {"row_images": images_of_rows(kwargs["input_ids"] == self.config.image_token_id, view_layout)}
+            with images_read_by_rows(self, kwargs, rows) as inputs:
+                return original_forward(*args, **inputs)
         if paired_loss is None:
             return original_forward(*args, **kwargs)
         if view_layout is None:
@@ -312,6 +318,8 @@ def loss_to_backward(
 @torch.no_grad()
 def output_with_logits(model: Any, inputs: dict[str, Any]) -> Any:
     """The output of the model's own forward, which makes the logits of all rows of a batch."""
-    repeated = with_images_repeated(inputs, inputs["view_layout"])
-    own = {key: repeated[key] for key in inputs.keys() - {"labels", "view_layout", "token_layout"}}
+    own = {key: value for key, value in inputs.items() if key not in ("labels", "token_layout")}
+    # Of images that are read through cross-attention each row finds its own
+    if "cross_attention_mask" not in own:
+        own = with_images_repeated(own, own.pop("view_layout"))
     return model(**own, use_cache=False)

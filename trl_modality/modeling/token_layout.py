@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from ..collation.cross_attention import images_of_rows
 from ..collation.layout import TOKEN_FILL, ViewLayout, with_images_repeated
 from ..views import View
 from .attention import SegmentLayout
-from .families import blocks_input, encodes_once, longest_sequence
+from .cross_attention import TileGroups, tile_groups
+from .families import blocks_input, cross_attends, encodes_once, longest_sequence
 from .image_blocks import blocks_of
 from .packing import Packing, in_sequence, pack_views
 from .recurrence import Needs, host_tensors, needs_of
@@ -28,7 +30,7 @@ IGNORED = -100
 PAIRS = "pairs"
 """The name of the group of the pairs that are in the batch in both views."""
 Tensors = dict[str, torch.Tensor]
-_MADE_OF = (*TOKEN_FILL, "image_grid_thw")
+_MADE_OF = (*TOKEN_FILL, "image_grid_thw", "cross_attention_mask")
 """The tensors of a batch that a layout is made of: tokens and sizes, not pixels."""
 
 
@@ -69,11 +71,14 @@ class TokenLayout:
     inputs: Tensors
     """`sources` `[T]`, the place among the R·L places of the rows of each token of the sequence; `n_rows` `[T]`, the
     number of rows that each is in, where prefixes are shared; `position_ids`, where the model does not count them
-    itself; `image_sources`, for each image token the index of its feature, unless each has its own."""
+    itself; `image_sources`, for each image token the index of its feature, unless each has its own; where images are
+    read through cross-attention `row_images` `[R, I]`, the images of each row, and of a sequence its `tile_groups`."""
     segments: SegmentLayout | None = None
     """Of the sequence."""
     segment_tensors: Tensors = field(default_factory=dict)
     """`segments.host_tensors()`."""
+    tile_groups: TileGroups | None = None
+    """The sizes of the groups of a sequence's tokens that see the same tiles of images."""
     made_of: dict[str, tuple[Any, int]] | None = None
     """What it describes of the batch that it is in, each with its version; `None` before it is in one."""
 
@@ -157,7 +162,7 @@ class TokenLayouts:
     def __init__(self, model: Any):
         self._share_prefix = self._padding_free = False
         backbone = model.base_model
-        self._encodes_once = encodes_once(model)
+        self._encodes_once, self._cross_attends = encodes_once(model), cross_attends(model)
         self._needs = needs_of(model.get_decoder()) or Needs()
         self._longest = longest_sequence(model.config)
         self._image_token_id = backbone.config.image_token_id if self._encodes_once else None
@@ -196,7 +201,14 @@ class TokenLayouts:
             positions = packing.positions.unsqueeze(0) if positions is None else in_sequence(positions, order)
         if positions is not None:
             inputs["position_ids"] = positions
-        if encodes_once:
+        groups = None
+        if self._cross_attends and is_own and "cross_attention_mask" in batch:
+            encodes_once = True
+            inputs["row_images"] = images = images_of_rows(batch["input_ids"] == self._image_token_id, layout)
+            if packing is not None:
+                groups, tensors = tile_groups(batch["cross_attention_mask"], images, packing.sources)
+                inputs |= tensors
+        elif encodes_once:
             sources = self._image_sources(batch, layout)
             sources = (sources if packing is None else in_sequence(sources, packing.sources)).flatten()
             sources = sources[sources >= 0]
@@ -216,6 +228,7 @@ class TokenLayouts:
             groups=_groups(labels, places, layout),
             inputs=inputs,
             segments=segments,
+            tile_groups=groups,
             segment_tensors={}
             if segments is None
             else segments.host_tensors() | host_tensors(segments.segments, self._needs),

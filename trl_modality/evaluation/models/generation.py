@@ -78,18 +78,28 @@ class TransformersGenerator:
     def __call__(self, requests: Sequence[Request]) -> list[Generation]:
         """The answers in the order of the requests. Requests with and without images are separate batches.
 
+        In one process, so are requests with different numbers of images to Mllama, in whose own batches tokens before
+        an image see the padding of rows with more.
+
         Raises:
             RequestError: a request that the processor or the chat template refuses or, with several processes, one
                 that is too long for the model. In one process the answer to that has its `failure` set.
         """
         generations: dict[int, Generation] = {}
         with evaluation_mode(self.model), self._own_config() as config, _whole_root(self.model):
-            for has_images in (True, False):
-                positions = [i for i, request in enumerate(requests) if bool(request.images) is has_images]
-                if positions:
-                    batch = {i: requests[i] for i in positions}
-                    generations |= zip(positions, self._generate(batch, config), strict=True)
+            kinds = [self._kind_of(request) for request in requests]
+            for kind in sorted({*kinds}, reverse=True):
+                batch = {i: request for i, request in enumerate(requests) if kinds[i] == kind}
+                generations |= zip(batch, self._generate(batch, config), strict=True)
         return [generations[i] for i in range(len(requests))]
+
+    def _kind_of(self, request: Request) -> int:
+        """A number that is the same for requests which may be in one batch."""
+        n_images = len(request.images)
+        sees_padding = "cross_attention_mask" in getattr(self.processor, "model_input_names", ())
+        # Processes that share a model must make equally many calls of it
+        is_one = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        return n_images if sees_padding and is_one else min(n_images, 1)
 
     def _generate(self, requests: dict[int, Request], config: GenerationConfig) -> list[Generation]:
         prompts = {i: self._render(i, request) for i, request in requests.items()}
