@@ -8,7 +8,7 @@ MROPE = {**ROPE, "mrope_section": [4, 2, 2]}
 """For heads of 16."""
 GRID = [[16, 32], [32, 16], [32, 32]]
 
-OVIS = [f"token:<IMG_{name}>" for name in ("START", "ATOM", "END", "COL", "ROW")]
+OVIS = [f"token:<IMG_{name}>" for name in ("START", "GRID", "COL", "ROW", "END")]
 # Of configs. "token:…" is the id of a special token
 BY_HAND: dict[str, dict[str, Any]] = {
     "aya_vision": {"image_token_id": "token:<|IMG_PATCH|>"},
