@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPED
 
 from tests.families.models import build_any
 from tests.families.reasons import KEPT_WHOLE, LORA_TARGETS, NOT_BUILT, NOT_DONE, ONE_IMAGE, SCALED_BY_TRL
@@ -21,7 +22,7 @@ from trl_modality import PairedCollator
 from trl_modality._compat import head_logit_scale, keep_4bit_trainable
 from trl_modality.collation.layout import TOKEN_FILL, with_images_repeated
 from trl_modality.modeling.attention import shared_prefix_attention
-from trl_modality.modeling.families import encodes_once, why_not_shared
+from trl_modality.modeling.families import FAMILIES, encodes_once, why_not_shared
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 
 
@@ -48,6 +49,11 @@ def rows_of(model_type: str) -> list[dict[str, Any]]:
     return rows
 
 
+def name_of(model_type: str) -> str:
+    family = FAMILIES.get(model_type)
+    return family.name if family is not None else MAPPED[model_type].removesuffix("ForConditionalGeneration")
+
+
 def measured(model_type: str) -> dict[str, str]:
     """The cells of a family. A cell that is not "yes" is a reason of `reasons.py`, whose error was found."""
     if model_type in NOT_BUILT:
@@ -70,7 +76,8 @@ def measured(model_type: str) -> dict[str, str]:
     assert batch is not None
     cells["trains pairs"] = trained
     reason = why_not_shared(model)
-    cells["prefix once, no padding"] = f"no: {reason}" if reason else _shares(model, batch)
+    told = (reason or "").removeprefix(f"in {name_of(model_type)} ")
+    cells["prefix once, no padding"] = f"no: {told}" if reason else _shares(model, batch)
     cells["image once"] = "yes" if encodes_once(model) else "no"
     shares = reason is None
     cells["checkpointing"] = _cell(lambda: _checkpoints(model, batch, shares), model_type, "checkpointing")
@@ -222,7 +229,10 @@ def _trains_adapter(model_type: str, model: Any, batch: dict[str, Any]) -> str:
     """LoRA on every linear layer: the adapter gets a gradient, and nothing else."""
     targets = LORA_TARGETS.get(model_type, "all-linear")
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
-    adapted.double().zero_grad()
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.double()
+    adapted.zero_grad()
     adapted(**batch, paired_loss=LossSettings()).loss.backward()
     trained = [name for name, p in adapted.named_parameters() if p.grad is not None and p.grad.any()]
     assert trained
