@@ -101,8 +101,8 @@ def excluded_tokens(model: PreTrainedModel) -> list[int]:
     if model.config.model_type == "chameleon":
         return list(backbone.vocabulary_mapping.image_tokens)
     text: Any = model.config.get_text_config()
-    is_padded = text.model_type == "inkling_text" and text.unpadded_vocab_size is not None
-    return list(range(text.unpadded_vocab_size, text.vocab_size)) if is_padded else []
+    unpadded = getattr(text, "unpadded_vocab_size", None) if text.model_type == "inkling_text" else None
+    return [] if unpadded is None else list(range(unpadded, text.vocab_size))
 
 
 def mend_llama4(model: PreTrainedModel) -> None:

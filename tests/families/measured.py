@@ -201,14 +201,16 @@ def _generates(model_type: str, model: Any, processor: Any, batch: dict[str, Any
         model.train()
     assert not torch.equal(other, logits), "the image is not read"
     logits[..., special] = -torch.inf
-    assert torch.equal(made[:, length:], logits.argmax(-1))
+    assert torch.equal(made[:, length:], logits.argmax(-1)), "tokens are others than those of a whole forward"
     return "yes"
 
 
 def _step(model: Any, batch: dict[str, Any], shares: bool) -> None:
     """A step of training, the attention of the decoder borrowed for it and given back."""
+    attention = model.get_decoder().config._attn_implementation
     with shared_prefix_attention(model.get_decoder()) if shares else nullcontext():
         _, gradients = _loss(model, batch, share_prefix=shares)
+    assert model.get_decoder().config._attn_implementation == attention
     total = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -262,7 +264,8 @@ def _trains_quantized(model_type: str, batch: dict[str, Any], shares: bool) -> s
     _step(adapted.get_base_model(), {**batch, **single(batch)}, shares)
     changed = {name for name, value in everything(adapted).items() if not torch.equal(value, before[name])}
     assert changed
-    assert all("lora_" in name for name in changed)
+    others = sorted(name for name in changed if "lora_" not in name)
+    assert not others, f"a step changed {', '.join(others)}"
     if model_type in KEPT_WHOLE:
         return f'yes, with `llm_int8_skip_modules=["lm_head", "{KEPT_WHOLE[model_type]}"]`'
     return "yes" if targets == "all-linear" else "yes, on named layers"

@@ -33,6 +33,7 @@ NOT_BUILT: dict[str, str] = {
     "mistral4": "a text model; its images are read by `mistral3`",
     "apertus1p5": "its vocabulary holds the codes of its images and sounds (266,440 tokens); no smaller one is made",
     "fuyu": "with the tests' tokenizer its processor finds one image token less than it wrote",
+    "dots3_note": "heads and experts are set layer by layer: the smallest one made has 42 million parameters",
     "deepseek_ocr2": "its tower makes 144 tokens of its smallest image, which has 768 pixels a side",
     **dict.fromkeys(
         ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"),
@@ -56,5 +57,13 @@ NOT_DONE: dict[str | tuple[str, str], tuple[str, str]] = {
     "pp_chart2table": ("Both `images` and `text`", "its processor refuses the completion, which has no image"),
     "cosmos3_edge": ("`mm_token_type_ids` is missing", "its processor leaves out a tensor that the model asks for"),
     "unlimited_ocr": ("has no attribute 'shape'", "its processor gives a list where others give a tensor"),
+    ("emu3", "QLoRA"): (
+        "num_batches_tracked",
+        "a step changes the running means in its tokenizer of images, which no adapter saves",
+    ),
+    ("hy_v4_vl", "generates"): (
+        "tokens are others than those of a whole forward",
+        "after a step some greedy tokens are others than those of a whole forward; why is not known",
+    ),
     "mllama": ("cross-attention", "TRL's collator makes the mask of its images for the prompt alone"),
 }
