@@ -66,7 +66,7 @@ UNFINISHED_MARK = "checkpoint-is-incomplete.txt"
 def head_logit_scale(text_config) -> float:
     """Factor between `lm_head(hidden)` and the logits that a text model of this config makes, before soft-capping.
 
-    The models state it under five names, and TRL keeps its own reading of them inside `add_fused_lm_head`. This is the
+    The models state it under six names, and TRL keeps its own reading of them inside `add_fused_lm_head`. This is the
     same reading, also where a vision wrapper forgets the factor of its text config in its own logits (LLaVA-NeXT
     around Granite does). Expiry: when transformers or TRL exposes one accessor.
     """
@@ -74,7 +74,7 @@ def head_logit_scale(text_config) -> float:
         scale = getattr(text_config, name, None)
         if scale is not None:
             return float(scale)
-    scaling = getattr(text_config, "logits_scaling", None)
+    scaling = getattr(text_config, "logits_scaling", None) or getattr(text_config, "logits_mup_width_multiplier", None)
     if scaling is None:
         return 1.0
     return float(scaling) if text_config.model_type == "hyperclovax" else 1.0 / float(scaling)
@@ -92,12 +92,17 @@ def set_group_timeout(seconds: float) -> None:
 
 
 def excluded_tokens(model: PreTrainedModel) -> list[int]:
-    """Ids of the tokens whose logits a model's own forward masks: Chameleon's codes of images.
+    """Ids of the tokens whose logits a model's own forward masks or cuts: Chameleon's codes of images, and rows that
+    pad the head of Inkling.
 
     Expiry: when a model states them in its config.
     """
     backbone: Any = model.base_model
-    return list(backbone.vocabulary_mapping.image_tokens) if model.config.model_type == "chameleon" else []
+    if model.config.model_type == "chameleon":
+        return list(backbone.vocabulary_mapping.image_tokens)
+    text: Any = model.config.get_text_config()
+    unpadded = getattr(text, "unpadded_vocab_size", None) if text.model_type == "inkling_text" else None
+    return [] if unpadded is None else list(range(unpadded, text.vocab_size))
 
 
 def mend_llama4(model: PreTrainedModel) -> None:

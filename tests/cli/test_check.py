@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features, Image, List
 
+from tests.families.measured import build_family
 from tests.testing.foreign_files import write_images
 from tests.testing.tiny import MESSAGES, PAIR_FEATURES, pair_dataset, pair_row, picture, tiny_llava
 from trl_modality import PairedCollator
 from trl_modality.cli import main
 from trl_modality.cli.check import load_processor, report
+from trl_modality.cli.model_lines import model_findings
 from trl_modality.cli.row_reports import inspect_rows
 from trl_modality.collation.layout import shared_prefix
+from trl_modality.parts import model_parts
 from trl_modality.views import View
 
 
@@ -223,6 +226,56 @@ def test_rows_that_are_too_long_do_not_hide_others(llava, tmp_path, capsys):
     named = [int(more) for more in re.findall(r"row \d+, id='pair-\d+' and (\d+) more row", printed)]
     rest = int(re.search(r"and (\d+) more that are too long", printed)[1])
     assert 3 + sum(named) + rest == 17, "rows of one length are one line"
+
+
+SHARE, ROWS = (
+    "the views of a pair share their prefix (`share_prefix='auto'`)",
+    "the views of a pair are rows of their own",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "expected"),
+    [
+        ("qwen3_5", 0, [f"model: Qwen3.5 (`qwen3_5`), 77,024 parameters\n  {SHARE}\n", "is encoded once\n"]),
+        ("paligemma", 0, [f"{ROWS}: in PaliGemma the tokens of a prompt see those after them\n", "is encoded once\n"]),
+        ("blip-2", 0, [f"{ROWS}: in BLIP-2 the language model counts positions by its mask\n", "is encoded once\n"]),
+        ("lfm3_vl", 0, [f"{ROWS}: models of type 'lfm3_vl' are not known", "is encoded for each of them\n"]),
+        ("blip", 1, ["pairs cannot be trained on: BlipForConditionalGeneration has no decoder backbone"]),
+    ],
+)
+def test_a_model_alone(tmp_path, capsys, name, code, expected):
+    """What is said of it is what the trainer will do: the reasons are those of the table of families."""
+    model, processor = build_family(name)
+    processor.save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    assert main(["check", "--model", str(tmp_path)]) == code
+    printed = capsys.readouterr().out
+    assert all(each in printed for each in expected)
+    parts = model_parts(model)
+    for word, names in parts.names.items():
+        assert f" {word} {parts.count(names):,}" in printed
+    assert printed.endswith(f"; {len(parts.layers)} layers\n")
+
+
+def test_pairs_for_a_model_that_takes_none(tmp_path, capsys):
+    """The rows are fine, and the exit code says that training would not be."""
+    tiny_llava()[1].save_pretrained(tmp_path / "blip")
+    build_family("blip")[0].config.save_pretrained(tmp_path / "blip")
+    assert main(["check", saved(pair_dataset(2), tmp_path), "--model", str(tmp_path / "blip")]) == 1
+    printed = capsys.readouterr().out
+    assert "pairs cannot be trained on" in printed
+    assert printed.endswith("0 bad rows\n")
+
+
+def test_a_model_that_cannot_be_made(llava):
+    config = load_processor(str(llava))[1]
+    config.text_config.hidden_act = "none"
+    found = model_findings(config)
+    assert found.trains_pairs
+    assert SHARE in found.lines[1]
+    assert "its parts are not known, since it is not made from its config: " in found.lines[-1]
+    assert model_findings(None).lines == ["model: it has no config, so that nothing is known of it"]
 
 
 def test_a_model_that_does_not_share_and_none_that_is_known(llava, tmp_path):

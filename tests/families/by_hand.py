@@ -8,7 +8,7 @@ MROPE = {**ROPE, "mrope_section": [4, 2, 2]}
 """For heads of 16."""
 GRID = [[16, 32], [32, 16], [32, 32]]
 
-OVIS = [f"token:<IMG_{name}>" for name in ("START", "ATOM", "END", "COL", "ROW")]
+OVIS = [f"token:<IMG_{name}>" for name in ("START", "GRID", "COL", "ROW", "END")]
 # Of configs. "token:…" is the id of a special token
 BY_HAND: dict[str, dict[str, Any]] = {
     "aya_vision": {"image_token_id": "token:<|IMG_PATCH|>"},
@@ -16,20 +16,19 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "chameleon": {"vocabulary_map": {"<image>": "token:<image>", "IMGIMGAZ": "token:IMGIMGAZ"}},
     "cohere_compass": {
         "text_config": {
-            "layer_types": ["sliding_attention", "full_attention"],
             "rope_parameters": {"sliding_attention": MROPE, "full_attention": MROPE},
         }
     },
     "deepseek_vl_hybrid": {"high_res_vision_config": {"image_size": 64, "patch_size": 4, "global_attn_indexes": [1]}},
-    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"]}},
     "dots3_note": {"text_config": {"num_key_value_heads": 2}},
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**ROPE, "mrope_section": [3, 3, 2]}}},
     "emu3": {
+        "image_token_id": "token:<image>",
         "vocabulary_map": {
             name: f"token:{name}"
             for name in ("<image>", "<|extra_200|>", *(f"<|visual token {i:06}|>" for i in range(4)))
         },
-        "vq_config": {"codebook_size": 4, "channel_multiplier": [1, 1], "num_res_blocks": 1, "attn_resolutions": []},
+        "vq_config": {"codebook_size": 4, "channel_multiplier": [1] * 4, "num_res_blocks": 1, "attn_resolutions": []},
     },
     **{
         name: {"text_config": {"rope_parameters": MROPE}}
@@ -42,8 +41,11 @@ BY_HAND: dict[str, dict[str, Any]] = {
         name: {"text_config": {"rope_parameters": MROPE}, "vision_start_token_id": "token:<|vision_start|>"}
         for name in ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
     },
+    "gemma4_unified": {
+        "vision_config": {"patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 32, "output_proj_dims": 32},
+    },
     "gemma3n": {"text_config": {"intermediate_size": 32}},
-    "glm5_next": {"text_config": {"num_key_value_heads": 2, "index_kpool": 2}},
+    "glm5_next": {"text_config": {"num_key_value_heads": 2, "index_kpool": 2, "qk_rope_head_dim": 0}},
     "granite4_vision": {
         "deepstack_layer_map": [[0, 0]],
         "spatial_target_layers": [1],
@@ -52,6 +54,16 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "vision_config": {"hidden_size": 64},
         "qformer_config": {"hidden_size": 64, "num_attention_heads": 2, "encoder_hidden_size": 64},
     },
+    # The head has rows that no token has
+    "inkling_mm_model": {
+        "vision_config": {"patch_size": 16},
+        "text_config": {"vocab_size": 400, "unpadded_vocab_size": 390},
+    },
+    **{
+        name: {"vision_config": {"patch_size": 8}, "text_config": {"unpadded_vocab_size": 390, "vocab_size": 390}}
+        for name in ("inkling2", "inkling2_loop")
+    },
+    "step3p7": {"text_config": {"sliding_window": 8}},
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": MROPE}},
     "janus": {"vq_config": {"num_embeddings": 16}},
     "kimi_k25": {"text_config": {"num_key_value_heads": 2}},
@@ -64,17 +76,25 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "text_config": {"moe_layers": [1], "no_rope_layers": [1, 0], "attention_chunk_size": 8192},
     },
     "mistral4": {"num_key_value_heads": 2},
-    "mistral_large4": {"text_config": {"num_key_value_heads": 2}},
+    "mistral_large4": {"text_config": {"num_key_value_heads": 2, "no_rope_layers": [1, 0]}},
     "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}, "image_patch_id": "token:<im_patch>"},
     "muse_spark": {
-        "vision_config": {"num_hidden_layers": 2, "hidden_sizes": [32, 32], "depths": [1, 1], "patch_sizes": [4, 4]}
+        "vision_config": {"out_hidden_size": 128},
+        "out_hidden_size": 128,
+        "audio_config": {"num_hidden_layers": 2, "hidden_sizes": [32, 32], "depths": [1, 1], "patch_sizes": [4, 2]},
     },
     "muse_glimmer": {"vision_config": {"out_hidden_size": 128}, "out_hidden_size": 128},
-    **{
-        name: {"text_config": {"layer_types": ["linear_attention", "full_attention"]}}
-        for name in ("qwen3_5", "qwen3_5_moe")
+    "qwen4_exp": {
+        "text_config": {
+            "indexer_n_heads": 2,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 16,
+            "indexer_budget": 8,
+            "indexer_compress_ratio": 2,
+            "hc_lowrank": 8,
+            "ngram_vocab_size_base": 64,
+        }
     },
-    "lfm2_vl": {"text_config": {"layer_types": ["conv", "full_attention"]}},
     "ovis2": {"image_token_id": "token:<IMG_ATOM>", "visual_indicator_token_ids": OVIS},
     "vipllava": {"vision_feature_layer": [-1, -2]},
 }
@@ -225,7 +245,12 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "instructblip": {"image": "", "without": ["image_token"]},
     "cosmos3_omni": {"class": "Qwen3VLProcessor", "videos": {"class": "Qwen3VLVideoProcessor"}},
     "deepseek_vl_hybrid": {"images": {"high_res_size": {"height": 64, "width": 64}}},
-    "fuyu": {"image": "|SPEAKER|", "literals": ["|SPEAKER|", "|NEWLINE|"]},
+    "dots3_note": {"images": {"temporal_patch_size": 1}},
+    "kosmos-2": {"class": "Kosmos2Processor"},
+    "kosmos-2.5": {"class": "Kosmos2_5Processor"},
+    "nemotron_h_omni": {"sounds": {"class": "ParakeetFeatureExtractor"}},
+    "fuyu": {"image": "", "literals": ["|SPEAKER|", "|NEWLINE|"]},
+    "gemma4_unified": {"images": {"patch_size": 4, "pooling_kernel_size": 2, "max_soft_tokens": 4}},
     "glm4v_moe": {"images": {"class": "Glm4vImageProcessor"}, "videos": {"class": "Glm4vVideoProcessor"}},
     "glm_ocr": {
         "class": "Glm46VProcessor",
@@ -246,6 +271,6 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "ovis2": {"arguments": {"image_seq_length": 16}},
     "qwen2_5_omni_thinker": {**OMNI, "class": "Qwen2_5OmniProcessor"},
     "qwen3_omni_moe_thinker": {**OMNI, "class": "Qwen3OmniMoeProcessor"},
-    "step3p7": {"images": {"patch_size": 8, "vision_patch_size": 4, "downsampler_stride": 2}},
-    "video_llava": {"images": {"size": {"height": 16, "width": 16}}},
+    "step3p7": {"images": {"patch_size": 16, "vision_patch_size": 4}},
+    "video_llava": {"images": {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}},
 }

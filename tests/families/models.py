@@ -11,6 +11,10 @@ from tests.families.processors import tiny_processor, tokenizer
 from tests.families.shrink import shrunk_config
 
 
+# Routers that make their input float32, whatever their weights are in
+IN_FLOAT32 = ("Inkling2TopKRouter", "Inkling2LoopTopKRouter")
+
+
 def build_any(model_type: str) -> tuple[Any, Any]:
     """A model in float64 with every weight random, and its processor; copies of what is made once."""
     return copy.deepcopy(_build_any(model_type))
@@ -21,11 +25,17 @@ def _build_any(model_type: str) -> tuple[Any, Any]:
     processor = tiny_processor(model_type)
     tokens = tokenizer(model_type) if processor is None else processor.tokenizer
     config = shrunk_config(model_type, tokens, processor)
-    config.get_text_config()._experts_implementation = "eager"  # the grouped products know no float64
+    for part in (config.get_text_config(), getattr(config, "vision_config", None)):
+        if part is not None:
+            part._experts_implementation = "eager"  # the grouped products know no float64
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    return model.double(), processor
+    model.double()
+    for module in model.modules():
+        if type(module).__name__ in IN_FLOAT32:
+            module.float()
+    return model, processor

@@ -1,6 +1,7 @@
 """A processor of any family: its own classes around one tokenizer that has the special tokens of all families."""
 
 import inspect
+import sys
 from typing import Any
 
 import transformers
@@ -89,6 +90,10 @@ def _image_processor(model_type: str, by_hand: dict[str, Any]) -> Any:
     name = by_hand.get("class", _torchvision(IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type)))
     assert name is not None, f"transformers maps no image processor for {model_type}"
     cls = getattr(transformers, name)
+    if model_type == "gemma4_unified":
+        module = sys.modules[cls.__module__]
+        if 4 not in module._SUPPORTED_SOFT_TOKENS:
+            module._SUPPORTED_SOFT_TOKENS += (4,)  # the fewest would be 70 for every image
     given = {key: value for key, value in IMAGE_ARGUMENTS.items() if getattr(cls, key, None) is not None}
     if isinstance(given.get("patch_size"), int) and isinstance(cls.patch_size, dict):
         given["patch_size"] = {"height": 4, "width": 4}

@@ -127,10 +127,7 @@ SIZES: dict[str, Any] = {
 }
 # Made from the sizes by the config itself, or of one entry a layer
 DERIVED = (
-    "layer_types",
-    "mlp_layer_types",
     "no_rope_layers",
-    "indexer_types",
     "moe_layers",
     "kv_source_layers",
     "full_attn_idxs",
@@ -144,6 +141,8 @@ DERIVED = (
     "qk_head_dim",
     "per_layer_config",
 )
+# What each layer is: a tiny model has one of every kind that the family has
+KINDS = ("layer_types", "mlp_layer_types", "indexer_types")
 
 
 def shrunk_config(model_type: str, tokenizer: Any, processor: Any = None) -> Any:
@@ -161,9 +160,14 @@ def shrunk_config(model_type: str, tokenizer: Any, processor: Any = None) -> Any
 def _shrunk(tree: dict[str, Any], tokenizer: Any, processor: Any) -> dict[str, Any]:
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
     ids["eos_token_id"] = tokenizer.eos_token_id
+    kinds = {name: list(dict.fromkeys(tree[name])) for name in KINDS if tree.get(name)}
+    n_layers = max([SIZES["num_hidden_layers"], *map(len, kinds.values())])
     found = {}
     for name, value in tree.items():
         if name in DERIVED:
+            continue
+        if name in kinds:
+            found[name] = (kinds[name] * n_layers)[:n_layers]
             continue
         if name.startswith("mtp"):
             continue
@@ -185,7 +189,7 @@ def _shrunk(tree: dict[str, Any], tokenizer: Any, processor: Any) -> dict[str, A
             found[name] = [size] * len(value) if isinstance(value, list | tuple) and isinstance(size, int) else size
         else:
             found[name] = value
-    return found
+    return {**found, "num_hidden_layers": n_layers} if kinds else found
 
 
 def _token_id(name: str, tokenizer: Any, processor: Any) -> int:

@@ -19,7 +19,7 @@ from trl_modality.modeling.token_layout import TokenLayouts
 SHARING = [n for n, family in families.FAMILIES.items() if family.why_not_shared is None and not is_built(n)]
 
 # Whose routers work in float32, whatever the model is in
-IN_FLOAT32 = ("glm4v_moe", "llama4")
+IN_FLOAT32 = ("glm4v_moe", "llama4", "step3p7")
 
 
 @pytest.fixture(scope="module", params=SHARING)

@@ -1,5 +1,7 @@
 """The opt-in forward: the model's own logits decide, for every way a family turns hidden states into logits."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import (
@@ -71,6 +73,7 @@ def test_losses_are_those_of_the_models_own_logits(family):
 def test_head_multipliers_are_read():
     assert head_logit_scale(FalconH1Config(lm_head_multiplier=0.5)) == 0.5
     assert head_logit_scale(GraniteConfig(logits_scaling=4.0)) == 0.25
+    assert head_logit_scale(SimpleNamespace(model_type="inkling_text", logits_mup_width_multiplier=8.0)) == 0.125
     assert head_logit_scale(LlamaConfig()) == 1.0
 
 

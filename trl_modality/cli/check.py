@@ -18,21 +18,25 @@ if TYPE_CHECKING:
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 DESCRIPTION = (
-    "Put every row through the processor and the collator of a training run, without weights and without training. "
-    "The exit code is 1 if a row is bad."
+    "Say what a model can do with pairs, and put every row through the processor and the collator of a training run, "
+    "without weights and without training. The exit code is 1 if a row is bad or the model takes no pairs."
 )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Check a dataset and print the findings; returns 1 if a row is bad, else 0."""
+    """Check a model and a dataset, and print the findings; returns 1 if a row is bad or pairs are refused, else 0."""
     args = _parser().parse_args(argv)
+    from .model_lines import model_findings
+
+    if args.dataset is None:
+        _, config = load_processor(args.model, args.trust_remote_code)
+        model = model_findings(config, args.trust_remote_code)
+        print("\n".join(model.lines))
+        return 0 if model.trains_pairs else 1
     from datasets import disable_progress_bars
 
-    from ..collation.collator import PairedCollator
     from ..data.sources import open_split
     from ..training.datasets import columns_of, has_pairs
-    from ..views import PLAIN_COLUMNS
-    from .row_reports import inspect_rows
 
     disable_progress_bars()
     dataset = open_split(args.dataset, args.split, reading=reading_options(args), say=say)
@@ -43,25 +47,39 @@ def main(argv: Sequence[str]) -> int:
             f"plain rows to train on either. It has {', '.join(dataset.column_names)}. {HOW_PAIRS_ARE_MADE}."
         )
     processor, config = load_processor(args.model, args.trust_remote_code)
+    print(f"{args.dataset} through the {type(processor).__name__} of {args.model}\n")
+    model = model_findings(config, args.trust_remote_code)
+    print("\n".join([*model.lines, ""]), flush=True)
+    n_bad = _check_rows(args, dataset, has, processor, config)
+    return 1 if n_bad or (has and not model.trains_pairs) else 0
+
+
+def _check_rows(args: argparse.Namespace, dataset: Any, has_pairs: bool, processor: Any, config: Any) -> int:
+    """Put the rows through the processor and print what is found; returns the number of bad ones."""
+    from ..collation.collator import PairedCollator
+    from ..views import PLAIN_COLUMNS
+    from .row_reports import inspect_rows
+
     start = time.perf_counter()
     pixels = {"max_pixels": args.max_pixels, "min_pixels": args.min_pixels}
     collate = PairedCollator(processor, **pixels)
     limited = PairedCollator(processor, max_length=args.max_length, overlong=args.overlong, **pixels)
     found = inspect_rows(dataset, collate, limited, count=args.rows, num_workers=args.num_workers)
     seconds = time.perf_counter() - start
-    print(f"{args.dataset} through the {type(processor).__name__} of {args.model}\n")
-    if not has:
+    if not has_pairs:
         found_columns = [name for name in dataset.column_names if name in PLAIN_COLUMNS]
         print(f"0 pairs: the rows have {', '.join(found_columns)}, and are trained on as plain rows\n")
     print("\n".join(report(found, config, args.max_length, args.overlong, args.errors)))
-    bad = len(found.errors) + len(found.too_long)
-    print(f"\nchecked {plural(found.rows, 'row')} in {seconds:.1f} s: {plural(bad, 'bad row')}")
-    return 1 if bad else 0
+    n_bad = len(found.errors) + len(found.too_long)
+    print(f"\nchecked {plural(found.rows, 'row')} in {seconds:.1f} s: {plural(n_bad, 'bad row')}")
+    return n_bad
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("trl-modality check", description=DESCRIPTION)
-    parser.add_argument("dataset", metavar="DATASET", help=DATASET_HELP)
+    parser.add_argument(
+        "dataset", metavar="DATASET", nargs="?", help=f"{DATASET_HELP}; without it the model alone is checked"
+    )
     parser.add_argument(
         "--model", required=True, metavar="ID_OR_PATH", help="the model whose processor and config are loaded"
     )
