@@ -1,6 +1,7 @@
 """A run whose pairs share their prefixes, or whose rows have no padding, is the run of rows of their own."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import Gemma2Config, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from tests.testing.rounding import WAYS, errors_of
 from tests.testing.runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
 from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row, tiny_llava, written_out
 from tests.testing.tiny_families import build, exact, is_built, pairs_of
@@ -55,35 +57,24 @@ SHARED = [name for name, family in families.FAMILIES.items() if family.why_not_s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("settings", [{"share_prefix": True}, {"padding_free": True}], ids=["shared", "padding_free"])
 @pytest.mark.parametrize("name", SHARED)
-def test_the_error_is_that_of_rows_of_their_own(name, settings, dtype):
-    """Of losses and gradients, from float64: no more than a whisker above eager's, and 1e-5 at most in float32."""
-    model, processor = build(name)
-    add_paired_loss(model)
-    pairs = [row | {"vision_centric_images": None} for row in pairs_of(name)]
-    batch = PairedCollator(processor)(pairs)
+def test_the_error_is_that_of_rows_of_their_own(name, dtype):
+    """Of losses and gradients, from float64: no more than a whisker above eager's, and 1e-5 at most in float32.
 
-    def gradients(batch, **settings):
-        model.zero_grad()
-        output = model(**batch, paired_loss=LossSettings(**settings))
-        output.loss.backward()
-        grads = torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
-        return grads, torch.cat([output.pairs.text_nll, output.pairs.vision_nll]).double()
-
-    for router in model.modules():
-        if dtype == torch.bfloat16 and hasattr(router, "top_k"):  # choices turn over: the error of a lottery
-            router.top_k = router.num_experts
-    truth = gradients(exact(batch))
-    model.to(dtype)
-    batch["pixel_values"] = batch["pixel_values"].to(dtype)  # which Chameleon leaves to the caller
-    rows = gradients(batch)
-    use_shared_prefix(model.get_decoder())
-    shared = gradients(batch, **settings)
-    for ours, eager, expected in zip(shared, rows, truth, strict=True):
-        assert (ours - expected).norm() <= 1.15 * (eager - expected).norm() + 1e-6 * expected.norm()
-        if dtype == torch.float32:
-            assert (ours - expected).norm() <= 1e-5 * expected.norm()
+    In one batch either may be lucky, by a factor of two in a decoder whose softmaxes are steep or that carries a
+    state: it is the mean over draws of weights and batches, of as many as it takes to know it.
+    """
+    draws = []
+    for seed in range(8):
+        draws.append(errors_of(name, dtype, seed))
+        ratios = [torch.tensor([draw[way] for way in WAYS]) / torch.tensor(draw["rows"]) for draw in draws]
+        logs = torch.stack(ratios).log()
+        standard_errors = logs.std(0, correction=0) / max(seed, 1) ** 0.5
+        if seed >= 2 and standard_errors.max() <= 0.08:
+            break
+    if dtype == torch.float32:
+        assert max(max(errors) for errors in draws[0].values()) <= 1e-5
+    assert (logs.mean(0) <= math.log(1.15) + 2 * standard_errors).all(), (logs.mean(0).exp(), standard_errors)
 
 
 # The attention of the model
