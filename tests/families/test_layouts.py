@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from tests.families.measured import build_family, exact, rows_of
-from tests.modeling.test_packing import LAYOUTS, loss_and_gradients
+from tests.modeling.test_packing import LAYOUTS, WAYS, assert_same, loss_and_gradients
+from tests.testing.in_float64 import InFloat64
 from tests.testing.tiny_families import is_built
 from trl_modality import PairedCollator
+from trl_modality.collation.layout import with_images_repeated
 from trl_modality.modeling import families
 from trl_modality.modeling.attention import shared_prefix_attention
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
@@ -17,9 +19,6 @@ from trl_modality.modeling.token_layout import TokenLayouts
 
 # `tests/modeling/test_packing.py` has the others
 SHARING = [n for n, family in families.FAMILIES.items() if family.why_not_shared is None and not is_built(n)]
-
-# Whose routers work in float32, whatever the model is in
-IN_FLOAT32 = ("glm4v_moe", "llama4", "step3p7")
 
 
 @pytest.fixture(scope="module", params=SHARING)
@@ -33,16 +32,11 @@ def family(request):
 def test_one_sequence_changes_neither_losses_nor_gradients(family, layout):
     name, model, processor = family
     batch = exact(PairedCollator(processor)(copy.deepcopy(LAYOUTS[layout](rows_of(name)))))
-    expected, truth = loss_and_gradients(model, batch)
-    total = sum(gradient.norm() ** 2 for gradient in truth.values()) ** 0.5
-    for settings in ({"share_prefix": True}, {"padding_free": True}):
+    with InFloat64():
+        expected = loss_and_gradients(model, batch)
         with shared_prefix_attention(model.get_decoder()):
-            output, gradients = loss_and_gradients(model, batch, **settings)
-        for own, other in ((output.pairs, expected.pairs), (output.plain, expected.plain)):
-            for found, values in zip(own or (), other or (), strict=True):
-                torch.testing.assert_close(found, values, rtol=1e-6 if name in IN_FLOAT32 else 1e-8, atol=1e-10)
-        assert gradients.keys() == truth.keys()
-        assert all((gradients[key] - truth[key]).norm() <= 1e-6 * total for key in truth)
+            for settings in WAYS:
+                assert_same(loss_and_gradients(model, batch, **settings), expected)
 
 
 @pytest.mark.parametrize("limit", ["attention_chunk_size", "floor_scale"])
@@ -55,3 +49,18 @@ def test_llama4_beyond_its_first_chunk_is_run_as_rows(limit):
     assert not layouts(batch).packs
     setattr(model.config.get_text_config(), limit, 4000)
     assert TokenLayouts(model).of(LossSettings(share_prefix=True))(batch).shares_prefix
+
+
+def test_hunyuan_vl_places_an_image_by_its_number_in_the_batch():
+    """So the same tokens have other positions in each row, and there is no prefix that two rows have in common."""
+    model, processor = build_family("hunyuan_vl")
+    row = rows_of("hunyuan_vl")[0]
+    batch = PairedCollator(processor)([row])
+    assert min(batch["view_layout"].prefixes) > 8
+    batch = with_images_repeated(batch, batch["view_layout"])
+    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+    positions, _ = model.base_model.get_rope_index(**{name: batch[name] for name in names})
+    is_image = batch["mm_token_type_ids"] == 1
+    first, second = (positions[:, r, is_image[r]] for r in (0, 1))
+    assert torch.equal(first[:-1], second[:-1])
+    assert (first[-1].min(), second[-1].min()) == (0, 1)

@@ -59,6 +59,26 @@ def test_segments_are_attention_under_one_mask(kernel, window, name, n_key_heads
         torch.testing.assert_close(own, truth, rtol=1e-9, atol=1e-12)
 
 
+def test_dropout_is_that_of_every_segment():
+    """Of what a query sees in its prefix and in its own segment; the mean of many is what there is without."""
+    torch.manual_seed(0)
+    layout = SegmentLayout((Segment(0, 6), Segment(6, 9, 0, 4)))
+    query, key, value = (torch.randn(1, 2, 9, 8, dtype=torch.float64) for _ in range(3))
+
+    def attended(**options):
+        given = {"original": "sdpa", "segment_layout": layout, "scaling": 0.3, **options}
+        return segmented_attention(torch.nn.Identity(), query, key, value, None, **given)[0]
+
+    kept = attended()
+    drawn = torch.stack([attended(dropout=0.3) for _ in range(2000)])
+    deviations = (drawn.mean(0) - kept).abs() / (drawn.std(0) / 2000**0.5 + 1e-9)
+    assert deviations.max() <= 5
+    assert drawn.std(0).min() > 0
+    # A query with one key: all of it, or nothing
+    assert torch.unique((drawn / kept)[:, 0, 0].round(decimals=9)).tolist() == [0.0, pytest.approx(1 / 0.7)]
+    assert torch.equal(attended(dropout=0.0), kept)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_memory_is_linear_in_the_number_of_pairs(backward):
     peaks = []

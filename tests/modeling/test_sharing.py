@@ -1,6 +1,7 @@
 """A run whose pairs share their prefixes, or whose rows have no padding, is the run of rows of their own."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -9,17 +10,22 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import Gemma2Config, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from tests.testing.fake_cuda.steps import TEXT
+from tests.testing.in_float64 import InFloat64
+from tests.testing.rounding import WAYS, errors_of
 from tests.testing.runs import PLAIN_FEATURES, assert_same, mixed_dataset, run, sequential
-from tests.testing.tiny import PAIR_FEATURES, pair_dataset, pair_row, tiny_llava, written_out
+from tests.testing.tiny import MESSAGES, PAIR_FEATURES, pair_dataset, pair_row, shown, tiny_llava, written_out
 from tests.testing.tiny_families import build, exact, is_built, pairs_of
 from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
 from trl_modality.modeling import families
-from trl_modality.modeling.attention import give_back, use_shared_prefix
+from trl_modality.modeling.attention import give_back, shared_prefix_attention, use_shared_prefix
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 from trl_modality.training import checks
+from trl_modality.views import View
 
 
 FEATURES = Features({**PAIR_FEATURES, "vision_centric_images": List(Image())})
+REPLAY = Features({"images": List(Image()), "messages": MESSAGES})
 STRING_FEATURES = Features(dict.fromkeys(PAIR_FEATURES, PAIR_FEATURES["id"]) | {"images": List(Image())})
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 
@@ -55,35 +61,24 @@ SHARED = [name for name, family in families.FAMILIES.items() if family.why_not_s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("settings", [{"share_prefix": True}, {"padding_free": True}], ids=["shared", "padding_free"])
 @pytest.mark.parametrize("name", SHARED)
-def test_the_error_is_that_of_rows_of_their_own(name, settings, dtype):
-    """Of losses and gradients, from float64: no more than a whisker above eager's, and 1e-5 at most in float32."""
-    model, processor = build(name)
-    add_paired_loss(model)
-    pairs = [row | {"vision_centric_images": None} for row in pairs_of(name)]
-    batch = PairedCollator(processor)(pairs)
+def test_the_error_is_that_of_rows_of_their_own(name, dtype):
+    """Of losses and gradients, from float64: no more than a whisker above eager's, and 1e-5 at most in float32.
 
-    def gradients(batch, **settings):
-        model.zero_grad()
-        output = model(**batch, paired_loss=LossSettings(**settings))
-        output.loss.backward()
-        grads = torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
-        return grads, torch.cat([output.pairs.text_nll, output.pairs.vision_nll]).double()
-
-    for router in model.modules():
-        if dtype == torch.bfloat16 and hasattr(router, "top_k"):  # choices turn over: the error of a lottery
-            router.top_k = router.num_experts
-    truth = gradients(exact(batch))
-    model.to(dtype)
-    batch["pixel_values"] = batch["pixel_values"].to(dtype)  # which Chameleon leaves to the caller
-    rows = gradients(batch)
-    use_shared_prefix(model.get_decoder())
-    shared = gradients(batch, **settings)
-    for ours, eager, expected in zip(shared, rows, truth, strict=True):
-        assert (ours - expected).norm() <= 1.15 * (eager - expected).norm() + 1e-6 * expected.norm()
-        if dtype == torch.float32:
-            assert (ours - expected).norm() <= 1e-5 * expected.norm()
+    In one batch either may be lucky, by a factor of two in a decoder whose softmaxes are steep or that carries a
+    state: it is the mean over draws of weights and batches, of as many as it takes to know it.
+    """
+    draws = []
+    for seed in range(8):
+        draws.append(errors_of(name, dtype, seed))
+        ratios = [torch.tensor([draw[way] for way in WAYS]) / torch.tensor(draw["rows"]) for draw in draws]
+        logs = torch.stack(ratios).log()
+        standard_errors = logs.std(0, correction=0) / max(seed, 1) ** 0.5
+        if seed >= 2 and standard_errors.max() <= 0.08:
+            break
+    if dtype == torch.float32:
+        assert max(max(errors) for errors in draws[0].values()) <= 1e-5
+    assert (logs.mean(0) <= math.log(1.15) + 2 * standard_errors).all(), (logs.mean(0).exp(), standard_errors)
 
 
 # The attention of the model
@@ -243,39 +238,53 @@ def test_virtual_tokens_are_not_shared(config, warnings, adapter):
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl_moe", "qwen3_5_moe"])
-@pytest.mark.parametrize("settings", [{"share_prefix": True}, {"padding_free": True}], ids=["shared", "padding_free"])
-def test_experts_are_balanced_over_rows(name, settings):
-    """The tokens of a prefix count as often as there are rows that they are in."""
+def test_experts_are_balanced_over_rows(name):
+    """The tokens of a prefix count as often as there are rows that they are in; in float64, beside other rows."""
     model, processor = build(name)
     add_paired_loss(model)
     pairs = [row | {"vision_centric_images": None} for row in pairs_of(name)]
-    batch = exact(PairedCollator(processor)(pairs))
+    batch = exact(PairedCollator(processor)([*pairs, shown(TEXT, View.REPLAY)]))
 
     def step(**settings):
         model.zero_grad()
-        output = model(**batch, paired_loss=LossSettings(**settings), output_router_logits=True)
+        with InFloat64():
+            output = model(**batch, paired_loss=LossSettings(**settings), output_router_logits=True)
         output.aux_loss.backward()
-        return output.aux_loss, [p.grad for n, p in model.named_parameters() if "gate.weight" in n]
+        return output.aux_loss, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
     expected, truth = step()
-    use_shared_prefix(model.get_decoder())
-    loss, gradients = step(**settings)
-    give_back(model.get_decoder())
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
-    assert any(gradient.norm() > 1e-3 for gradient in truth)
-    for own, other in zip(gradients, truth, strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-9)
+    with shared_prefix_attention(model.get_decoder()):
+        found = [step(**settings) for settings in WAYS.values()]
+    assert any("gate.weight" in name and gradient.norm() > 1e-3 for name, gradient in truth.items())
+    for loss, gradients in found:
+        torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0)
+        assert gradients.keys() == truth.keys()
+        for key, gradient in truth.items():
+            assert (gradients[key] - gradient).norm() <= 1e-6 * gradient.norm() + 1e-12, key
 
 
-def test_a_run_that_balances_its_experts_shares_prefixes(config):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gradient_accumulation_steps": 2, "replay_ratio": 0.3, "max_steps": 2}],
+    ids=["alone", "all of it"],
+)
+def test_a_run_that_balances_its_experts_shares_prefixes(config, options):
+    """Also with accumulation, text replay and LoRA on routers."""
     runs = []
     for share_prefix in (False, True):
         model, processor = build("qwen3_vl_moe")
-        args = sequential(config, router_aux_loss_coef=0.5, share_prefix=share_prefix)
+        args = sequential(config, router_aux_loss_coef=0.5, share_prefix=share_prefix, **options)
+        given = {}
+        if options:
+            torch.manual_seed(0)  # the adapter's weights
+            lora = LoraConfig(r=4, target_modules=["q_proj"], target_parameters=["mlp.gate.weight"])
+            lora.init_lora_weights = False
+            given = {"replay_dataset": Dataset.from_list([TEXT] * 6, features=REPLAY), "peft_config": lora}
         dataset = dataset_of("qwen3_vl_moe")
-        runs.append(run(ModalityBalancedSFTTrainer, args, dataset, model=model, processing_class=processor))
+        runs.append(run(ModalityBalancedSFTTrainer, args, dataset, model=model, processing_class=processor, **given))
     assert_same(*runs[::-1])
-    (rows, *_), (shared, *_) = runs
+    (rows, _, steps), (shared, *_) = runs
+    assert any("gate" in name and gradient.norm() > 0 for name, gradient in steps[0].items())
     assert shared.state.log_history[-2]["num_tokens_saved"] > rows.state.log_history[-2]["num_tokens_saved"] == 0
     logged = [trainer.state.log_history[0]["aux_loss"] for trainer in (rows, shared)]
     assert logged[1] == pytest.approx(logged[0], rel=1e-5)

@@ -359,10 +359,10 @@ def _build(name: str, **text):
     return model.double(), processor
 
 
-def pairs_of(name: str) -> list[dict]:
+def pairs_of(name: str, first: int = 0) -> list[dict]:
     """Three pairs with images of different sizes; in the last, the vision_centric view has two images of its own."""
     sizes = SIZES.get(name, DEFAULT_SIZES)
-    rows = [pair_row(seed) for seed in range(3)]
+    rows = [pair_row(seed) for seed in range(first, first + 3)]
     for row, size in zip(rows, sizes, strict=False):
         row["images"] = [image.resize(size) for image in row["images"]]
         row["vision_centric_images"] = None

@@ -98,7 +98,7 @@ FAMILIES = {
     "inkling2_loop": Family("Inkling 2 loop", "attention adds a bias by distance, which segments do not know"),
     "mistral_large4": Family("Mistral Large 4", "keys are chosen under the mask of the rows"),
     "hy_v4_vl": Family("Hunyuan V4", "keys are chosen under the mask of the rows"),
-    "hunyuan_vl": Family("HunyuanVL", "a shared prefix was tried and gave other losses than separate rows"),
+    "hunyuan_vl": Family("HunyuanVL", "an image is placed by its number in the batch, not in the row"),
     "granite4_vision": Family("Granite 4 Vision", "features of images are added inside of the decoder", False),
     "llama4": Family("Llama 4", head_is_inside=True),
     "blip-2": Family("BLIP-2", "the language model counts positions by its mask", head_is_inside=True),

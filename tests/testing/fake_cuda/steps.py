@@ -89,9 +89,9 @@ def step_on_gpu(gpu: FakeGpu, model: Any, batch: dict[str, Any], settings: LossS
     return Step(gpu.values(loss), gradients)
 
 
-def step_on_cpu(model: Any, batch: dict[str, Any], settings: LossSettings) -> Step:
-    """The same on the CPU, without autocast."""
-    loss = run_step(model, batch, settings, TokenLayouts(model), autocast=False)
+def step_on_cpu(model: Any, batch: dict[str, Any], settings: LossSettings, autocast: bool = False) -> Step:
+    """The same on the CPU."""
+    loss = run_step(model, batch, settings, TokenLayouts(model), autocast)
     return Step(
         loss, {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
     )
