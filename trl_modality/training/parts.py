@@ -9,6 +9,7 @@ from transformers.utils import logging
 from trl import SFTTrainer
 
 from ..parts.choice import Choice, choose, table
+from ..parts.frozen import free_frozen_towers
 from ..parts.groups import rates_now, split_groups
 from ..parts.lora import adapter_for_parts
 from ..parts.structure import ModelParts, model_parts
@@ -91,6 +92,13 @@ class PartsSFTTrainer(SFTTrainer):
             prefix = PEFT_PREFIX if is_peft_model(self.model) else ""
             self.group_parts = split_groups(optimizer, of_model, self._choice, str(self.args.optim.value), prefix)
         return optimizer
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        model: Any = self.model
+        model = model.get_base_model() if is_peft_model(model) else model
+        if hasattr(model, "get_image_features"):
+            free_frozen_towers(model)
+        super()._run_epoch(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.group_parts and "learning_rate" in logs:
