@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.families.cached import NOT_CACHED, check_cached_features
 from tests.families.models import build_any
 from tests.families.reasons import LORA_TARGETS, NOT_BUILT, NOT_DONE, ONE_IMAGE, SCALED_BY_TRL
 from tests.testing import tiny_families, tiny_hybrids
@@ -68,6 +69,8 @@ def measured(model_type: str) -> dict[str, str]:
     reason = why_not_shared(model)
     cells["prefix once, no padding"] = f"no: {reason}" if reason else _shares(model, batch)
     cells["image once"] = "yes" if encodes_once(model) else "no"
+    if encodes_once(model) and model_type not in NOT_CACHED:
+        check_cached_features(model, batch)
     cells["checkpointing"] = _cell(lambda: _checkpoints(model, batch), model_type, "checkpointing")
     cells["generates"] = _cell(lambda: _generates(model_type, model, processor), model_type, "generates")
     cells["LoRA"] = _cell(lambda: _trains_adapter(model_type, model, batch), model_type, "LoRA")
