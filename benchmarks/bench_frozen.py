@@ -12,7 +12,7 @@ peak of a step beside what lies in memory before it, each way in a process of it
 import os
 
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine threads that wait for one another take seconds
 
 import argparse
 import gc
