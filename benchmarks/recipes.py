@@ -4,7 +4,7 @@ The recipe study: train the demo's base by every recipe, at equal steps and at e
     python benchmarks/recipes.py                                   # all of it: hours on two cores
     python benchmarks/recipes.py --settings main --recipes mix kl  # a part; what is in the CSV is not run again
 
-Writes a row for each run to results/recipes.csv as it ends, and then results/recipes.md and three pictures of all rows.
+Writes a row for each run to results/recipes.csv as it ends, and then results/recipes.md and three pictures.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ ROOMS = (
     "config",
     "config_checks",
     "parts.config",
+    "image_features",
     "parts",
     "modeling",
     "collation",

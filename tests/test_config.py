@@ -16,7 +16,7 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = f"{PartsConfig.__doc__}\n{ModalityBalancedSFTConfig.__doc__}"
-    assert len(OURS) == 35
+    assert len(OURS) == 36
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -43,16 +43,15 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "bad_rows: skip\nbad_rows_limit: 20\ndata_timeout: 60\n"
         "on_nonfinite: skip\nnonfinite_limit: 3\n"
         "resume_overrides: [kl_weight, model]\n"
-        "train_parts:\n  language_model: 1e-5\n  vision_tower: 0\n"
+        "train_parts:\n  language_model: 1e-5\n  vision_tower: 0\ncache_image_features: true\n"
     )
     flags = (
         "--kl_weight 0.5 --text_rich_weight 0 --vision_centric_weight 2 --gradient_filter 0.001 "
-        "--curriculum two_stage --share_prefix True --min_pixels 1024 --lora_parts attention last_n_layers=2"
+        "--curriculum two_stage --share_prefix True --min_pixels 1024 --lora_parts attention last_n_layers=2 "
+        "--curriculum_switch 0.2"
     )
     base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--config", str(recipe)]
-    (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config(
-        [*base, *flags.split(), "--curriculum_switch", "0.2"]
-    )
+    (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config([*base, *flags.split()])
     given = {field.name: getattr(args, field.name) for field in OURS}
     assert given == {
         "text_rich_weight": 0.0,
@@ -90,6 +89,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "resume_overrides": ["kl_weight", "model"],
         "train_parts": {"language_model": 1e-5, "vision_tower": 0.0},
         "lora_parts": ["attention", "last_n_layers=2"],
+        "cache_image_features": str(tmp_path / "image_features"),
     }
 
 
@@ -104,6 +104,17 @@ def test_share_prefix_is_a_word_or_a_truth_value(tmp_path, written, value):
     flag = ["--share_prefix", str(value)]
     (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config([*base, *flag])
     assert args.share_prefix is value
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"), [("False", None), ("true", "{}/image_features"), ("/scratch/a", "/scratch/a")]
+)
+def test_a_cache_of_features_is_a_folder_or_a_truth_value(tmp_path, given, folder):
+    base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--cache_image_features", given]
+    (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config(base)
+    assert args.cache_image_features == (folder and folder.format(tmp_path))
+    with pytest.raises(ValueError, match="`cache_image_features` must be True, False or a folder, got 3"):
+        ModalityBalancedSFTConfig(str(tmp_path), cache_image_features=3)
 
 
 def test_choices_are_those_of_the_parser(tmp_path, capsys):

@@ -388,3 +388,13 @@ def replacing_its_file(state: Any) -> Iterator[None]:
         yield
     finally:
         del state.save_to_json
+
+
+def remove_input_gradient_hooks(module: Any) -> None:
+    """Undo `enable_input_require_grads` of transformers and PEFT for one module.
+
+    Drop when the host leaves out embeddings of models within the model whose parameters are frozen.
+    """
+    for number, hook in list(module._forward_hooks.items()):
+        if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
+            del module._forward_hooks[number]

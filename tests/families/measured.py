@@ -14,6 +14,7 @@ from transformers import BitsAndBytesConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPED
 
+from tests.families.cached import NOT_CACHED, check_cached_features
 from tests.families.models import build_any
 from tests.families.reasons import KEPT_WHOLE, LORA_TARGETS, NOT_BUILT, NOT_DONE, ONE_IMAGE, SCALED_BY_TRL
 from tests.testing import tiny_families, tiny_hybrids
@@ -79,6 +80,8 @@ def measured(model_type: str) -> dict[str, str]:
     told = (reason or "").removeprefix(f"in {name_of(model_type)} ")
     cells["prefix once, no padding"] = f"no: {told}" if reason else _shares(model, batch)
     cells["image once"] = "yes" if encodes_once(model) else "no"
+    if encodes_once(model) and model_type not in NOT_CACHED:
+        check_cached_features(model, batch)
     shares = reason is None
     cells["checkpointing"] = _cell(lambda: _checkpoints(model, batch, shares), model_type, "checkpointing")
     cells["generates"] = _cell(

@@ -183,3 +183,35 @@ def test_other_kinds_of_adapters(config, make_trainer):
         "gate_proj",
         "up_proj",
     }
+
+
+def test_twenty_steps_of_an_adapter_are_those_of_optimizers_made_by_hand(config, make_trainer):
+    """SGD with momentum and weight decay, a part inside another, `modules_to_save`; the base stays bit for bit."""
+    from tests.parts.test_training import Gradients
+
+    rates, gradients = {"language_model": 1e-2, "attention": 3e-2, "projector": 1e-3}, Gradients()
+    args = config(
+        train_parts=rates,
+        lora_parts=["language_model"],
+        max_steps=20,
+        optim="sgd",
+        optim_args="momentum=0.9",
+        weight_decay=0.1,
+    )
+    adapter = LoraConfig(r=2, modules_to_save=["multi_modal_projector"], init_lora_weights=False)
+    trainer = make_trainer(args, peft_config=adapter, callbacks=[gradients])
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trains = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert all(torch.equal(after[name], before[name]) for name in before.keys() - trains)
+    for name in trains:
+        part = "projector" if "projector" in name else "attention" if "self_attn" in name else "language_model"
+        own = torch.nn.Parameter(before[name].clone())
+        optimizer = torch.optim.SGD([own], lr=rates[part], momentum=0.9, weight_decay=0.1 * (name in decayed))
+        for step in gradients.steps:
+            own.grad = step[name]
+            optimizer.step()
+        torch.testing.assert_close(after[name].detach(), own.detach(), rtol=1e-5, atol=1e-7, msg=name)
+        assert not torch.equal(own, before[name])

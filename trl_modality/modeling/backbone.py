@@ -104,6 +104,7 @@ def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[No
         return
     original = backbone.get_image_features
     owner = getattr(original, "__self__", backbone)  # the backbone itself, or what a wrapper hands on to
+    own = vars(owner).get("get_image_features")  # of a cache of features
 
     def get_picked_features(*args, **kwargs):
         features = original(*args, **kwargs)
@@ -118,6 +119,8 @@ def _features_picked(backbone: Any, sources: torch.Tensor | None) -> Iterator[No
         yield
     finally:
         del owner.get_image_features
+        if own is not None:
+            owner.get_image_features = own
 
 
 def _picked(features: Any, sources: torch.Tensor) -> Any:

@@ -1,11 +1,16 @@
 """`PartsConfig`: the options of a run that say what trains."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trl import SFTConfig
 
 from .words import parts_of_option
+
+
+IMAGE_FEATURES = "image_features"
+"""The folder of cached features below `output_dir`."""
 
 
 @dataclass
@@ -24,6 +29,10 @@ class PartsConfig(SFTConfig):
         lora_parts (`list[str]`, *optional*, defaults to `None`):
             Parts, by the words of `train_parts`, whose linear layers get the adapter of `peft_config`; with
             `target_modules` those of them that are in these parts.
+        cache_image_features (`bool` or `str`, *optional*, defaults to `None`):
+            Keep on disk what a frozen vision tower makes of each image, so that it is run once for each image and not
+            in every epoch: True below `output_dir`, or a folder, which other runs with the same tower then share. It
+            takes a file of some MiB for each image (`docs/parts.md`).
     """
 
     # Parameters that control what trains
@@ -44,7 +53,17 @@ class PartsConfig(SFTConfig):
         },
     )
 
+    cache_image_features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Keep on disk what a frozen vision tower makes of each image, so that it is run once for each "
+            "image and not in every epoch: True below `output_dir`, or a folder, which other runs with the same tower "
+            "then share. It takes a file of some MiB for each image (`docs/parts.md`)."
+        },
+    )
+
     def __post_init__(self):
+        self.cache_image_features = folder_of_option(self.cache_image_features)
         self.train_parts = parts_of_option("train_parts", self.train_parts)
         given: Any = parts_of_option("lora_parts", self.lora_parts)
         if isinstance(given, dict):
@@ -56,3 +75,16 @@ class PartsConfig(SFTConfig):
             )
         self.lora_parts = given
         super().__post_init__()
+        if self.cache_image_features is True:
+            self.cache_image_features = str(Path(str(self.output_dir)) / IMAGE_FEATURES)
+
+
+def folder_of_option(given: Any) -> Any:
+    """A folder, True (one below `output_dir`) or `None`, from what a command line, a recipe or a script has."""
+    if isinstance(given, str) and given.strip().lower() in ("true", "false"):
+        given = given.strip().lower() == "true"
+    if given is None or given is False:
+        return None
+    if given is not True and not (isinstance(given, str | Path) and str(given).strip()):
+        raise ValueError(f"`cache_image_features` must be True, False or a folder, got {given!r}.")
+    return given if given is True else str(given)

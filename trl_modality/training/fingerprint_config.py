@@ -43,6 +43,7 @@ WITHOUT_EFFECT = frozenset(
         *("activation_checkpointing", "activation_checkpointing_kwargs", "activation_offloading"),
         *("torch_empty_cache_steps", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_static_graph"),
         *("ddp_backend", "ddp_timeout", "loss_backend", "loss_tile_mib", "share_prefix"),
+        "cache_image_features",
         # Seen in what they make: the model, the tokenizer and the chat template are compared themselves
         *("model_init_kwargs", "trust_remote_code", "chat_template_path", "eos_token", "pad_token"),
     }

@@ -9,9 +9,11 @@ from transformers.utils import logging
 from trl import SFTTrainer
 
 from ..parts.choice import Choice, choose, table
+from ..parts.frozen import free_frozen_towers
 from ..parts.groups import rates_now, split_groups
 from ..parts.lora import adapter_for_parts
 from ..parts.structure import ModelParts, model_parts
+from .image_features import CachedImages
 
 
 logger = logging.get_logger(__name__)
@@ -39,6 +41,7 @@ class PartsSFTTrainer(SFTTrainer):
         super().__init__(**given)
         if option := getattr(self.args, "train_parts", None):
             self._choose_parts(option)
+        self._cached_images = CachedImages(self)
 
     @property
     def parts_table(self) -> list[Mapping[str, Any]] | None:
@@ -92,10 +95,30 @@ class PartsSFTTrainer(SFTTrainer):
             self.group_parts = split_groups(optimizer, of_model, self._choice, str(self.args.optim.value), prefix)
         return optimizer
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._cached_images.begin_training()
+        with self._cached_images.in_use():
+            return super().train(*args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        model: Any = self.model
+        model = model.get_base_model() if is_peft_model(model) else model
+        if hasattr(model, "get_image_features"):
+            free_frozen_towers(model)
+        super()._run_epoch(*args, **kwargs)
+        self._cached_images.end_epoch()
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        with self._cached_images.in_use():
+            return super().evaluation_loop(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.group_parts and "learning_rate" in logs:
             rates = rates_now(self.optimizer, self.group_parts)
             logs |= {f"learning_rate_{part}": rate for part, rate in rates.items()}
+        # The host's own reports of training, which every rank makes
+        if "train_loss" in logs or (self.model.training and "loss" in logs):
+            logs |= self._cached_images.logs(at_the_end="train_loss" in logs)
         super().log(logs, start_time)
 
 
