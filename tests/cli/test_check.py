@@ -17,6 +17,7 @@ from trl_modality.cli.check import load_processor, report
 from trl_modality.cli.model_lines import model_findings
 from trl_modality.cli.row_reports import inspect_rows
 from trl_modality.collation.layout import shared_prefix
+from trl_modality.modeling.families import FAMILIES
 from trl_modality.parts import model_parts
 from trl_modality.views import View
 
@@ -240,12 +241,13 @@ SHARE, ROWS = (
         ("qwen3_5", 0, [f"model: Qwen3.5 (`qwen3_5`), 77,024 parameters\n  {SHARE}\n", "is encoded once\n"]),
         ("paligemma", 0, [f"{ROWS}: in PaliGemma the tokens of a prompt see those after them\n", "is encoded once\n"]),
         ("blip-2", 0, [f"{ROWS}: in BLIP-2 the language model counts positions by its mask\n", "is encoded once\n"]),
-        ("lfm3_vl", 0, [f"{ROWS}: models of type 'lfm3_vl' are not known", "is encoded for each of them\n"]),
+        ("vipllava", 0, [f"{ROWS}: models of type 'vipllava' are not known", "is encoded for each of them\n"]),
         ("blip", 1, ["pairs cannot be trained on: BlipForConditionalGeneration has no decoder backbone"]),
     ],
 )
-def test_a_model_alone(tmp_path, capsys, name, code, expected):
+def test_a_model_alone(tmp_path, capsys, monkeypatch, name, code, expected):
     """What is said of it is what the trainer will do: the reasons are those of the table of families."""
+    monkeypatch.delitem(FAMILIES, "vipllava")  # one that is not known
     model, processor = build_family(name)
     processor.save_pretrained(tmp_path)
     model.config.save_pretrained(tmp_path)

@@ -14,7 +14,7 @@ from transformers import BitsAndBytesConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPED
 
-from tests.families.cached import NOT_CACHED, check_cached_features
+from tests.families.cached import NOT_CACHED, check_cached_features, check_refusal
 from tests.families.models import build_any
 from tests.families.reasons import KEPT_WHOLE, LORA_TARGETS, NOT_BUILT, NOT_DONE, ONE_IMAGE, SCALED_BY_TRL
 from tests.testing import tiny_families, tiny_hybrids
@@ -80,8 +80,8 @@ def measured(model_type: str) -> dict[str, str]:
     told = (reason or "").removeprefix(f"in {name_of(model_type)} ")
     cells["prefix once, no padding"] = f"no: {told}" if reason else _shares(model, batch)
     cells["image once"] = "yes" if encodes_once(model) else "no"
-    if encodes_once(model) and model_type not in NOT_CACHED:
-        check_cached_features(model, batch)
+    if encodes_once(model):
+        (check_refusal if model_type in NOT_CACHED else check_cached_features)(model, batch)
     shares = reason is None
     cells["checkpointing"] = _cell(lambda: _checkpoints(model, batch, shares), model_type, "checkpointing")
     cells["generates"] = _cell(
@@ -226,7 +226,9 @@ def _continued(inputs: dict[str, Any], ids: torch.Tensor) -> dict[str, Any]:
     n_new = ids.shape[1] - inputs["input_ids"].shape[1]
     found = {}
     for key, value in inputs.items():
-        found[key] = torch.cat([value, value[:, -1:].expand(-1, n_new)], 1) if key in TOKEN_FILL else value
+        of_tokens = key in TOKEN_FILL or key == "cross_attention_mask"
+        last = [value[:, -1:]] * n_new if of_tokens else []
+        found[key] = torch.cat([value, *last], 1) if of_tokens else value
     return {**found, "input_ids": ids}
 
 

@@ -158,7 +158,7 @@ def test_a_full_disk_is_said_once(llava, tmp_path, monkeypatch):
         ("qwen2_vl", lambda model: frozen(model, "vision_tower"), "the projector trains, and in this model it is a"),
         ("llava", lambda model: _with_dropout(frozen(model)), "`dropout` = 0.1 (CLIPAttention) of the tower with the"),
         ("llava", lambda model: _adapted(frozen(model)), "parameters of the vision tower train (model.vision_tower."),
-        ("mllama", lambda model: frozen(model), "Mllama is not known to make features of an image that depend on"),
+        ("mllama", lambda model: frozen(model), "Mllama is not known to make features of an image, by a function"),
     ],
 )
 def test_what_is_refused(tmp_path, family, change, message):

@@ -43,12 +43,12 @@ def place_of(model: Any) -> Place:
     Raises:
         ValueError: nothing that could be cached is the same each time: says what trains, or what else it depends on.
     """
-    if not encodes_once(model):
+    if not encodes_once(model) or not hasattr(model.base_model, "get_image_features"):
         family = FAMILIES.get(model.config.model_type)
         name = type(model).__name__ if family is None else family.name
         raise ValueError(
-            f"`cache_image_features`: {name} is not known to make features of an image that depend on nothing else "
-            "(`docs/families.md`, 'image once'). Leave it out."
+            f"`cache_image_features`: {name} is not known to make features of an image, by a function of their own, "
+            "that depend on nothing else (`docs/families.md`, 'image once'). Leave it out."
         )
     parts, parameters = model_parts(model), dict(model.named_parameters())
     trains = {

@@ -21,6 +21,11 @@ KNOWN_BLOCKING = {
     "transformers/models/llava_onevision/*:* <listcomp>": _SIZES,
     "transformers/models/idefics3/*:* get_image_features": _PADS,
     "transformers/models/smolvlm/*:* get_image_features": _PADS,
+    # Of transformers before 5.24
+    "transformers/models/idefics3/*:* forward": "its tower numbers the patches that do not pad an image, by a mask",
+    "transformers/models/smolvlm/*:* forward": "likewise",
+    "transformers/models/smolvlm/*:* inputs_merger": "it puts features at the image tokens, by a mask",
+    "transformers/models/siglip2/*:* resize_positional_embeddings": _SIZES,
     "transformers/models/mistral3/*:* forward": _SIZES,
     "transformers/models/mistral3/*:* get_image_features": _SIZES,
     "transformers/models/pixtral/*:* <listcomp>": _SIZES,
