@@ -1,7 +1,6 @@
 """Models of random weights that `pair_steps.py` makes steps on, pairs for them, and their multiplications."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,7 +36,7 @@ class Layout:
     n_completion: int = 120
     n_pairs: int = 4
 
-    @cached_property
+    @property
     def image_side(self) -> int:
         """Of the square that the image's tokens are, in tokens."""
         return round(self.n_image**0.5)
