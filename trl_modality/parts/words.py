@@ -53,6 +53,11 @@ def parts_of_option(name: str, value: Any) -> list[str] | dict[str, float] | Non
     return list(dict.fromkeys(_checked_word(name, word) for word in value))
 
 
+def place_of_word(word: str) -> tuple[int, str]:
+    """A key that sorts words: those with a name of their own, as in `WORDS`, then layers by number."""
+    return (list(WORDS).index(word), "") if word in WORDS else (len(WORDS), word)
+
+
 def layers_meant(word: str, n_layers: int) -> range | None:
     """The layers that a word means, of so many; `None` for a word that means none by number.
 
