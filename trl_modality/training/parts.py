@@ -36,6 +36,7 @@ class PartsSFTTrainer(SFTTrainer):
         self._choice: Choice | None = None
         self.group_parts: list[str] = []
         """The part of each group of the optimizer, where parts have learning rates."""
+        self._rates_of_step: Mapping[str, float] = {}
         super().__init__(**given)
         if option := getattr(self.args, "train_parts", None):
             self._choose_parts(option)
