@@ -80,11 +80,17 @@ def test_layers_by_number(config, make_trainer):
     model = make_trainer(config(lora_parts=["last_n_layers=1"]), peft_config=LoraConfig(r=2)).model
     numbers = {re.search(r"layers\.(\d+)\.", name)[1] for name, _ in model.named_parameters() if "lora_A" in name}
     assert numbers == {"3"}
-    asked = LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1])
-    model = make_trainer(config(lora_parts=["language_model"]), peft_config=asked).model
-    names = [name for name, _ in model.named_parameters() if "lora_A" in name]
-    assert len(names) == 1
-    assert "language_model.layers.1.self_attn.q_proj" in names[0]
+    for targets, words in ((["q_proj"], ["language_model"]), (None, ["attention"])):
+        asked = LoraConfig(r=2, target_modules=targets, layers_to_transform=[1])
+        placed = adapter_for_parts(words, tiny_llava()[0], asked)
+        names = [
+            f"model.language_model.layers.1.self_attn.{name}_proj"
+            for name in ("qkvo" if words[0] == "attention" else "q")
+        ]
+        assert list(placed.target_modules) == names
+        assert asked.layers_to_transform == [1]
+    with pytest.raises(ValueError, match=re.escape("none of `layers_to_transform=[9]` is a linear layer in these")):
+        adapter_for_parts(["attention"], tiny_llava()[0], LoraConfig(r=2, layers_to_transform=[9]))
 
 
 def test_a_model_by_name_has_its_adapter_there_too(config, make_trainer, tmp_path):

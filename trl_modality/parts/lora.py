@@ -50,13 +50,19 @@ def adapter_for_parts(words: list[str], model: Any, peft_config: Any, **loading:
     wanted = {name for word in words for name in parts.of(word)}
     found = [module for module, weight in linear.items() if weight in wanted]
     placed = copy.deepcopy(peft_config)
-    if placed.target_modules is not None and placed.target_modules != "all-linear":
+    layers = getattr(placed, "layers_to_transform", None)
+    if names_modules := placed.target_modules not in (None, "all-linear"):
         found = [module for module in found if check_target_module_exists(placed, module)]
-        if not found:
-            raise ValueError(
-                f"`lora_parts={words}`: none of `target_modules={placed.target_modules!r}` is a linear layer in these "
-                "parts. Leave `target_modules` out to take all of their linear layers."
-            )
+    elif layers is not None:
+        by_end = copy.copy(placed)  # which PEFT looks at for modules that are named by their ends
+        by_end.target_modules = {module.rpartition(".")[2] for module in found}
+        found = [module for module in found if check_target_module_exists(by_end, module)]
+    if not found:
+        asked = f"target_modules={placed.target_modules!r}" if names_modules else f"layers_to_transform={layers!r}"
+        raise ValueError(
+            f"`lora_parts={words}`: none of `{asked}` is a linear layer in these parts. Leave it out to take all of "
+            "their linear layers."
+        )
     placed.target_modules = found
     if getattr(placed, "layers_to_transform", None) is not None:
         placed.layers_to_transform = placed.layers_pattern = None  # which the names say by now
