@@ -54,3 +54,11 @@ def test_options_of_the_config(config):
         config(lora_parts=["lm_head"])
     with pytest.raises(ValueError, match="`lora_parts` must be a list of parts"):
         config(lora_parts={"attention": 1e-5})
+
+
+@pytest.mark.parametrize(("schedule", "floor"), [("cosine_with_min_lr", "min_lr"), ("polynomial", "lr_end")])
+def test_a_floor_of_one_rate_is_refused(config, schedule, floor):
+    options = {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": {floor: 1e-6}}
+    with pytest.raises(ValueError, match=f"`lr_scheduler_kwargs` has '{floor}'.* `min_lr_rate`"):
+        config(train_parts={"attention": 1e-5}, **options)
+    config(train_parts=["attention"], **options)

@@ -8,6 +8,10 @@ from trl import SFTConfig
 from .words import parts_of_option
 
 
+# Schedules that divide a floor by `learning_rate`, and multiply every group's own rate by that
+ABSOLUTE_FLOORS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial")
+
+
 @dataclass
 class PartsConfig(SFTConfig):
     r"""
@@ -56,3 +60,11 @@ class PartsConfig(SFTConfig):
             )
         self.lora_parts = given
         super().__post_init__()
+        floors = {"min_lr", "lr_end"} & set(self.lr_scheduler_kwargs or {})
+        name: Any = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        if isinstance(self.train_parts, dict) and floors and name in ABSOLUTE_FLOORS:
+            raise ValueError(
+                f"`train_parts` has learning rates, and `lr_scheduler_kwargs` has {floors.pop()!r}, a floor for "
+                f"`learning_rate` alone: {name!r} would multiply it for the others. Give a share of each rate: "
+                "`lr_scheduler_type='cosine_with_min_lr'` with `min_lr_rate`."
+            )
