@@ -169,3 +169,10 @@ def test_a_text_model_is_all_language_model():
 def test_layers_by_number(word, of_ten):
     found = layers_meant(word, 10)
     assert found is None if of_ten is None else list(found) == of_ten
+
+
+def test_a_merger_that_is_made_before_the_layers():
+    """Qwen3-Omni makes its list of mergers first; what else is there at that place stays in the tower."""
+    parts = model_parts(build_family("qwen3_omni_moe_thinker")[0])
+    assert {name.split(".")[2] for name in parts.of("projector")} == {"merger", "merger_list"}
+    assert {name.split(".")[2] for name in parts.of("vision_tower")} == {"patch_embed", "pos_embed", "blocks"}

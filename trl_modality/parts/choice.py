@@ -76,8 +76,7 @@ def choose(
 
 def _named(word: str, parts: ModelParts, model_name: str) -> tuple[str, ...]:
     found = parts.of(word)
-    n_asked = word.partition("=")[2]
-    if not found or (n_asked and int(n_asked) > len(parts.layers)):
+    if not found:
         raise ValueError(f"`train_parts` names {word!r}, which {model_name} does not have. It has {parts.listed()}.")
     return found
 
