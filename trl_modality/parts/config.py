@@ -31,7 +31,8 @@ class PartsConfig(SFTConfig):
     """
 
     # Parameters that control what trains
-    train_parts: list[str] | str | dict[str, float] | None = field(
+    # `None` second: the host's parser of command lines then takes what stands first
+    train_parts: list[str] | None | str | dict[str, float] = field(
         default=None,
         metadata={
             "help": "Parts of the model that train: a list of 'vision_tower', 'projector', 'language_model', "
