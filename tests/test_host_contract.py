@@ -23,6 +23,7 @@ from trl_modality._compat import (
     UNFINISHED_MARK,
     DataCollatorForVisionLanguageModeling,
     GreedyLR,
+    mend_llama4,
     name_attention,
     rotate_checkpoints,
 )
@@ -56,6 +57,7 @@ def test_floors_are_met():
             ["self", "dataloader", "description", "prediction_loss_only", "ignore_keys", "metric_key_prefix"],
         ),
         ("get_tp_size", ["self"]),
+        ("_get_learning_rate", ["self"]),
         ("_get_grad_norm", ["self", "model", "grad_norm"]),
         ("_finalize_training", ["self", "trial", "num_train_samples", "start_time"]),
         ("_evaluate", ["self", "trial", "ignore_keys_for_eval", "skip_scheduler"]),
@@ -393,3 +395,12 @@ def test_llama4_reads_what_its_language_model_does_not_return():
     """`mend_llama4` can go when this fails."""
     with pytest.raises(AttributeError, match="image_outputs"):
         build("llama4")[0](input_ids=torch.tensor([[1, 2]]))
+
+
+def test_llama4_is_mended_once_beside_hooks_of_its_user():
+    model = build("llama4")[0]
+    model.language_model.register_forward_hook(lambda *args: None)
+    for _ in range(2):
+        mend_llama4(model)
+    assert len(model.language_model._forward_hooks) == 2
+    model(input_ids=torch.tensor([[1, 2]]))

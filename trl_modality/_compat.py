@@ -46,6 +46,7 @@ __all__ = [
     "GreedyLR",
     "VarlenKernel",
     "check_target_module_exists",
+    "experts_of",
     "gathered_head",
     "head_logit_scale",
     "keep_4bit_trainable",
@@ -80,6 +81,19 @@ def head_logit_scale(text_config) -> float:
     return float(scaling) if text_config.model_type == "hyperclovax" else 1.0 / float(scaling)
 
 
+def experts_of(text_config: Any) -> tuple[int, int] | None:
+    """Number of routed experts of a text model, and of those that a token goes to; `None` where it has none.
+
+    Families state them under several names. Expiry: when transformers has one accessor.
+    """
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    chosen = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
+    n_experts, n_chosen = (
+        next((n for name in each if (n := getattr(text_config, name, None))), 0) for each in (names, chosen)
+    )
+    return (n_experts, n_chosen) if n_experts and n_chosen else None
+
+
 def set_group_timeout(seconds: float) -> None:
     """Let the operations of the default group of processes wait for so long.
 
@@ -110,13 +124,15 @@ def mend_llama4(model: PreTrainedModel) -> None:
 
     Expiry: when that forward reads its own (`test_host_contract.py` says when).
     """
+    if model.config.model_type == "llama4":
+        hooks = model.language_model._forward_hooks.values()  # of its user's too
+        if _add_image_outputs not in hooks:
+            model.language_model.register_forward_hook(_add_image_outputs)
 
-    def with_image_outputs(module: Any, args: Any, output: Any) -> None:
-        if not hasattr(output, "image_outputs"):
-            output.image_outputs = None
 
-    if model.config.model_type == "llama4" and not model.language_model._forward_hooks:
-        model.language_model.register_forward_hook(with_image_outputs)
+def _add_image_outputs(module: Any, args: Any, output: Any) -> None:
+    if not hasattr(output, "image_outputs"):
+        output.image_outputs = None
 
 
 def load_renamed_checkpoint(trainer: Any, folder: Any) -> bool:

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers.integrations.hub_kernels import use_kernel_func_from_hub_with_fallback
 
 from tests.testing.recurrent_rows import HARD, by_rows, causal_conv1d, fla_rule
@@ -17,7 +18,14 @@ from tests.testing.tiny_hybrids import RULES, as_it_comes
 from trl_modality import PairedCollator
 from trl_modality._compat import kernel_behind
 from trl_modality.modeling import backbone, recurrence
-from trl_modality.modeling.attention import Segment, SegmentLayout, follows_segments, give_back, use_shared_prefix
+from trl_modality.modeling.attention import (
+    Segment,
+    SegmentLayout,
+    _eager_of,
+    follows_segments,
+    give_back,
+    use_shared_prefix,
+)
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 
 
@@ -260,3 +268,26 @@ def test_what_a_batch_needs_is_made_with_it(name, monkeypatch):
     model(**batch, paired_loss=LossSettings(share_prefix=True))
     give_back(model.get_decoder())
     assert made == []
+
+
+def test_classes_that_are_made_around_a_layer(monkeypatch):
+    """FSDP2 gives modules a class of its own; what was borrowed goes back, and eager attention is found."""
+    model, _ = build("qwen3_5")
+    decoder = model.get_decoder()
+    before = functions_of(decoder)
+    use_shared_prefix(decoder)
+    assert functions_of(decoder) != before
+    for layer in [*decoder.modules()]:
+        if any(name in type(layer).__name__ for name in ("GatedDeltaNet", "Attention")):
+            eager = _eager_of(layer)
+            layer.__class__ = type("FSDP" + type(layer).__name__, (FSDPModule, type(layer)), {})
+            assert type(layer).__module__ == __name__
+            assert _eager_of(layer) is eager
+    assert follows_segments(decoder)
+    assert recurrence.why_not_borrowed(decoder) is None
+    assert recurrence.needs_of(copy.copy(decoder)) == recurrence.needs_of(decoder)  # looked up anew, and kept
+    monkeypatch.setattr(decoder, "modules", None)
+    assert follows_segments(decoder)
+    assert recurrence.needs_of(decoder).window == 3
+    give_back(decoder)
+    assert functions_of(decoder) == before

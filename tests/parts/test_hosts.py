@@ -7,6 +7,7 @@ import torch
 
 from tests.testing.tiny import pair_dataset, tiny_llava
 from tests.testing.tiny_families import build, pairs_of
+from trl_modality.parts.groups import check_groups
 from trl_modality.parts.structure import model_parts
 
 
@@ -94,13 +95,44 @@ def test_resuming_brings_the_rates_back(config, make_trainer, tmp_path, schedule
     assert logs["learning_rate_language_model"] == same["learning_rate_language_model"]
 
 
+def weights_after(trainer, checkpoint=None):
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("first", "same"),
+    [
+        # Of one size, so that nothing but their names tells their moments apart
+        ({"first_n_layers=1": 1e-3, "last_n_layers=1": 1e-2}, {"last_n_layers=1": 1e-2, "first_n_layers=1": 1e-3}),
+        (["language_model", "attention"], {"language_model": 1e-3, "vision_tower": 0}),
+    ],
+)
+def test_the_same_parts_in_other_words(config, make_trainer, tmp_path, first, same):
+    """It is the rates of parameters that a run is resumed by, not their spelling; `learning_rate` is 1e-3."""
+    rows, checkpoint = pair_dataset(12), str(tmp_path / "run" / "checkpoint-3")
+    whole = weights_after(make_trainer(config(**SAVING, train_parts=first), rows))
+    again = weights_after(make_trainer(config(**SAVING, train_parts=same), rows), checkpoint)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_groups_of_other_parts_are_refused():
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    groups = [{"params": [weight], "part": part} for weight, part in zip(weights, "ab", strict=True)]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    check_groups(optimizer, ["a", "b"])
+    with pytest.raises(ValueError, match=re.escape("groups of ['a', 'b'], and this run those of ['b', 'a']")):
+        check_groups(optimizer, ["b", "a"])
+
+
 @pytest.mark.parametrize("other", [{"language_model": 1e-3, "projector": 0}, ["language_model"], None])
 def test_other_parts_cannot_be_resumed(config, make_trainer, tmp_path, other):
     make_trainer(config(**SAVING, train_parts=RATES), pair_dataset(12)).train()
     checkpoint = str(tmp_path / "run" / "checkpoint-3")
-    args = config(**SAVING, train_parts=other, resume_overrides=["train_parts", "model"])
-    with pytest.raises(ValueError, match="has the optimizer's state of other parts"):
-        make_trainer(args, pair_dataset(12)).train(resume_from_checkpoint=checkpoint)
+    for overrides in ([], ["train_parts", "model"]):  # none are advised that would not do
+        args = config(**SAVING, train_parts=other, resume_overrides=overrides)
+        with pytest.raises(ValueError, match="has the optimizer's state of other parts"):
+            make_trainer(args, pair_dataset(12)).train(resume_from_checkpoint=checkpoint)
 
 
 def tied_trainer(config, make_trainer, train_parts):

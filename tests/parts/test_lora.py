@@ -5,7 +5,9 @@ import re
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, TaskType, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.families.measured import build_family
 from tests.parts.test_structure import FAMILIES
 from tests.testing import tiny_families
 from tests.testing.tiny import tiny_llava
@@ -80,11 +82,17 @@ def test_layers_by_number(config, make_trainer):
     model = make_trainer(config(lora_parts=["last_n_layers=1"]), peft_config=LoraConfig(r=2)).model
     numbers = {re.search(r"layers\.(\d+)\.", name)[1] for name, _ in model.named_parameters() if "lora_A" in name}
     assert numbers == {"3"}
-    asked = LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1])
-    model = make_trainer(config(lora_parts=["language_model"]), peft_config=asked).model
-    names = [name for name, _ in model.named_parameters() if "lora_A" in name]
-    assert len(names) == 1
-    assert "language_model.layers.1.self_attn.q_proj" in names[0]
+    for targets, words in ((["q_proj"], ["language_model"]), (None, ["attention"])):
+        asked = LoraConfig(r=2, target_modules=targets, layers_to_transform=[1])
+        placed = adapter_for_parts(words, tiny_llava()[0], asked)
+        names = [
+            f"model.language_model.layers.1.self_attn.{name}_proj"
+            for name in ("qkvo" if words[0] == "attention" else "q")
+        ]
+        assert list(placed.target_modules) == names
+        assert asked.layers_to_transform == [1]
+    with pytest.raises(ValueError, match=re.escape("none of `layers_to_transform=[9]` is a linear layer in these")):
+        adapter_for_parts(["attention"], tiny_llava()[0], LoraConfig(r=2, layers_to_transform=[9]))
 
 
 def test_a_model_by_name_has_its_adapter_there_too(config, make_trainer, tmp_path):
@@ -93,6 +101,25 @@ def test_a_model_by_name_has_its_adapter_there_too(config, make_trainer, tmp_pat
     args = config(lora_parts=["attention"])
     trainer = make_trainer(args, model=str(tmp_path / "base"), peft_config=LoraConfig(r=2))
     assert adapted(trainer.model) == in_layers("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def test_a_model_by_name_whose_code_is_its_own(tmp_path):
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    model.config.auto_map = {"AutoModelForCausalLM": "modeling_own.OwnLlama"}
+    model.config.architectures = ["OwnLlama"]
+    model.config.save_pretrained(tmp_path)
+    code = "from transformers import LlamaForCausalLM\n\n\nclass OwnLlama(LlamaForCausalLM):\n    own = True\n"
+    (tmp_path / "modeling_own.py").write_text(code)
+    placed = adapter_for_parts(["attention"], str(tmp_path), LoraConfig(), trust_remote_code=True)
+    assert len(placed.target_modules) == 4
+
+
+def test_attention_of_torch_is_left_out():
+    """It multiplies by the weight of `out_proj` itself; Aria's projector has one beside linear layers of its own."""
+    model, _ = build_family("aria")
+    placed = adapter_for_parts(["projector"], model, LoraConfig())
+    assert placed.target_modules
+    assert not [name for name in placed.target_modules if name.endswith("multihead_attn.out_proj")]
 
 
 @pytest.mark.slow
@@ -168,6 +195,7 @@ def test_a_peft_model_that_is_handed_in(config, make_trainer):
             LoraConfig(),
             "names 'audio_tower', which LlavaForConditionalGeneration does not have. It has",
         ),
+        (["last_n_layers=99"], LoraConfig(), "names 'last_n_layers=99', which LlavaForConditionalGeneration does not"),
         (["mlp"], LoraConfig(target_modules=["q_proj"]), "none of `target_modules={'q_proj'}` is a linear layer in"),
     ],
 )

@@ -5,7 +5,10 @@ import re
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPED
 
+from tests.families.measured import build_family
+from tests.families.reasons import NOT_BUILT
 from tests.testing import tiny_families
 from trl_modality.parts.structure import TOP, model_parts
 from trl_modality.parts.words import layers_meant
@@ -16,16 +19,22 @@ FAMILIES = (
     *("qwen3_vl_moe", "internvl", "mistral3", "chameleon", "gemma3", "paligemma", "mllama"),
 )
 INNER = ("embeddings", "lm_head", "attention", "mlp", "norms")
-# What the layers of a language model have beside these: gates of cross-attention
-BESIDE = {"mllama": {"cross_attn_attn_gate", "cross_attn_mlp_gate"}}
+# What a language model has beside these: gates of cross-attention, weights of its streams, a scale of its angles
+BESIDE = {
+    "mllama": {"cross_attn_attn_gate", "cross_attn_mlp_gate"},
+    "hy_v4_vl": {"hc_fn", "hc_base", "hc_scale"},
+    "mistral_large4": {"alpha"},
+}
+# All that are built, but for one whose decoder reads images through cross-attention and trains no pairs
+EVERY_FAMILY = [*dict.fromkeys([*FAMILIES, *(name for name in MAPPED if name not in {*NOT_BUILT, "blip"})])]
 NO_TOWER: set[str] = set()
 NO_PROJECTOR = {"chameleon"}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY_FAMILY)
 def test_parts_add_up(name):
     """Towers, projector and language model are the model, each parameter once; the inner parts are its last one."""
-    model, _ = tiny_families.build(name)
+    model, _ = build_family(name)
     parts = model_parts(model)
     total = sum(parameter.numel() for parameter in model.parameters())
     assert sum(parts.count(parts.of(word)) for word in TOP) == parts.count(parts.sizes) == total
@@ -44,11 +53,11 @@ def test_parts_add_up(name):
 
     n = model.config.get_text_config().num_hidden_layers
     assert len(parts.layers) == n
-    assert n % 2 == 0
+    half = (n + 1) // 2
     layers = {each for layer in parts.layers for each in layer}
     assert set(parts.of(f"first_n_layers={n}")) == set(parts.of("1.0")) == layers <= language
-    halves = parts.of(f"first_n_layers={n // 2}"), parts.of("0.5")
-    assert halves[1] == parts.of(f"last_n_layers={n // 2}")
+    halves = parts.of(f"first_n_layers={n - half}"), parts.of("0.5")
+    assert halves[1] == parts.of(f"last_n_layers={half}")
     assert parts.count(halves[0]) + parts.count(halves[1]) == parts.count(layers)
     assert not set(halves[0]) & set(halves[1])
     assert set(parts.of("attention")) | set(parts.of("mlp")) <= layers
@@ -160,3 +169,10 @@ def test_a_text_model_is_all_language_model():
 def test_layers_by_number(word, of_ten):
     found = layers_meant(word, 10)
     assert found is None if of_ten is None else list(found) == of_ten
+
+
+def test_a_merger_that_is_made_before_the_layers():
+    """Qwen3-Omni makes its list of mergers first; what else is there at that place stays in the tower."""
+    parts = model_parts(build_family("qwen3_omni_moe_thinker")[0])
+    assert {name.split(".")[2] for name in parts.of("projector")} == {"merger", "merger_list"}
+    assert {name.split(".")[2] for name in parts.of("vision_tower")} == {"patch_embed", "pos_embed", "blocks"}

@@ -83,8 +83,9 @@ def test_rates_are_those_of_optimizers_made_by_hand(config, make_trainer):
                 assert not torch.equal(after[name], before[name])
     last = [logs for logs in trainer.state.log_history if "learning_rate" in logs][2]
     assert {part: last[f"learning_rate_{part}"] / rate for part, rate in RATES.items() if rate} == pytest.approx(
-        dict.fromkeys(of_part, 3 / 4)
+        dict.fromkeys(of_part, 2 / 4)  # the third step's, of 4 of warmup from 0
     )
+    assert last["learning_rate"] in [last[f"learning_rate_{part}"] for part in of_part]
 
 
 def test_gradients_are_those_of_a_model_that_trains_whole(config, make_trainer):

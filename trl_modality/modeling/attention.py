@@ -319,7 +319,7 @@ def _autocast(x: torch.Tensor) -> torch.Tensor:
 
 def _eager_of(module: torch.nn.Module) -> Any:
     """The eager attention of a layer: transformers keeps it beside the layers of a model, not in its interface."""
-    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return getattr(sys.modules[recurrence.module_of(module)], "eager_attention_forward", None)
 
 
 def use_shared_prefix(decoder: PreTrainedModel) -> None:

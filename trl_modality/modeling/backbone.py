@@ -39,7 +39,7 @@ def run_backbone(
     """
     backbone = model.base_model
     run = partial(_without_head, model, forward) if backbone is model else backbone
-    inputs = dict(batch) if tokens.encodes_once else with_images_repeated(batch, layout)
+    inputs = _widened(batch if tokens.encodes_once else with_images_repeated(batch, layout), model.dtype)
     if "position_ids" in tokens.inputs:
         inputs["position_ids"] = tokens.inputs["position_ids"]
     picked = _features_picked(backbone, tokens.inputs.get("image_sources"))
@@ -54,6 +54,17 @@ def run_backbone(
             inputs["seq_idx"] = segments  # all that some layers hand on to their convolutions
         with without_masks(decoder):
             return run(**inputs, segment_layout=segments)
+
+
+def _widened(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Inputs whose pixels have the precision of a model in float32: some processors make bfloat16 (Llama 4), which
+    outside of autocast its tower refuses."""
+
+    def is_too_short(value: Any) -> bool:
+        is_half = isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+        return is_half and dtype == torch.float32 and not torch.is_autocast_enabled(value.device.type)
+
+    return {name: value.to(dtype) if is_too_short(value) else value for name, value in inputs.items()}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .._compat import excluded_tokens, gathered_head, head_logit_scale, mend_llama4
+from .._compat import excluded_tokens, experts_of, gathered_head, head_logit_scale, mend_llama4
 from ..collation.cross_attention import images_of_rows
 from ..collation.layout import ViewLayout, with_images_repeated
 from ..kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
@@ -296,7 +296,15 @@ def _router_loss(text_config, router_logits, counts) -> Any:
     the number of rows that a token of one sequence is in."""
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func  # the one every family inherits
 
-    return load_balancing_loss_func(router_logits, text_config.num_experts, text_config.num_experts_per_tok, counts)
+    n_experts, n_chosen = experts_of(text_config) or (0, 0)
+    forms = [list(each.shape) for each in router_logits or ()]
+    if not forms or any(form[1:] != [n_experts] for form in forms):
+        raise ValueError(
+            f"the load-balancing loss needs the logits of each router, [tokens, experts], and those of "
+            f"{text_config.model_type!r} are {forms[0] if forms else 'not given out'}: train it with "
+            "`router_aux_loss_coef=0.0`."
+        )
+    return load_balancing_loss_func(router_logits, n_experts, n_chosen, counts)
 
 
 def loss_to_backward(

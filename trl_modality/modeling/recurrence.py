@@ -20,6 +20,8 @@ from .pieces import Group, StateTensors, WindowTensors, continue_states, convolv
 _ORIGINAL = "_borrowed_original"
 # The decoders whose layers follow layouts, by the module that their layers are of
 _BORROWERS: dict[str, "weakref.WeakSet[Any]"] = {}
+# What was found in a decoder: a walk through all modules of a large model with adapters takes tens of milliseconds
+_FOUND: "weakref.WeakKeyDictionary[Any, _Found]" = weakref.WeakKeyDictionary()
 
 
 class Needs(NamedTuple):
@@ -165,24 +167,41 @@ def _layers(decoder: torch.nn.Module) -> list[torch.nn.Module]:
     return [module for module in decoder.modules() if _names_of(type(module))]
 
 
-def _modules_of(decoder: torch.nn.Module) -> dict[str, frozenset[str]]:
+class _Found(NamedTuple):
+    modules: Mapping[str, frozenset[str]]
     """The modules of transformers that a decoder's layers are of, with the functions that they call there."""
-    found: dict[str, frozenset[str]] = {}
-    for layer in _layers(decoder):
-        name = type(layer).__module__
-        found[name] = found.get(name, frozenset()) | _names_of(type(layer))
+    window: int | None
+    """As in `Needs`."""
+
+
+def module_of(layer: torch.nn.Module) -> str:
+    """The module whose functions a layer's forward calls. Classes that FSDP2 makes elsewhere inherit it."""
+    return next(each for each in type(layer).__mro__ if "forward" in vars(each)).__module__
+
+
+def _found(decoder: torch.nn.Module) -> _Found:
+    """Kept until `borrow` looks again: adapters and FSDP change neither which layers there are nor what they call."""
+    return _FOUND[decoder] if decoder in _FOUND else _look(decoder)
+
+
+def _look(decoder: torch.nn.Module) -> _Found:
+    layers, modules = _layers(decoder), {}
+    for layer in layers:
+        name = module_of(layer)
+        modules[name] = modules.get(name, frozenset()) | _names_of(type(layer))
+    kernels = {m.kernel_size[0] for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Conv1d)}
+    _FOUND[decoder] = found = _Found(modules, max(kernels) - 1 if kernels else None)
     return found
 
 
 def needs_of(decoder: torch.nn.Module) -> Needs | None:
     """What a decoder's layers need to know of a layout; `None` where all of them are attention."""
-    modules, layers = _modules_of(decoder), _layers(decoder)
+    modules, window = _found(decoder)
     if not modules:
         return None
-    kernels = {m.kernel_size[0] for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Conv1d)}
     rules = [vars(sys.modules[module])[name] for module, names in modules.items() for name in names if "delta" in name]
     in_runs = [_takes_runs(getattr(rule, _ORIGINAL, rule)) for rule in rules]
-    return Needs(max(kernels) - 1 if kernels else None, in_runs[0] if in_runs else None)
+    return Needs(window, in_runs[0] if in_runs else None)
 
 
 def why_not_borrowed(decoder: torch.nn.Module) -> str | None:
@@ -201,7 +220,7 @@ def borrow(decoder: torch.nn.Module) -> None:
     """
     if (reason := why_not_borrowed(decoder)) is not None:
         raise ValueError(f"Rows cannot share a sequence, since {reason}. Load the model without `use_kernels`.")
-    for module, names in _modules_of(decoder).items():
+    for module, names in _look(decoder).modules.items():
         functions = vars(sys.modules[module])
         for name in names:
             if not hasattr(functions[name], _ORIGINAL):
@@ -215,17 +234,16 @@ def is_borrowed(decoder: torch.nn.Module) -> bool:
     """Whether a decoder's layers follow layouts, as all do that are attention."""
     return all(
         hasattr(vars(sys.modules[module])[name], _ORIGINAL)
-        for module, names in _modules_of(decoder).items()
+        for module, names in _found(decoder).modules.items()
         for name in names
     )
 
 
 def give_back(decoder: torch.nn.Module) -> None:
     """Give the functions back that `borrow` took, unless another decoder of their module follows layouts."""
-    for module, names in _modules_of(decoder).items():
-        borrowers = _BORROWERS.get(module, weakref.WeakSet())
+    for module, borrowers in _BORROWERS.items():
         borrowers.discard(decoder)
         functions = vars(sys.modules[module])
-        for name in names:
+        for name in _FOLLOWING.keys() & functions.keys():
             if not borrowers and hasattr(functions[name], _ORIGINAL):
                 functions[name] = getattr(functions[name], _ORIGINAL)

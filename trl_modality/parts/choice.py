@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .structure import TOP, ModelParts
+from .words import place_of_word
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,22 @@ class Choice:
     """By the name of a parameter that trains, the part that it was chosen by."""
     rates: Mapping[str, float | None]
     """By part, in the order of the option; 0 is frozen, `None` trains with the `learning_rate` of the config."""
+    learning_rate: float
+    """Of the config, at which parts without a rate train."""
     rows: Sequence[Mapping[str, Any]]
     """The table of `part`, `parameters`, `learning_rate` (0 for what is frozen), which add up to the whole model."""
 
     @property
     def has_rates(self) -> bool:
         return None not in self.rates.values()
+
+    @property
+    def rate_of_group(self) -> Mapping[str, float]:
+        """The rates by which the optimizer's groups are split, of the parts that have parameters, in an order that
+        does not depend on that of the option; empty where one rate for all is what the host's own groups have."""
+        words = sorted(set(self.word_of.values()), key=place_of_word)
+        rates = {word: self.learning_rate if (rate := self.rates[word]) is None else rate for word in words}
+        return rates if set(rates.values()) - {self.learning_rate} else {}
 
 
 def choose(
@@ -52,7 +63,7 @@ def choose(
     allowed = None if trainable is None else frozenset(trainable)
     if allowed is not None:
         _reject_without_adapter(named, rates, allowed, parts)
-    by_size = sorted(rates, key=lambda word: len(named[word]))
+    by_size = sorted(rates, key=lambda word: (len(named[word]), place_of_word(word)))
     word_of: dict[str, str] = {}
     for name in parts.sizes:
         word = next((word for word in by_size if name in named[word]), None)
@@ -60,13 +71,12 @@ def choose(
             word_of[name] = word
     rows = _rows(word_of, rates, parts, learning_rate)
     trains = {name: word for name, word in word_of.items() if rates[word] != 0}
-    return Choice(trains, rates, rows)
+    return Choice(trains, rates, learning_rate, rows)
 
 
 def _named(word: str, parts: ModelParts, model_name: str) -> tuple[str, ...]:
     found = parts.of(word)
-    n_asked = word.partition("=")[2]
-    if not found or (n_asked and int(n_asked) > len(parts.layers)):
+    if not found:
         raise ValueError(f"`train_parts` names {word!r}, which {model_name} does not have. It has {parts.listed()}.")
     return found
 

@@ -12,6 +12,9 @@ from .words import parts_of_option
 IMAGE_FEATURES = "image_features"
 """The folder of cached features below `output_dir`."""
 
+# Schedules that divide a floor by `learning_rate`, and multiply every group's own rate by that
+ABSOLUTE_FLOORS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial")
+
 
 @dataclass
 class PartsConfig(SFTConfig):
@@ -36,7 +39,8 @@ class PartsConfig(SFTConfig):
     """
 
     # Parameters that control what trains
-    train_parts: list[str] | str | dict[str, float] | None = field(
+    # `None` second: the host's parser of command lines then takes what stands first
+    train_parts: list[str] | None | str | dict[str, float] = field(
         default=None,
         metadata={
             "help": "Parts of the model that train: a list of 'vision_tower', 'projector', 'language_model', "
@@ -77,6 +81,14 @@ class PartsConfig(SFTConfig):
         super().__post_init__()
         if self.cache_image_features is True:
             self.cache_image_features = str(Path(str(self.output_dir)) / IMAGE_FEATURES)
+        floors = {"min_lr", "lr_end"} & set(self.lr_scheduler_kwargs or {})
+        name: Any = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        if isinstance(self.train_parts, dict) and floors and name in ABSOLUTE_FLOORS:
+            raise ValueError(
+                f"`train_parts` has learning rates, and `lr_scheduler_kwargs` has {floors.pop()!r}, a floor for "
+                f"`learning_rate` alone: {name!r} would multiply it for the others. Give a share of each rate: "
+                "`lr_scheduler_type='cosine_with_min_lr'` with `min_lr_rate`."
+            )
 
 
 def folder_of_option(given: Any) -> Any:

@@ -1,7 +1,7 @@
 """Learning rates of parts in an optimizer: its groups are split, so that each has parameters of one part."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,8 @@ WITHOUT_GROUPS = ("lomo", "adalomo")
 def split_groups(optimizer: Any, model: nn.Module, choice: Choice, optim: str, prefix: str = "") -> list[str]:
     """Split the groups of a fresh optimizer by part, and set the learning rate of each.
 
-    What else a group has (weight decay, betas, ranks of GaLore) its parts keep.
+    What else a group has (weight decay, betas, ranks of GaLore) its parts keep. Each says under "part" what it is of:
+    optimizers load groups by their place, so `check_groups` compares afterwards.
 
     Args:
         optimizer: That the host has made.
@@ -34,9 +35,9 @@ def split_groups(optimizer: Any, model: nn.Module, choice: Choice, optim: str, p
         ValueError: an optimizer whose groups are not those of the parameters.
     """
     named = {id(p): WRAPPED.sub("", name).removeprefix(prefix) for name, p in model.named_parameters()}
-    groups, words, seen = [], [], 0
+    rates, groups, words, seen = choice.rate_of_group, [], [], 0
     for group in getattr(optimizer, "param_groups", ()):
-        by_word: dict[str, list[Any]] = {word: [] for word in choice.rates}
+        by_word: dict[str, list[Any]] = {word: [] for word in rates}
         for parameter in group["params"]:
             word = choice.word_of.get(named.get(id(parameter), ""))
             if word is None:
@@ -45,12 +46,27 @@ def split_groups(optimizer: Any, model: nn.Module, choice: Choice, optim: str, p
             seen += 1
         for word, parameters in by_word.items():
             if parameters:
-                groups.append({**group, "params": parameters, "lr": choice.rates[word]})
+                groups.append({**group, "params": parameters, "lr": rates[word], "part": word})
                 words.append(word)
     if seen != sum(p.requires_grad for p in model.parameters()) or optim in WITHOUT_GROUPS:
         raise ValueError(_refusal(optim))
     optimizer.param_groups = groups
     return words
+
+
+def check_groups(optimizer: Any, words: Sequence[str]) -> None:
+    """Raise where a checkpoint gave the groups of an optimizer the rates and moments of other parts.
+
+    Raises:
+        ValueError: with the parts of both.
+    """
+    found = [group.get("part") for group in optimizer.param_groups] if words else []
+    if found != list(words):
+        raise ValueError(
+            f"the checkpoint has the optimizer's groups of {found}, and this run those of {list(words)}: each would "
+            "go on with another's learning rate and moments. Begin a new run from the weights of the checkpoint in "
+            "another `output_dir`."
+        )
 
 
 def rates_now(optimizer: Any, words: list[str]) -> Mapping[str, float]:

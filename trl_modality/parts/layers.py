@@ -6,6 +6,10 @@ from typing import Any
 from torch import nn
 
 
+WIDENING = ("gate_up_proj", "gate_proj", "up_proj")
+"""The names by which transformers' products of experts know the projections that widen."""
+
+
 def unwrapped(module: Any) -> Any:
     """The module that an adapter of PEFT stands around; any other module is itself."""
     while True:
@@ -19,8 +23,12 @@ def unwrapped(module: Any) -> Any:
 
 def is_mixer(module: nn.Module) -> bool:
     """Whether a module mixes tokens: attention, or what keeps a state in the cache and so knows its layer's number."""
+    if hasattr(module, "gradient_checkpointing"):
+        return False
     is_attention = isinstance(module, nn.MultiheadAttention) or "attention" in type(module).__name__.lower()
-    return (is_attention or hasattr(module, "layer_idx")) and not hasattr(module, "gradient_checkpointing")
+    # HunyuanVL tells its feed-forward modules their number too
+    widens, narrows = (any(hasattr(module, name) for name in names) for names in (WIDENING, ("down_proj",)))
+    return is_attention or (hasattr(module, "layer_idx") and not (widens and narrows))
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -96,7 +104,7 @@ def _widening(module: nn.Module, width: int) -> Iterator[nn.Parameter]:
     under the name by which transformers' products of experts know it.
     """
     for name, parameter in unwrapped(module).named_parameters(recurse=False):
-        if name.startswith(("gate_up_proj", "gate_proj", "up_proj")):
+        if name.startswith(WIDENING):
             yield parameter
     linear = [(child, *found) for child in module.children() if (found := widths(child)) is not None]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from .._compat import check_target_module_exists
 from .structure import ModelParts, model_parts
@@ -50,13 +50,19 @@ def adapter_for_parts(words: list[str], model: Any, peft_config: Any, **loading:
     wanted = {name for word in words for name in parts.of(word)}
     found = [module for module, weight in linear.items() if weight in wanted]
     placed = copy.deepcopy(peft_config)
-    if placed.target_modules is not None and placed.target_modules != "all-linear":
+    layers = getattr(placed, "layers_to_transform", None)
+    if names_modules := placed.target_modules not in (None, "all-linear"):
         found = [module for module in found if check_target_module_exists(placed, module)]
-        if not found:
-            raise ValueError(
-                f"`lora_parts={words}`: none of `target_modules={placed.target_modules!r}` is a linear layer in these "
-                "parts. Leave `target_modules` out to take all of their linear layers."
-            )
+    elif layers is not None:
+        by_end = copy.copy(placed)  # which PEFT looks at for modules that are named by their ends
+        by_end.target_modules = {module.rpartition(".")[2] for module in found}
+        found = [module for module in found if check_target_module_exists(by_end, module)]
+    if not found:
+        asked = f"target_modules={placed.target_modules!r}" if names_modules else f"layers_to_transform={layers!r}"
+        raise ValueError(
+            f"`lora_parts={words}`: none of `{asked}` is a linear layer in these parts. Leave it out to take all of "
+            "their linear layers."
+        )
     placed.target_modules = found
     if getattr(placed, "layers_to_transform", None) is not None:
         placed.layers_to_transform = placed.layers_pattern = None  # which the names say by now
@@ -76,12 +82,15 @@ def _check(word: str, parts: ModelParts, linear: dict[str, str], model_name: str
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, str]:
     """The names of the linear layers of a model but its head, with those of their weights."""
-    head = model.get_output_embeddings()
+    # torch's attention multiplies by the weights of its layers itself, so that an adapter there would never train
+    of_torch = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    inside = [child for module in of_torch for child in module.children()]
+    left_out = {id(module) for module in (model.get_output_embeddings(), *inside)}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         name: names[id(module.weight)]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and not _is_router(module)
+        if isinstance(module, nn.Linear) and id(module) not in left_out and not _is_router(module)
     }
 
 
@@ -89,9 +98,14 @@ def _without_weights(name: str, loading: dict[str, Any]) -> PreTrainedModel:
     """The model of a name as `SFTTrainer` would load it, on the device "meta"."""
     given = {key: value for key, value in loading.items() if key in ("revision", "trust_remote_code", "subfolder")}
     config = AutoConfig.from_pretrained(name, **given)
-    architecture: Any = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModelForCausalLM)
+    architecture: Any = getattr(transformers, (config.architectures or [""])[0], None)
     with torch.device("meta"):
-        return architecture(config)
+        if architecture is not None:
+            return architecture(config)
+        auto_map = getattr(config, "auto_map", None) or {}  # of code in the model's repository
+        is_vision = AutoModelForImageTextToText.__name__ in auto_map
+        auto: Any = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
+        return auto.from_config(config, trust_remote_code=given.get("trust_remote_code", False))
 
 
 def _is_router(module: nn.Module) -> bool:

@@ -33,7 +33,11 @@ class ModelParts:
     """Whether the head and the embeddings of the language model are one matrix."""
 
     def of(self, word: str) -> tuple[str, ...]:
-        """The parameters that a word means, in the model's order; none where the model has no such part."""
+        """The parameters that a word means, in the model's order; none where the model has no such part, or fewer
+        layers than are asked for."""
+        n_asked = word.partition("=")[2]
+        if n_asked and int(n_asked) > len(self.layers):
+            return ()
         layers = layers_meant(word, len(self.layers))
         if layers is None:
             return self.names.get(word, ())
@@ -177,23 +181,34 @@ def _main_list(lists: list[nn.ModuleList], n_layers: int | None) -> list[nn.Modu
 
 def _merger(tower: nn.Module, width: int) -> set[int]:
     """Parameters of the projector that stands inside a tower, as in Qwen-VL: what comes after its layers, mixes no
-    tokens, and writes vectors of the language model's width (or of that which the tower's config says it gives out).
+    tokens, and writes vectors of the language model's width (or of that which the tower's config says it gives out);
+    and what is of the same classes and comes before them (`merger_list` of Qwen3-Omni).
     """
     given_out = {width, getattr(getattr(tower, "config", None), "out_hidden_size", width)}
     lists = _lists_of_layers(tower)
     if not lists:
         return set()
     layers = max(lists, key=lambda each: sum(number_of_values(parameter) for parameter in each.parameters()))
-    found: set[int] = set()
+    before, after = [], []
     for module in _ancestors(tower, layers):
         children = list(module.children())
         place = next(i for i, child in enumerate(children) if _contains(child, layers))
-        for child in children[place + 1 :]:
-            writes = [out for each in child.modules() if (out := width_out(each)) is not None]
-            mixes = any(is_mixer(unwrapped(each)) for each in child.modules())
-            if writes and writes[-1] in given_out and not mixes:
-                found |= _parameters(child)
-    return found
+        before += children[:place]
+        after += [child for child in children[place + 1 :] if _projects(child, given_out)]
+    # Classes of the family: a patch embedding may be one of torch's that a merger is made of too
+    classes = {type(each) for child in after for each in _items(child)}
+    classes = {each for each in classes if not each.__module__.startswith("torch")}
+    after += [child for child in before if {type(each) for each in _items(child)} <= classes]
+    return set().union(*map(_parameters, after))
+
+
+def _items(module: nn.Module) -> list[nn.Module]:
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def _projects(module: nn.Module, given_out: set[int]) -> bool:
+    writes = [out for each in module.modules() if (out := width_out(each)) is not None]
+    return bool(writes) and writes[-1] in given_out and not any(is_mixer(unwrapped(each)) for each in module.modules())
 
 
 def _ancestors(root: nn.Module, inner: nn.Module) -> Iterator[nn.Module]:

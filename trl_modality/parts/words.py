@@ -1,5 +1,6 @@
 """The words for parts of a model, and the options `train_parts` and `lora_parts`, which are made of them."""
 
+import difflib
 import json
 import math
 import re
@@ -32,25 +33,38 @@ def parts_of_option(name: str, value: Any) -> list[str] | dict[str, float] | Non
     Args:
         name: Of the option.
         value: A part or a list of them; for `train_parts` also a mapping to learning rates. Either may be JSON, or
-            names with commas between them, as on a command line. A share may be a number.
+            names with commas or spaces between them, as on a command line. A share may be a number.
 
     Raises:
         ValueError: names the option, what was found and the remedy.
     """
+    if isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value  # a command line makes a list of one text
     if isinstance(value, str):
         value = _from_text(name, value)
     if value is None:
         return None
     if isinstance(value, Mapping):
-        rates = {_checked_word(name, word): _checked_rate(name, word, rate) for word, rate in value.items()}
+        rates: dict[str, float] = {}
+        for given, rate in value.items():
+            word = _checked_word(name, given)
+            if word in rates:
+                raise ValueError(f"`{name}` gives {word!r} two learning rates: {dict(value)!r}. Leave one out.")
+            rates[word] = _checked_rate(name, given, rate)
         if not any(rates.values()):
             raise ValueError(f"`{name}` trains nothing: {dict(value)!r}. Give a part a learning rate above 0.")
         return rates
     if not isinstance(value, list | tuple):
         value = [value]
+    value = [word for each in value for word in (_from_text(name, each) if isinstance(each, str) else [each])]
     if not value:
         raise ValueError(f"`{name}` is an empty list; name a part ({KNOWN}), or leave it out.")
     return list(dict.fromkeys(_checked_word(name, word) for word in value))
+
+
+def place_of_word(word: str) -> tuple[int, str]:
+    """A key that sorts words: those with a name of their own, as in `WORDS`, then layers by number."""
+    return (list(WORDS).index(word), "") if word in WORDS else (len(WORDS), word)
 
 
 def layers_meant(word: str, n_layers: int) -> range | None:
@@ -84,7 +98,9 @@ def _checked_word(name: str, word: Any) -> str:
     layers = LAYERS.fullmatch(text)
     is_share = SHARE.fullmatch(text) is not None and float(text) > 0
     if isinstance(word, bool) or not (text in WORDS or (layers and int(layers[2]) > 0) or is_share):
-        raise ValueError(f"`{name}` names {word!r}, which is no part. The parts are: {KNOWN}.")
+        nearest = difflib.get_close_matches(text.lower(), [*WORDS, "first_n_layers=8", "last_n_layers=8"], n=1)
+        meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"`{name}` names {word!r}, which is no part. The parts are: {KNOWN}.{meant}")
     return str(float(text)) if is_share else text
 
 

@@ -69,6 +69,8 @@ def run_fingerprint(trainer: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     args = trainer.args
     told = {**config_fingerprint(args), **given, "global_batch": global_batch(trainer)}
+    if (choice := getattr(trainer, "_choice", None)) is not None:
+        told["train_parts"] = dict(choice.rate_of_group) or None  # what trains at one rate is told by `model`
     datasets = {"train_dataset": trainer.train_dataset, "replay_dataset": getattr(trainer, "replay_dataset", None)}
     told |= {name: rows_fingerprint(dataset) for name, dataset in datasets.items() if dataset is not None}
     is_stream = isinstance(trainer.train_dataset, IterableDataset)

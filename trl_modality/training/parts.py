@@ -38,6 +38,7 @@ class PartsSFTTrainer(SFTTrainer):
         self._choice: Choice | None = None
         self.group_parts: list[str] = []
         """The part of each group of the optimizer, where parts have learning rates."""
+        self._rates_of_step: Mapping[str, float] = {}
         super().__init__(**given)
         if option := getattr(self.args, "train_parts", None):
             self._choose_parts(option)
@@ -89,7 +90,7 @@ class PartsSFTTrainer(SFTTrainer):
     def create_optimizer(self, model: Any = None) -> Any:
         is_fresh = self.optimizer is None
         optimizer = super().create_optimizer(*(() if model is None else (model,)))
-        if is_fresh and self._choice is not None and self._choice.has_rates:
+        if is_fresh and self._choice is not None and self._choice.rate_of_group:
             of_model: Any = self.model if model is None else model
             prefix = PEFT_PREFIX if is_peft_model(self.model) else ""
             self.group_parts = split_groups(optimizer, of_model, self._choice, str(self.args.optim.value), prefix)
@@ -112,10 +113,15 @@ class PartsSFTTrainer(SFTTrainer):
         with self._cached_images.in_use():
             return super().evaluation_loop(*args, **kwargs)
 
+    def _get_learning_rate(self) -> float:
+        # The host asks before its schedule steps, and logs after: what is logged is what the step was made with
+        if self.group_parts:
+            self._rates_of_step = rates_now(self.optimizer, self.group_parts)
+        return super()._get_learning_rate()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.group_parts and "learning_rate" in logs:
-            rates = rates_now(self.optimizer, self.group_parts)
-            logs |= {f"learning_rate_{part}": rate for part, rate in rates.items()}
+        if "learning_rate" in logs:
+            logs |= {f"learning_rate_{part}": rate for part, rate in self._rates_of_step.items()}
         # The host's own reports of training, which every rank makes
         if "train_loss" in logs or (self.model.training and "loss" in logs):
             logs |= self._cached_images.logs(at_the_end="train_loss" in logs)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from ..parts.groups import check_groups
 from ..resumable.folder_lock import locked_folder
 from .checkpoints import (
     STATE,
@@ -132,16 +133,16 @@ class RunIdentity(TrainerCallback):
             found = differences(saved, now, args, same_versions=same_versions)
         if not checkpoint.has_optimizer:
             found.append(Difference(OPTIMIZER, "not saved", "begun anew"))
-        accepted = {*asked, *(ROWS_OF_STEPS if args.ignore_data_skip else ())}
-        refused = [each for each in found if not is_named(each.name, accepted)]
-        if refused:
-            raise ValueError(_refusal(checkpoint, refused))
         if checkpoint.has_optimizer and any(map(trains_others, found)):
             raise ValueError(
                 f"the checkpoint {checkpoint.path} has the optimizer's state of other parts: {_listed(found)}. "
                 "`train_parts` may be resumed with other learning rates, above 0, for the same parts. To train other "
                 "parts, begin a new run from the weights of the checkpoint in another `output_dir`."
             )
+        accepted = {*asked, *(ROWS_OF_STEPS if args.ignore_data_skip else ())}
+        refused = [each for each in found if not is_named(each.name, accepted)]
+        if refused:
+            raise ValueError(_refusal(checkpoint, refused))
         self.overrides = found
         if found:
             logger.warning(
@@ -174,6 +175,8 @@ class RunIdentity(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         overrides = {each.name: (each.old, each.new) for each in self.overrides}
         optimizer, parts = self._trainer.optimizer, getattr(self._trainer, "group_parts", ())
+        if optimizer is not None:
+            check_groups(optimizer, parts)
         self._hyperparameters.apply(optimizer, self._trainer.lr_scheduler, overrides, parts)
 
     def checkpoint_changes(self, folder: Any) -> None:
@@ -202,9 +205,10 @@ class RunIdentity(TrainerCallback):
 
 
 def trains_others(found: Difference) -> bool:
-    """Whether a difference is in what trains, and not in a learning rate of what trained before."""
+    """Whether a difference is in what trains or in how it is grouped, and not in a learning rate of what trained."""
     is_rate = all(isinstance(value, float) and value > 0 for value in (found.old, found.new))
-    return found.name.partition(".")[0] == "train_parts" and not is_rate
+    is_of_parts = found.name.partition(".")[0] == "train_parts" and not is_rate
+    return is_of_parts or found.name in ("model.trainable.tensors", "model.trainable.parameters")
 
 
 def _warn_of_newer(folder: Path, checkpoint: Checkpoint) -> None:
