@@ -88,10 +88,8 @@ def experts_of(text_config: Any) -> tuple[int, int] | None:
     """
     names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
     chosen = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
-    n_experts, n_chosen = (
-        next((n for name in each if (n := getattr(text_config, name, None))), 0) for each in (names, chosen)
-    )
-    return (n_experts, n_chosen) if n_experts and n_chosen else None
+    found = [[n for name in each if (n := getattr(text_config, name, None))] for each in (names, chosen)]
+    return (found[0][0], found[1][0]) if all(found) else None
 
 
 def set_group_timeout(seconds: float) -> None:
