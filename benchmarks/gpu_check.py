@@ -76,7 +76,7 @@ def facts_of(machine: Machine) -> dict[str, str]:
     """What is chosen on this machine, each fact asked for by itself: one that fails does not hide the others."""
     import torch
 
-    from trl_modality._compat import varlen_kernel
+    from trl_modality._compat_kernels import varlen_kernel
     from trl_modality.kernels.backends import get_backend
     from trl_modality.kernels.head import takes_out_dtype
     from trl_modality.modeling.flex import flex_takes

@@ -50,6 +50,7 @@ ROOMS = (
     "views",
     "images",
     "_compat",
+    "_compat_kernels",
     "_extras",
     "_fields",
     "_lazy",

@@ -5,7 +5,7 @@ import torch
 
 from tests.gpu.device import IS_DRY
 from tests.testing.segments import LAYOUTS, under_one_mask, visible
-from trl_modality import _compat
+from trl_modality import _compat_kernels
 from trl_modality.modeling import attention, flex
 from trl_modality.modeling.attention import Segment, SegmentLayout, segmented_attention
 
@@ -73,7 +73,7 @@ def assert_as_exact_as_eager(gpu, way, dtype, name, n_key_heads, head_size, wind
 def test_varlen(gpu, dtype, name, n_key_heads, window, record_property):
     """torch's kernel, or flash-attn's where it is installed; which one it was is reported."""
     query, _, value = tensors(gpu, dtype, 1, 8, n_key_heads, 64)
-    kernel = _compat.varlen_kernel(query, value, dropout=0.0, scale=0.3, window=window)
+    kernel = _compat_kernels.varlen_kernel(query, value, dropout=0.0, scale=0.3, window=window)
     if kernel is None:
         pytest.skip(f"torch {torch.__version__} has no varlen call for this, and flash-attn is not installed")
     record_property("kernel", getattr(kernel, "__name__", str(kernel)))
@@ -83,7 +83,7 @@ def test_varlen(gpu, dtype, name, n_key_heads, window, record_property):
 @pytest.mark.parametrize("head_size", [8, 80, 128, 256])
 def test_varlen_at_other_head_sizes(gpu, head_size):
     query, _, value = tensors(gpu, torch.bfloat16, 1, 8, 2, head_size)
-    if _compat.varlen_kernel(query, value, dropout=0.0, scale=0.3, window=None) is None:
+    if _compat_kernels.varlen_kernel(query, value, dropout=0.0, scale=0.3, window=None) is None:
         pytest.skip(f"torch {torch.__version__} has no varlen call, and flash-attn is not installed")
     assert_as_exact_as_eager(gpu, "varlen", torch.bfloat16, [*CASES][-1], 2, head_size, None)
 

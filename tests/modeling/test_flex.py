@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import flex_attention as torch_flex
 
 from tests.testing.segments import LAYOUTS, under_one_mask, visible
-from trl_modality import _compat
+from trl_modality import _compat_kernels
 from trl_modality.modeling import attention, flex
 from trl_modality.modeling.attention import Segment, SegmentLayout, segmented_attention
 
@@ -153,17 +153,17 @@ def test_what_it_takes(query, value, dropout, has_lengths, runs, takes, monkeypa
 
 
 def test_block_masks_of_old_torch_are_left_alone(monkeypatch):
-    assert _compat.has_ragged_block_masks()
+    assert _compat_kernels.has_ragged_block_masks()
 
     class Old:
         @classmethod
         def from_kv_blocks(cls, kv_num_blocks, kv_indices, BLOCK_SIZE=128, mask_mod=None): ...
 
     monkeypatch.setattr(torch_flex, "BlockMask", Old)
-    _compat.has_ragged_block_masks.cache_clear()
-    assert not _compat.has_ragged_block_masks()
+    _compat_kernels.has_ragged_block_masks.cache_clear()
+    assert not _compat_kernels.has_ragged_block_masks()
     monkeypatch.undo()
-    _compat.has_ragged_block_masks.cache_clear()
+    _compat_kernels.has_ragged_block_masks.cache_clear()
 
 
 def test_the_compiler_is_asked_for_any_length(monkeypatch):
@@ -174,9 +174,9 @@ def test_the_compiler_is_asked_for_any_length(monkeypatch):
         return dynamic, recompile_limit
 
     monkeypatch.setattr(torch, "compile", old_compile)
-    assert _compat.compile_for_any_length(max) is True
+    assert _compat_kernels.compile_for_any_length(max) is True
     monkeypatch.setattr(torch, "compile", new_compile)
-    assert _compat.compile_for_any_length(max) == (True, 64)
+    assert _compat_kernels.compile_for_any_length(max) == (True, 64)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.testing.recurrent_rows import HARD, by_rows, causal_conv1d, fla_rule
 from tests.testing.tiny_families import build, exact, pairs_of
 from tests.testing.tiny_hybrids import RULES, as_it_comes
 from trl_modality import PairedCollator
-from trl_modality._compat import kernel_behind
+from trl_modality._compat_kernels import kernel_behind
 from trl_modality.modeling import backbone, recurrence
 from trl_modality.modeling.attention import (
     Segment,

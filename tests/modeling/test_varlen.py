@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.testing.segments import LAYOUTS, slow_varlen, under_one_mask, visible
-from trl_modality import _compat
+from trl_modality import _compat_kernels
 from trl_modality.modeling import attention
 from trl_modality.modeling.attention import SegmentLayout, segmented_attention
 
@@ -79,17 +79,17 @@ def gpu(monkeypatch):
             module.varlen_attn = RELEASES[release]
         monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
         monkeypatch.setattr(torch.nn.attention, "varlen", module, raising=False)
-        monkeypatch.setattr(_compat.importlib.util, "find_spec", lambda name: release and object())
-        _compat._own_varlen.cache_clear()
+        monkeypatch.setattr(_compat_kernels.importlib.util, "find_spec", lambda name: release and object())
+        _compat_kernels._own_varlen.cache_clear()
 
     machine.use_torch = use_torch
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: machine.capability)
-    monkeypatch.setattr(_compat, "is_flash_attn_2_available", lambda: machine.has_flash_attn)
+    monkeypatch.setattr(_compat_kernels, "is_flash_attn_2_available", lambda: machine.has_flash_attn)
     use_torch("2.12")
     yield machine
     monkeypatch.undo()
-    _compat._own_varlen.cache_clear()
+    _compat_kernels._own_varlen.cache_clear()
 
 
 def kernel_of(device="cuda", dtype=torch.bfloat16, size=64, value_size=None, dropout=0.0, scale=0.125, window=None):
@@ -97,10 +97,10 @@ def kernel_of(device="cuda", dtype=torch.bfloat16, size=64, value_size=None, dro
         SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(1, 4, 300, each))
         for each in (size, value_size or size)
     )
-    return _compat.varlen_kernel(query, value, dropout=dropout, scale=scale, window=window)
+    return _compat_kernels.varlen_kernel(query, value, dropout=dropout, scale=scale, window=window)
 
 
-FLASH, TORCH = _compat._flash_attn_varlen, _compat._torch_varlen
+FLASH, TORCH = _compat_kernels._flash_attn_varlen, _compat_kernels._torch_varlen
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_what_each_torch_takes(gpu, release, plain, with_window, with_scale):
 
 def test_amd_gpus_use_flash_attn_alone(gpu, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
-    _compat._own_varlen.cache_clear()
+    _compat_kernels._own_varlen.cache_clear()
     assert kernel_of() is None
     gpu.has_flash_attn = True
     assert kernel_of() is FLASH

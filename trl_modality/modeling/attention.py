@@ -24,7 +24,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .._compat import VarlenKernel, attention_named, name_attention, varlen_kernel
+from .._compat import attention_named, name_attention
+from .._compat_kernels import VarlenKernel, varlen_kernel
 from . import recurrence
 from .cross_attention import TileAttention
 from .flex import block_mask, flex_attend, flex_takes, visible_ranges

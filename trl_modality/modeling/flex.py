@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .._compat import compile_for_any_length, has_ragged_block_masks
+from .._compat_kernels import compile_for_any_length, has_ragged_block_masks
 
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._compat import kernel_behind
+from .._compat_kernels import kernel_behind
 from .pieces import Group, StateTensors, WindowTensors, continue_states, convolve, cut_into_pieces
 
 

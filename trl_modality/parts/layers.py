@@ -67,7 +67,7 @@ def inner_parts(
     tables = [] if embeddings is None else [embeddings]
     tables += _outermost(root, lambda module: isinstance(module, nn.Embedding))
     in_layers = {id(p) for layer in layers for p in layer.parameters()}
-    found = {"embeddings": {id(p) for table in tables for p in table.parameters()} - outside - in_layers}
+    found = {"embeddings": {id(p) for table in tables for p in table.parameters()} - outside - in_layers - norms}
     mixing: set[int] = set()
     for layer in layers:
         for mixer in _outermost(layer, is_mixer):
