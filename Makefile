@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-collator bench-sampler bench-data bench-render bench-trust recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-frozen bench-collator bench-sampler bench-data bench-render bench-trust recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ bench-loss: $(READY)  ## the loss by tokens, vocabulary, memory and filter, with
 
 bench-pairs: $(READY)  ## a training step on pairs by what can be composed without sharing; memory; padding-free rows (half an hour)
 	$(BIN)/python benchmarks/bench_pair_step.py --preset all
+
+bench-frozen: $(READY)  ## a training step by what trains, with features of images from disk too
+	$(BIN)/python benchmarks/bench_frozen.py
 
 bench-collator: $(READY)  ## pairs a second, ours and TRL's collator called twice
 	$(BIN)/python benchmarks/bench_collator.py

@@ -95,6 +95,26 @@ FAULTS = [
         error=ValueError,
     ),
     Fault(
+        "learning rates of parts, and a schedule with a floor in figures",
+        "when the config is made",
+        r"`train_parts` has learning rates, and `lr_scheduler_kwargs` has 'min_lr', a floor for `learning_rate` "
+        r"alone: 'cosine_with_min_lr' would multiply it for the others. Give a share of each rate",
+        _config(
+            train_parts={"projector": 1e-4},
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr": 1e-6},
+        ),
+        error=ValueError,
+    ),
+    Fault(
+        "cached features of a vision tower that trains",
+        "before the first step",
+        r"`cache_image_features`: [\d,]+ parameters of the vision tower train \(\S+ among them\), so that what it "
+        r"makes of an image changes",
+        _making(cache_image_features=True),
+        error=ValueError,
+    ),
+    Fault(
         "learning rates of parts, and an optimizer of one's own",
         "before the first step",
         r"`train_parts` has learning rates, and the optimizer is given \(`optimizers`\), with its own",
