@@ -89,7 +89,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "resume_overrides": ["kl_weight", "model"],
         "train_parts": {"language_model": 1e-5, "vision_tower": 0.0},
         "lora_parts": ["attention", "last_n_layers=2"],
-        "cache_image_features": str(tmp_path / "image_features"),
+        "cache_image_features": str(tmp_path / "_image_features"),
     }
 
 
@@ -107,7 +107,7 @@ def test_share_prefix_is_a_word_or_a_truth_value(tmp_path, written, value):
 
 
 @pytest.mark.parametrize(
-    ("given", "folder"), [("False", None), ("true", "{}/image_features"), ("/scratch/a", "/scratch/a")]
+    ("given", "folder"), [("False", None), ("true", "{}/_image_features"), ("/scratch/a", "/scratch/a")]
 )
 def test_a_cache_of_features_is_a_folder_or_a_truth_value(tmp_path, given, folder):
     base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--cache_image_features", given]

@@ -110,6 +110,21 @@ def test_a_conversation_has_no_prompt_that_could_see_itself(paligemma):
         PairedCollator(processor)([row])
 
 
+@pytest.mark.parametrize("name", ["paligemma", "mllama"])
+def test_rows_without_pairs_train(config, name):
+    """TRL's collator fails on them."""
+    columns = {"images": "images", "prompt": "text_rich_prompt", "completion": "completion"}
+    rows = [{name: pair[column] for name, column in columns.items()} for pair in pairs_of(name)]
+    model, processor = build(name)
+    trainer = ModalityBalancedSFTTrainer(
+        model.float(),
+        config(max_steps=1),
+        train_dataset=Dataset.from_list(rows).cast_column("images", List(Image())),
+        processing_class=processor,
+    )
+    assert math.isfinite(trainer.train().training_loss)
+
+
 def test_one_step_of_training(paligemma, config):
     model, processor = paligemma
     pairs = pairs_of("paligemma")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from tests.testing import tiny_families
 from tests.testing.tiny import picture, tiny_llava
@@ -89,6 +90,26 @@ def test_what_is_another_image(llava, tmp_path):
     assert found(cache, model, batch) == 1
     model.double()
     assert found(cache, model, batch.double()) == 0
+
+
+def test_adapters_and_replaced_weights_count(llava, tmp_path):
+    """How strongly a frozen adapter acts is in no weight; and a parameter may be replaced by another."""
+    model, processor = llava
+    batch = pixels(processor, 1)
+    lora = LoraConfig(target_modules=r".*vision_tower.*q_proj", r=2, init_lora_weights=False)
+    adapted = frozen(get_peft_model(model, lora)).get_base_model()
+    cache = ImageFeatureCache(adapted, tmp_path)
+    assert [found(cache, adapted, batch) for _ in range(2)] == [0, 1]
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer.scale_layer(8.0)
+    assert found(cache, adapted, batch) == 0
+    for layer in layers:
+        layer.enable_adapters(False)
+    assert found(cache, adapted, batch) == 0
+    state = {name: 2 * value for name, value in adapted.state_dict().items()}
+    frozen(adapted).load_state_dict(state, assign=True)
+    assert found(cache, frozen(adapted), batch) == 0
 
 
 def test_padding_is_no_part_of_an_image(tmp_path):

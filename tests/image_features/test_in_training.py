@@ -43,15 +43,16 @@ def assert_same(trainer, expected):
 
 @pytest.mark.parametrize("parts", [["language_model"], ["language_model", "projector"]], ids=str)
 def test_a_run_with_it_is_the_run_without(config, make_trainer, tmp_path, parts):
+    tried = 2 if "projector" in parts else 0  # whether two images can be told apart in what the tower gives
     plain, n_encoded = run(config, make_trainer, parts)
     assert n_encoded == 2 * (7 + 3)
     trainer, n_encoded = run(config, make_trainer, parts, cache_image_features=True, save_strategy="epoch")
-    assert n_encoded == 7 + 3
+    assert n_encoded == 7 + 3 + tried
     assert_same(trainer, plain)
     rates = [logs["image_cache_hit_rate"] for logs in trainer.state.log_history if "image_cache_hit_rate" in logs]
     assert rates[0] == 0
     assert rates[-2:] == [1, 0.5]  # of the last step, and of the whole training
-    folder = tmp_path / "run" / "image_features"
+    folder = tmp_path / "run" / "_image_features"
     on_disk = sum(path.stat().st_size for path in folder.rglob("*.features"))
     assert trainer.state.log_history[-1]["image_cache_gib"] == on_disk / 2**30 > 0
     assert not [name for name in trainer.state.log_history[0] if name.startswith("eval_image_cache")]
@@ -59,10 +60,21 @@ def test_a_run_with_it_is_the_run_without(config, make_trainer, tmp_path, parts)
     # On from a checkpoint, and from features that are there
     checkpoint = str(tmp_path / "run" / "checkpoint-2")
     trainer, n_encoded = run(config, make_trainer, parts, cache_image_features=str(folder), resume=checkpoint)
-    assert n_encoded == 0
+    assert n_encoded == tried
     for own, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-8, atol=1e-12)
     assert trainer.state.log_history[-1]["image_cache_hit_rate"] == 1
+
+
+def test_an_evaluation_before_training(config, make_trainer):
+    """With gradient checkpointing, whose hooks give the input of a frozen tower a gradient."""
+    options = {"gradient_checkpointing": True, "eval_on_start": True, "eval_strategy": "epoch"}
+    args = config(train_parts=["language_model"], cache_image_features=True, **options)
+    model, processor = tiny_llava()
+    rows = {"eval_dataset": pair_dataset(2, first=50)}
+    trainer = make_trainer(args, pair_dataset(4), model=model, processing_class=processor, **rows)
+    trainer.train()
+    assert trainer.state.log_history[-1]["image_cache_gib"] > 0
 
 
 def test_rows_without_pairs_and_an_adapter_beside_the_tower(config, make_trainer):

@@ -23,16 +23,15 @@ def model_findings(config: Any, trust_remote_code: bool = False) -> ModelFinding
     """
     if config is None:
         return ModelFindings(["model: it has no config, so that nothing is known of it"], True)
-    from ..modeling.families import FAMILIES, why_config_not_shared
+    from ..modeling.families import FAMILIES
 
     family = FAMILIES.get(config.model_type)
     name = f"model: `{config.model_type}`" if family is None else f"model: {family.name} (`{config.model_type}`)"
     try:
         model = _without_weights(config, trust_remote_code)
     except Exception as error:  # a class of the hub may raise whatever it likes
-        reason = why_config_not_shared(config)
-        unknown = f"  its parts are not known, since it is not made from its config: {_first_line(error)}"
-        return ModelFindings([name, *_sharing(reason, family), unknown], True)
+        unknown = f"  what becomes of pairs is not known, since it is not made from its config: {_first_line(error)}"
+        return ModelFindings([name, unknown], True)
     return _findings_of(model, name, family)
 
 

@@ -77,6 +77,16 @@ class MllamaPrompts(MllamaProcessor):
 FORMS: dict[type, type] = {PaliGemmaProcessor: PaliGemmaPrompts, MllamaProcessor: MllamaPrompts}
 
 
+def is_ours_to_call(processor: Any, model_type: str | None) -> bool:
+    """Whether TRL's collator cannot make batches of images with a processor, and ours can.
+
+    Args:
+        processor: Or `None`, where it is that of the model.
+        model_type: Of the model.
+    """
+    return type(processor) in FORMS if processor is not None else model_type in ("mllama", "paligemma")
+
+
 def for_prompts_and_completions(processor: ProcessorMixin, is_for_conversations: bool = False) -> ProcessorMixin:
     """The processor in a form that TRL's collator can call; itself where it is in one."""
     form = FORMS.get(type(processor))

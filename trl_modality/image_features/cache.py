@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 import xxhash
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.utils import logging
 
 from .place import Place, place_of
@@ -41,11 +42,10 @@ class ImageFeatureCache:
     def __init__(self, model: Any, folder: Path):
         self._model, self._folder = model, folder
         self.place: Place = place_of(model)
-        self._tensors = _tensors(self.place)
         self._stamp: Any = None
         self._store: FeatureStore | None = None
         self._written_before = self.bytes_before = 0
-        self._is_attached = False
+        self._is_attached = self._is_told_apart = False
         self.asked = self.found = 0
         """Images that were asked for in training, and those of them that were not encoded."""
 
@@ -66,7 +66,11 @@ class ImageFeatureCache:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """A context in which the model has its features from the cache; within another one it does nothing."""
+        """A context in which the model has its features from the cache; within another one it does nothing.
+
+        The weights are read at its beginning, and again when they were written to. What is written to `.data` within
+        it is not seen.
+        """
         if self._is_attached:
             yield
             return
@@ -79,7 +83,7 @@ class ImageFeatureCache:
             return self._call(original, args, kwargs)
 
         setattr(owner, name, cached)
-        self._is_attached = True
+        self._is_attached, self._stamp = True, None
         try:
             yield
         finally:
@@ -93,6 +97,11 @@ class ImageFeatureCache:
         if call is None:
             raise ValueError(self._not_apart())
         images, more = call
+        if self.place.is_tower and not self._is_told_apart:
+            # In a batch of several images, which may be a late one, it would be seen anyhow
+            if split(self._run(original, {**images.of([0, 0]), **more}), [images.sizes[0]] * 2) is None:
+                raise ValueError(self._not_apart())
+            self._is_told_apart = True
         device = images.tensors["pixel_values"].device
         is_autocast = torch.is_autocast_enabled(device.type)
         salt = str(torch.get_autocast_dtype(device.type)) if is_autocast else ""
@@ -153,15 +162,18 @@ class ImageFeatureCache:
 
     def _current_store(self) -> FeatureStore:
         """The store of the weights as they are now; they are read again only if they were written to."""
-        stamp = [(tensor.data_ptr(), tensor._version, tensor.dtype) for _, tensor in self._tensors]
+        tensors = [(t.data_ptr(), t._version, t.dtype) for _, t in _tensors(self.place)]
+        stamp = tensors, _adapters(self.place)
         if self._store is None or stamp != self._stamp:
-            self._written_before = self.bytes_written
-            self._store, self._stamp = FeatureStore(self._folder / self.fingerprint()), stamp
-            self.bytes_before = bytes_in(self._store.folder)
+            folder, self._stamp = self._folder / self.fingerprint(), stamp
+            if self._store is None or folder != self._store.folder:
+                self._written_before = self.bytes_written
+                self._store, self.bytes_before = FeatureStore(folder), bytes_in(folder)
         return self._store
 
     def fingerprint(self) -> str:
-        """A hash of all besides the pixels that features depend on: weights, their dtypes, the config, versions.
+        """A hash of all besides the pixels that features depend on: weights, their dtypes, adapters, the config,
+        versions.
 
         The settings of the processor are in the pixels. Those of the machine, which rounds in its own way, do not
         count.
@@ -169,7 +181,8 @@ class ImageFeatureCache:
         digest = xxhash.xxh3_128(json.dumps([FORMAT, transformers.__version__, self.place.told]).encode())
         config = {key: value for key, value in self._model.config.to_dict().items() if _shapes_images(key)}
         digest.update(json.dumps([type(self._model).__name__, config], sort_keys=True, default=str).encode())
-        for name, tensor in self._tensors:
+        digest.update(json.dumps(_adapters(self.place)).encode())
+        for name, tensor in _tensors(self.place):
             digest.update(f"\0{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
             digest.update(bytes_of(tensor))
         return digest.hexdigest()
@@ -183,6 +196,15 @@ def _tensors(place: Place) -> list[tuple[str, torch.Tensor]]:
             for name, tensor in kind:
                 found.setdefault(id(tensor), (f"{i}.{name}", tensor))
     return list(found.values())
+
+
+def _adapters(place: Place) -> list[Any]:
+    """Which adapters act in a place, and how strongly: what is not in their weights."""
+    return [
+        [i, module.active_adapters, module.disable_adapters, module.merged_adapters, getattr(module, "scaling", None)]
+        for i, module in enumerate(place.modules)
+        if isinstance(module, BaseTunerLayer)
+    ]
 
 
 def _shapes_images(key: str) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 import xxhash
@@ -57,7 +58,7 @@ class FeatureStore:
         # Copies: what is a part of a tensor, or of the same as another, cannot be written as it is
         body = save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in record.items()})
         path = self._path(key)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        unfinished = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             usage = shutil.disk_usage(path.parent)

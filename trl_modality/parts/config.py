@@ -9,8 +9,8 @@ from trl import SFTConfig
 from .words import parts_of_option
 
 
-IMAGE_FEATURES = "image_features"
-"""The folder of cached features below `output_dir`."""
+IMAGE_FEATURES = "_image_features"
+"""The folder of cached features below `output_dir`; what begins with `_` is not pushed to the hub."""
 
 # Schedules that divide a floor by `learning_rate`, and multiply every group's own rate by that
 ABSOLUTE_FLOORS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial")

@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType, is_peft_model
 from transformers.utils import logging
 
 from ..image_features.cache import ImageFeatureCache
+from ..image_features.store import bytes_in
 from .metrics import sum_dtype
 
 
@@ -75,8 +76,11 @@ class CachedImages:
         accelerator, cache = self._trainer.accelerator, self._cache
         before = (0, 0) if at_the_end else self._logged
         is_main = self._trainer.is_world_process_zero()
-        counts = [cache.asked - before[0], cache.found - before[1], cache.bytes_written]
-        counts.append(cache.bytes_before if is_main else 0)
+        counts = [cache.asked - before[0], cache.found - before[1], 0 if at_the_end else cache.bytes_written]
+        if at_the_end:  # counted: what was there before is not known exactly where ranks began to write
+            counts.append(bytes_in(cache.folder) if is_main else 0)
+        else:
+            counts.append(cache.bytes_before if is_main else 0)
         self._logged = cache.asked, cache.found
         device = accelerator.device
         sums = accelerator.reduce(torch.tensor(counts, dtype=sum_dtype(device), device=device), "sum").tolist()

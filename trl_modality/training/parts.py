@@ -101,15 +101,19 @@ class PartsSFTTrainer(SFTTrainer):
         with self._cached_images.in_use():
             return super().train(*args, **kwargs)
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+    def _free_frozen_towers(self) -> None:
         model: Any = self.model
         model = model.get_base_model() if is_peft_model(model) else model
-        if hasattr(model, "get_image_features"):
+        if hasattr(model, "get_image_features") or hasattr(model.config, "vision_config"):
             free_frozen_towers(model)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        self._free_frozen_towers()
         super()._run_epoch(*args, **kwargs)
         self._cached_images.end_epoch()
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._free_frozen_towers()  # before the first epoch too
         with self._cached_images.in_use():
             return super().evaluation_loop(*args, **kwargs)
 

@@ -2,17 +2,18 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 from accelerate.utils import is_peft_model
-from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
 from .._compat import keep_4bit_trainable
 from .._extras import require
 from ..collation.collator import PairedCollator
+from ..collation.prompt_processors import is_ours_to_call
 from ..config import ModalityBalancedSFTConfig
 from ..config_checks import LESS_IS_BETTER
 from ..curriculum.options import RunSchedule
@@ -45,10 +46,21 @@ class PreparedRun(NamedTuple):
     arguments: dict[str, Any]
     """For `SFTTrainer.__init__`; with views, `args` is a `ModalityBalancedSFTConfig` of its own."""
     uses_views: bool
-    """Whether the loss of pairs serves the run: it has pairs, or rows with images that are scaled or not padded."""
+    """Whether the loss of pairs serves the run: it has pairs, or rows with images that are scaled or not padded, or
+    that TRL's collator cannot collate."""
     replay_dataset: AnyDataset | None
     padding_free: bool
     """Whether rows of a batch become one sequence. `SFTTrainer` refuses that with images, so it is not told."""
+
+
+def _is_ours_to_collate(arguments: Mapping[str, Any]) -> bool:
+    """Whether TRL's collator fails on images with the processor of a run."""
+    model, processor = arguments.get("model"), arguments.get("processing_class")
+    if processor is None and isinstance(model, str):
+        with suppress(OSError, ValueError):  # the host says what is wrong with it
+            model_type = AutoConfig.from_pretrained(model).model_type
+            return is_ours_to_call(None, model_type)
+    return is_ours_to_call(processor, getattr(getattr(model, "config", None), "model_type", None))
 
 
 def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) -> PreparedRun:
@@ -70,7 +82,9 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
     text_field, padding_free = getattr(args, "dataset_text_field", "text"), getattr(args, "padding_free", False)
     with_pairs = [name for name, dataset in datasets.items() if has_pairs(dataset, name, text_field)]
     changes_images = bool(PixelLimits.of(args).set_ones)
-    uses_views = bool(with_pairs) or ((padding_free or changes_images) and has_images(datasets))
+    uses_views = bool(with_pairs)
+    if not uses_views and has_images(datasets):
+        uses_views = padding_free or changes_images or _is_ours_to_collate(arguments)
     replay = checked_replay(replay_dataset, args, datasets, uses_views)
     checks.check_schedule(schedule, args, uses_views)
     if uses_views:
