@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from tests.parts.test_training import Gradients
 from tests.testing.tiny import pair_dataset, tiny_llava
 from tests.testing.tiny_families import build, pairs_of
 from trl_modality.parts.groups import check_groups
@@ -135,7 +136,7 @@ def test_other_parts_cannot_be_resumed(config, make_trainer, tmp_path, other):
             make_trainer(args, pair_dataset(12)).train(resume_from_checkpoint=checkpoint)
 
 
-def tied_trainer(config, make_trainer, train_parts):
+def tied_trainer(config, make_trainer, train_parts, **options):
     from datasets import Dataset
 
     from tests.testing.tiny import PAIR_FEATURES
@@ -143,8 +144,9 @@ def tied_trainer(config, make_trainer, train_parts):
     model, processor = build("gemma3")
     rows = [{key: row[key] for key in PAIR_FEATURES} for row in pairs_of("gemma3")[:2]]
     rows = Dataset.from_list(rows, features=PAIR_FEATURES)
-    args = config(train_parts=train_parts, share_prefix=False, per_device_train_batch_size=2)
-    return make_trainer(args, rows, model=model.float(), processing_class=processor)
+    callbacks = options.pop("callbacks", [])
+    args = config(train_parts=train_parts, share_prefix=False, per_device_train_batch_size=2, **options)
+    return make_trainer(args, rows, model=model.float(), processing_class=processor, callbacks=callbacks)
 
 
 def test_a_head_that_is_tied(config, make_trainer, monkeypatch):
@@ -167,6 +169,23 @@ def test_a_head_that_is_tied(config, make_trainer, monkeypatch):
     assert "'embeddings' is frozen with it" in said[0]
     with pytest.raises(ValueError, match=re.escape("'lm_head' (0.001) and 'embeddings' (0.01) name; they are tied")):
         tied_trainer(config, make_trainer, {"lm_head": 1e-3, "embeddings": 1e-2})
+
+
+def test_a_tied_head_is_what_an_optimizer_made_by_hand_makes_of_it(config, make_trainer):
+    """Both gradients in one matrix, at the rate of its part, once."""
+    gradients = Gradients()
+    rates = {"attention": 1e-3, "embeddings": 1e-2}
+    options = {"max_steps": 4, "optim": "adamw_torch", "lr_scheduler_type": "constant", "weight_decay": 0.1}
+    trainer = tied_trainer(config, make_trainer, rates, callbacks=[gradients], **options)
+    name = "model.language_model.embed_tokens.weight"
+    own = torch.nn.Parameter(trainer.model.get_parameter(name).detach().clone())
+    trainer.train()
+    optimizer = torch.optim.AdamW([own], lr=1e-2, weight_decay=0.1)
+    for step in gradients.steps:
+        own.grad = step[name]
+        optimizer.step()
+    assert len(gradients.steps) == 4
+    torch.testing.assert_close(trainer.model.lm_head.weight, own, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -139,6 +139,8 @@ def run(gpu: "FakeGpu", function: Any, args: tuple, kwargs: dict[str, Any]) -> A
         results = varlen_attention(gpu, function, args, kwargs)
     elif "out_dtype" in {argument.name for argument in function._schema.arguments}:
         results = _wide_product(function, *arguments)
+    elif function.overloadpacket in NOT_ON_CPUS:
+        results = _in_float32(function, *arguments)
     else:
         results = function(*arguments[0], **arguments[1])
     if function._schema.is_mutable and any(x.shape != x.elem.shape for x in on_gpu):
@@ -220,6 +222,15 @@ def _note_blocking(gpu: "FakeGpu", function: Any, args: tuple, kwargs: dict[str,
             gpu.block(MASKED)
         if any(not isinstance(x, FakeCudaTensor) for x in indices):
             gpu.block(INDEX_TO_GPU)
+
+
+NOT_ON_CPUS = (aten._upsample_bilinear2d_aa, aten._upsample_bilinear2d_aa_backward)
+"""Which CPUs have no kernels of half precision for."""
+
+
+def _in_float32(function: Any, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    result = function(args[0].float(), *args[1:], **kwargs)
+    return result.to(args[0].dtype)
 
 
 def _wide_product(function: Any, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
