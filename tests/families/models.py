@@ -5,14 +5,21 @@ import functools
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
 from tests.families.processors import tiny_processor, tokenizer
 from tests.families.shrink import shrunk_config
+from trl_modality.modeling.families import FAMILIES
 
 
 # Routers that make their input float32, whatever their weights are in
 IN_FLOAT32 = ("Inkling2TopKRouter", "Inkling2LoopTopKRouter")
+
+
+def sharing() -> list[str]:
+    """The families that share their prefix and that the installed transformers has."""
+    known = [name for name, family in FAMILIES.items() if family.why_not_shared is None]
+    return [name for name in known if name in CONFIG_MAPPING]
 
 
 def build_any(model_type: str) -> tuple[Any, Any]:

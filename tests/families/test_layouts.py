@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from tests.families.measured import build_family, exact, rows_of
+from tests.families.models import sharing
 from tests.modeling.test_packing import LAYOUTS, WAYS, assert_same, loss_and_gradients
 from tests.testing.in_float64 import InFloat64
 from tests.testing.tiny_families import is_built
 from trl_modality import PairedCollator
 from trl_modality.collation.layout import with_images_repeated
-from trl_modality.modeling import families
 from trl_modality.modeling.attention import shared_prefix_attention
 from trl_modality.modeling.forward import LossSettings, add_paired_loss
 from trl_modality.modeling.token_layout import TokenLayouts
 
 
 # `tests/modeling/test_packing.py` has the others
-SHARING = [n for n, family in families.FAMILIES.items() if family.why_not_shared is None and not is_built(n)]
+SHARING = [name for name in sharing() if not is_built(name)]
 
 
 @pytest.fixture(scope="module", params=SHARING)

@@ -4,15 +4,12 @@ import pytest
 from datasets import Dataset
 
 from tests.families.measured import build_family, rows_of
+from tests.families.models import sharing
 from tests.modeling.test_sharing import FEATURES
-from trl_modality.modeling import families
-
-
-SHARING = [name for name, family in families.FAMILIES.items() if family.why_not_shared is None]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", sharing())
 def test_a_run(config, make_trainer, tmp_path, name):
     """In float32: the processor of Llama 4 makes bfloat16, and its config asks for a load-balancing loss."""
     model, processor = build_family(name)
