@@ -9,11 +9,10 @@ import os
 from pathlib import Path
 
 import pytest
-import transformers
-from packaging.version import Version
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPED
 
 from tests.families.measured import COLUMNS, measured, name_of
+from tests.families.models import of_the_page
 from tests.families.reasons import NOT_BUILT, NOT_DONE
 from trl_modality.modeling.families import FAMILIES
 
@@ -39,12 +38,6 @@ def write(found: dict[str, str]) -> None:
     before, rest = PAGE.read_text().split(BEGIN)
     table = "\n".join([*head, *(found[name] for name in MAPPED if name in found)])
     PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
-
-
-OF_THE_PAGE = Version("5.24")
-of_the_page = pytest.mark.skipif(
-    Version(transformers.__version__) < OF_THE_PAGE, reason=f"the page is of transformers {OF_THE_PAGE}"
-)
 
 
 @of_the_page

@@ -24,11 +24,12 @@ def model_findings(config: Any, trust_remote_code: bool = False) -> ModelFinding
     if config is None:
         return ModelFindings(["model: it has no config, so that nothing is known of it"], True)
     from ..modeling.families import FAMILIES
+    from ..parts.structure import without_weights
 
     family = FAMILIES.get(config.model_type)
     name = f"model: `{config.model_type}`" if family is None else f"model: {family.name} (`{config.model_type}`)"
     try:
-        model = _without_weights(config, trust_remote_code)
+        model = without_weights(config, trust_remote_code)
     except Exception as error:  # a class of the hub may raise whatever it likes
         unknown = f"  what becomes of pairs is not known, since it is not made from its config: {_first_line(error)}"
         return ModelFindings([name, unknown], True)
@@ -62,18 +63,6 @@ def _sharing(reason: str | None, family: Any) -> list[str]:
     shares = "share their prefix (`share_prefix='auto'`)" if reason is None else f"are rows of their own: {reason}"
     once = "once" if family is not None and family.encodes_once else "for each of them"
     return [f"  the views of a pair {shares}", f"  an image that both views show is encoded {once}"]
-
-
-def _without_weights(config: Any, trust_remote_code: bool) -> Any:
-    """A model on the device "meta", of the class that its checkpoint names, or of the one that it is mapped to."""
-    import torch
-    import transformers
-
-    architecture: Any = getattr(transformers, (config.architectures or [""])[0], None)
-    with torch.device("meta"):
-        if architecture is not None:
-            return architecture(config)
-        return transformers.AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def _first_line(error: Exception) -> str:

@@ -177,7 +177,7 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         output = _losses(hidden, tokens, view_layout, settings, num_items_in_batch, head, rules)
         if kwargs.get("output_router_logits"):
             counts = tokens.inputs.get("n_rows") if tokens.packs else kwargs.get("attention_mask")
-            output.aux_loss = _router_loss(text_config, backbone_output.router_logits, counts)
+            output.aux_loss = _router_loss(text_config, getattr(backbone_output, "router_logits", None), counts)
         return output
 
     model.forward = types.MethodType(paired_forward, model)

@@ -3,13 +3,11 @@
 import copy
 from typing import Any
 
-import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from .._compat import check_target_module_exists
-from .structure import ModelParts, model_parts
+from .structure import ModelParts, model_parts, without_weights
 
 
 def adapter_for_parts(words: list[str], model: Any, peft_config: Any, **loading: Any) -> Any:
@@ -42,7 +40,7 @@ def adapter_for_parts(words: list[str], model: Any, peft_config: Any, **loading:
             "`lora_parts`: the model has an adapter already, and it stays where it is. Give the model without one and "
             "a `peft_config`, or leave `lora_parts` out."
         )
-    model = _without_weights(model, loading) if isinstance(model, str) else model
+    model = _of_name(model, loading) if isinstance(model, str) else model
     parts = model_parts(model)
     linear = _linear_layers(model)
     for word in words:
@@ -94,18 +92,10 @@ def _linear_layers(model: PreTrainedModel) -> dict[str, str]:
     }
 
 
-def _without_weights(name: str, loading: dict[str, Any]) -> PreTrainedModel:
+def _of_name(name: str, loading: dict[str, Any]) -> PreTrainedModel:
     """The model of a name as `SFTTrainer` would load it, on the device "meta"."""
     given = {key: value for key, value in loading.items() if key in ("revision", "trust_remote_code", "subfolder")}
-    config = AutoConfig.from_pretrained(name, **given)
-    architecture: Any = getattr(transformers, (config.architectures or [""])[0], None)
-    with torch.device("meta"):
-        if architecture is not None:
-            return architecture(config)
-        auto_map = getattr(config, "auto_map", None) or {}  # of code in the model's repository
-        is_vision = AutoModelForImageTextToText.__name__ in auto_map
-        auto: Any = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
-        return auto.from_config(config, trust_remote_code=given.get("trust_remote_code", False))
+    return without_weights(AutoConfig.from_pretrained(name, **given), given.get("trust_remote_code", False))
 
 
 def _is_router(module: nn.Module) -> bool:

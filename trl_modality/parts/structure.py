@@ -8,8 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 
 from .layers import inner_parts, is_mixer, unwrapped, width_out
 from .words import WORDS, layers_meant
@@ -75,6 +82,24 @@ def model_parts(model: PreTrainedModel) -> ModelParts:
         sizes={names[id(parameter)]: number_of_values(parameter) for parameter in model.parameters()},
         is_tied=bool(found["lm_head"] & found["embeddings"]),
     )
+
+
+def without_weights(config: Any, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A model on the device "meta": of the class that its checkpoint names, or of the one that it is mapped to, or, of
+    code in its repository, of the one that `SFTTrainer` would take.
+
+    Args:
+        config: Of the model.
+        trust_remote_code: As in transformers.
+    """
+    architecture: Any = getattr(transformers, (config.architectures or [""])[0], None)
+    with torch.device("meta"):
+        if architecture is not None:
+            return architecture(config)
+        is_mapped = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        has_code = AutoModelForImageTextToText.__name__ in (getattr(config, "auto_map", None) or {})
+        auto: Any = AutoModelForImageTextToText if is_mapped or has_code else AutoModelForCausalLM
+        return auto.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def number_of_values(parameter: Any) -> int:

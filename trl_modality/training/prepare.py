@@ -58,8 +58,12 @@ def _is_ours_to_collate(arguments: Mapping[str, Any]) -> bool:
     model, processor = arguments.get("model"), arguments.get("processing_class")
     if processor is None and isinstance(model, str):
         with suppress(OSError, ValueError):  # the host says what is wrong with it
-            model_type = AutoConfig.from_pretrained(model).model_type
-            return is_ours_to_call(None, model_type)
+            args = arguments.get("args")
+            given = getattr(args, "model_init_kwargs", None) or {}
+            loading = {key: given[key] for key in ("revision", "subfolder") if key in given}
+            trusted = bool(getattr(args, "trust_remote_code", False))  # said, so that nobody is asked
+            config = AutoConfig.from_pretrained(model, trust_remote_code=trusted, **loading)
+            return is_ours_to_call(None, config.model_type)
     return is_ours_to_call(processor, getattr(getattr(model, "config", None), "model_type", None))
 
 
