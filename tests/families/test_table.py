@@ -61,3 +61,9 @@ def test_enough_families_train_and_share():
     cells = [each.split("|")[3:] for each in lines().values()]
     assert sum(each[0].strip() == "yes" for each in cells) >= 30
     assert sum(each[1].strip() == "yes" for each in cells) >= 20
+
+
+def test_the_readme_counts_as_the_page_does():
+    cells = [each.split("|")[3:] for each in lines().values()]
+    train, share = (sum(each[i].strip() == "yes" for each in cells) for i in (0, 1))
+    assert f"({share} of the {train} that train on pairs" in (PAGE.parents[1] / "README.md").read_text()

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from datasets import Dataset, Features, Image, List
 from peft import LoraConfig
 
-from tests.testing.tiny import tiny_llava
+from tests.testing.tiny import PAIR_FEATURES, tiny_llava
+from tests.testing.tiny_families import build, pairs_of
 from trl_modality.parts.structure import model_parts
 
 
@@ -24,6 +26,7 @@ def graphs_of(trainer) -> dict[str, set[bool]]:
     return found
 
 
+FEATURES = Features({**PAIR_FEATURES, "vision_centric_images": List(Image())})
 KEPT, REENTRANT, NOT_REENTRANT = None, {"use_reentrant": True}, {"use_reentrant": False}
 
 
@@ -65,6 +68,26 @@ def test_no_graph_through_what_is_frozen(config, make_trainer, way, checkpointin
             parameter.register_hook(lambda gradient, name=name: gradients.add(name))
     assert graphs_of(trainer) == {"tower": {False}, "projector": {way == "projector trains"}}
     assert gradients == {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_no_graph_through_the_frozen_tower_of_mllama(config, make_trainer, reentrant):
+    """It has no function that makes features, and no part of the language model reads its images as tokens."""
+    model, processor = build("mllama")
+    args = config(
+        max_steps=1,
+        per_device_train_batch_size=3,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": reentrant},
+        train_parts=["language_model"],
+    )
+    rows = Dataset.from_list(pairs_of("mllama"), features=FEATURES)
+    trainer = make_trainer(args, rows, model=model.float(), processing_class=processor)
+    made: set[bool] = set()
+    tower = trainer.model.model.vision_model
+    tower.register_forward_hook(lambda module, given, output: made.add(output.last_hidden_state.requires_grad))
+    trainer.train()
+    assert made == {False}
 
 
 def test_a_tower_that_trains_keeps_its_graph(config, make_trainer):
