@@ -1,6 +1,5 @@
 """`paired_linear_loss`, the losses of both views of pairs in one call, and the checks of its arguments."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -8,12 +7,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from .backends import get_backend
-from .spec import IGNORE_INDEX, LossSpec, TokenGroup, TokenStats, tensor_on
+from .checks import check_tensors, checked_values, with_weights_on
+from .spec import IGNORE_INDEX, LossSpec, Teacher, TokenGroup, TokenStats, TopTokens, tensor_on
 from .tiles import product_dtype
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-WEIGHTS = ("text_weight", "vision_weight", "kl_weight")
 
 
 def _opaque_when_compiled(function: Function) -> Function:
@@ -29,7 +28,7 @@ class PairedLossOutput(NamedTuple):
     """
 
     loss: torch.Tensor
-    """Scalar, nats: (Σ text_weight·text_nll + vision_weight·vision_nll + kl_weight·kl) / normalizer."""
+    """Scalar, nats: Σ of each loss below times its weight (`kl` by `kl_weight` and `kl_share`), / normalizer."""
     text_nll: torch.Tensor | None
     """`[M]`, nats: −log p of the label in the text_rich view, at temperature 1."""
     vision_nll: torch.Tensor | None
@@ -44,6 +43,14 @@ class PairedLossOutput(NamedTuple):
     """`[M]`, bool: the label is the most likely token."""
     vision_is_top1: torch.Tensor | None
     """`[M]`, bool."""
+    kl_share: torch.Tensor | None = None
+    """`[M]`, what `kl_weight` was multiplied with by `kl_mask` and importance weights; `None` without them."""
+    anchor_kl: torch.Tensor | None = None
+    """`[M]`, nats: the divergence of the text_rich view from `anchor`."""
+    teacher_nll: torch.Tensor | None = None
+    """`[M]`, nats: −log p of the label by `teacher`; so are the next two, in nats and bool."""
+    teacher_entropy: torch.Tensor | None = None
+    teacher_is_top1: torch.Tensor | None = None
 
 
 def paired_linear_loss(
@@ -61,6 +68,16 @@ def paired_linear_loss(
     temperature: float = 1.0,
     logit_scale: float = 1.0,
     logit_softcap: float | None = None,
+    teacher: Teacher | TopTokens | None = None,
+    teacher_top_k: int | None = None,
+    anchor: Teacher | TopTokens | None = None,
+    anchor_weight: float | torch.Tensor = 0.0,
+    kl_clip: float | None = None,
+    kl_mask: str = "all",
+    confidence: float = 0.5,
+    blind_nll: torch.Tensor | None = None,
+    sampled_nll: torch.Tensor | None = None,
+    importance_clip: float | None = None,
     normalizer: float | torch.Tensor | None = None,
     backend: str = "auto",
     tile_mib: float | None = None,
@@ -70,8 +87,9 @@ def paired_linear_loss(
 
         loss = Σ_t [ w_r·CE_r(t) + w_v·CE_v(t) + λ·D( stopgrad p_r(t) ‖ p_v(t) ) ] / normalizer
 
-    The text_rich distribution is the teacher: the divergence sends no gradient into `text_hidden`, nor into the head
-    through the text_rich view.
+    The text_rich distribution is the teacher, unless one is given: the divergence sends no gradient into
+    `text_hidden`, nor into the head through the text_rich view. With an `anchor` another divergence holds the
+    text_rich view: α·D(p_anchor ‖ p_r).
 
     Args:
         text_hidden: `[M, H]`, last hidden states of the text_rich view at the positions that predict `labels`; `None`
@@ -83,12 +101,34 @@ def paired_linear_loss(
         text_weight, vision_weight, kl_weight: w_r, w_v and λ, ≥ 0, floats or `[M]` tensors without gradient (a mask is
             a weight of 0).
         divergence: `"forward_kl"` KL(p_r‖p_v), `"reverse_kl"` KL(p_v‖p_r), or `"jsd"`: β·KL(p_r‖m) + (1−β)·KL(p_v‖m)
-            with m = (1−β)·p_v + β·p_r. As in TRL, β=0 stands for the forward KL and β=1 for the reverse KL.
+            with m = (1−β)·p_v + β·p_r. As in TRL, β=0 stands for the forward KL and β=1 for the reverse KL. Or an
+            estimate from the label alone: `"sampled_k3"`, as published (exp(d) − d − 1 with d = log p_r − log p_v in
+            ±20, bounded by 10), whose mean over labels that p_r said is χ²(p_r‖p_v) − KL(p_r‖p_v); or
+            `"sampled_reverse_kl"`, whose value and gradient are, in the mean over labels that p_v said, those of
+            KL(p_v‖p_r).
         beta: β of the generalized JSD, in [0, 1]; ignored by the two KLs.
         temperature: τ that divides the logits of both views in the divergence (no τ² factor), not in the
             cross-entropies.
         logit_scale: factor on the logits, before soft-capping.
         logit_softcap: `c` of `c·tanh(logits / c)`, before the temperature.
+        teacher: Whom the vision_centric view learns from in place of the text_rich view: a [`Teacher`] of any width,
+            with a frozen head, or the [`TopTokens`] of one that is asked elsewhere. With `text_hidden=None` the rows
+            of `vision_hidden` may be of any view.
+        teacher_top_k: K ≥ 1: the divergence is over the teacher's K likeliest tokens, and all others as one class.
+        anchor: Whom the text_rich view is held to by the same divergence.
+        anchor_weight: α ≥ 0, as the other weights.
+        kl_clip: nats that one vocabulary entry (with `teacher_top_k`, one class) adds to a divergence at most; what it
+            would add above that has no gradient.
+        kl_mask: which tokens learn from the teacher: `"all"`; `"teacher_correct"`, those whose label is its likeliest
+            token; `"confident"`, those where that has a probability of `confidence` at least; `"visual_advantage"`,
+            each by the share 1 − p_blind/p of the label that the teacher owes to what the student does not see. The
+            statistics of `kl` are of all tokens.
+        confidence: in [0, 1], for `"confident"`.
+        blind_nll: `[M]`, nats: what `teacher` says of the labels where it sees no more than the student. For a live
+            teacher that is the vision_centric view, and need not be given.
+        sampled_nll: `[M]`, nats: −log p of the labels by the weights that sampled them, or −1 where they were not
+            sampled.
+        importance_clip: weighs the divergence of sampled tokens by exp(sampled_nll − vision_nll), at most this.
         normalizer: what the sum is divided by, a count of tokens or a sum of weights; by default the supervised tokens
             of the views that are given (2·M for pairs without ignored labels). 0 is taken as 1, so that a batch
             without supervised tokens has a loss of 0 that is still part of the graph.
@@ -117,14 +157,26 @@ def paired_linear_loss(
 
     Under `torch.compile` the call is a graph break.
     """
-    group = TokenGroup(text_hidden, vision_hidden, labels, text_weight, vision_weight, kl_weight)
+    weights = (text_weight, vision_weight, kl_weight, anchor_weight)
+    group = TokenGroup(text_hidden, vision_hidden, labels, *weights, teacher, anchor, blind_nll, sampled_nll)
     if normalizer is None:
         normalizer = len(group.hidden) * (labels != IGNORE_INDEX).sum()
     loss, (stats,) = grouped_linear_loss(
         [group],
         lm_head_weight,
         lm_head_bias=lm_head_bias,
-        spec=LossSpec(divergence, beta, temperature, logit_scale, logit_softcap),
+        spec=LossSpec(
+            divergence,
+            beta,
+            temperature,
+            logit_scale,
+            logit_softcap,
+            kl_clip,
+            kl_mask,
+            confidence,
+            importance_clip,
+            teacher_top_k,
+        ),
         normalizer=normalizer,
         backend=backend,
         tile_mib=tile_mib,
@@ -170,9 +222,9 @@ def grouped_linear_loss(
         raise ValueError(f"`normalizer` must be a number without gradient, got shape {tuple(normalizer.shape)}.")
     normalizer = normalizer.reshape(())
     for group in groups:
-        _check_tensors(group, lm_head_weight, lm_head_bias)
-    groups = [_with_weights_on(lm_head_weight.device, group) for group in groups]
-    n_ignored = [0] * len(groups) if checked else _checked_values(groups, normalizer, vocab_size=len(lm_head_weight))
+        check_tensors(group, lm_head_weight, lm_head_bias, spec)
+    groups = [with_weights_on(lm_head_weight.device, group) for group in groups]
+    n_ignored = [0] * len(groups) if checked else checked_values(groups, normalizer, vocab_size=len(lm_head_weight))
     dtype = product_dtype([hidden for group in groups for hidden in group.hidden])
     return get_backend(backend, lm_head_weight.device, dtype)(
         groups,
@@ -184,80 +236,3 @@ def grouped_linear_loss(
         tile_mib=tile_mib,
         gradient_filter=gradient_filter,
     )
-
-
-def _check_tensors(group: TokenGroup, lm_head_weight: torch.Tensor, lm_head_bias: torch.Tensor | None) -> None:
-    """Check shapes, dtypes and devices. Raises `ValueError`."""
-    labels, (vocab_size, hidden_size) = group.labels, lm_head_weight.shape
-    if not group.hidden:
-        raise ValueError("`text_hidden` and `vision_hidden` are both None: give the states of one view at least.")
-    if labels.dim() != 1 or labels.dtype != torch.int64:
-        raise ValueError(f"`labels` must be [M] int64, got {tuple(labels.shape)} {labels.dtype}.")
-    for hidden in group.hidden:
-        if hidden.shape != (len(labels), hidden_size):
-            raise ValueError(
-                f"hidden states have shape {tuple(hidden.shape)}, expected [M, H] = {(len(labels), hidden_size)} from "
-                "`labels` and `lm_head_weight`."
-            )
-    if lm_head_bias is not None and lm_head_bias.shape != (vocab_size,):
-        raise ValueError(f"`lm_head_bias` has shape {tuple(lm_head_bias.shape)}, expected [{vocab_size}].")
-    for name in WEIGHTS:
-        weight = getattr(group, name)
-        if not isinstance(weight, torch.Tensor):
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"`{name}` must be a finite number ≥ 0 or a tensor [M], got {weight}.")
-        elif weight.dim() and weight.shape != labels.shape:
-            raise ValueError(f"`{name}` has shape {tuple(weight.shape)}, expected [M] = {tuple(labels.shape)}.")
-        elif weight.requires_grad:
-            raise ValueError(f"`{name}` requires a gradient, but weights are constants of the loss; detach it.")
-    tensors = {"the hidden states": group.hidden[0], "the other view's": group.hidden[-1], "`labels`": labels}
-    for name, tensor in (tensors | {"`lm_head_bias`": lm_head_bias}).items():
-        if tensor is not None and tensor.device != lm_head_weight.device:
-            raise ValueError(
-                f"{name} are on {tensor.device}, `lm_head_weight` is on {lm_head_weight.device}; move them there."
-            )
-
-
-def _with_weights_on(device: torch.device, group: TokenGroup) -> TokenGroup:
-    weights = {name: getattr(group, name) for name in WEIGHTS}
-    return group._replace(
-        **{name: tensor_on(device, weight) for name, weight in weights.items() if isinstance(weight, torch.Tensor)}
-    )
-
-
-def _checked_values(groups: list[TokenGroup], normalizer: torch.Tensor, vocab_size: int) -> list[int]:
-    """Check the values of all tensors and count the ignored labels of each group.
-
-    All in one transfer, since each waits for the device. Raises `ValueError`.
-    """
-    n_ignored = [(group.labels == IGNORE_INDEX).sum() for group in groups]
-    is_wrong, messages = (
-        [~(normalizer.isfinite() & (normalizer >= 0))],
-        [lambda: f"`normalizer` must be a finite number ≥ 0 (a count of tokens), got {normalizer.item()}."],
-    )
-    for group in groups:
-        # A negative label that is not the ignored one would be read as a token
-        outside = (group.labels < 0) | (group.labels >= vocab_size)
-        is_wrong.append((outside & (group.labels != IGNORE_INDEX)).any())
-        messages.append(functools.partial(_labels_outside, group.labels, vocab_size))
-        for name in WEIGHTS:
-            weight = getattr(group, name)
-            if isinstance(weight, torch.Tensor):
-                is_wrong.append((~(weight.isfinite() & (weight >= 0))).any())
-                messages.append(functools.partial(_not_a_weight, name))
-    found = torch.stack([*n_ignored, *is_wrong]).tolist()
-    for is_so, message in zip(found[len(groups) :], messages, strict=True):
-        if is_so:
-            raise ValueError(message())
-    return found[: len(groups)]
-
-
-def _labels_outside(labels: torch.Tensor, vocab_size: int) -> str:
-    return (
-        f"`labels` span [{labels.min()}, {labels.max()}], outside the {vocab_size} rows of the head; use "
-        f"{IGNORE_INDEX} for tokens to ignore."
-    )
-
-
-def _not_a_weight(name: str) -> str:
-    return f"`{name}` must be finite and ≥ 0 for every token; use 0 to leave one out."
