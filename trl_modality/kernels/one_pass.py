@@ -3,28 +3,19 @@
 A tile of logits is computed once, overwritten by its gradient, and multiplied into the gradients of the hidden states
 and of the head. The forward can do this because the head is the last layer and the weights of the losses are known
 before the backward, which then only scales the stored gradients. In units of one product of `[M, H]` and `[H, V]` a
-pair costs 6 (4 with a frozen head), where ops that recompute the logits in their backward cost 14 (11).
+pair costs 6 (4 with a frozen head), where ops that recompute the logits in their backward cost 14 (11). A teacher of
+its own is one more: its tile of logits has no gradient.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from .gradient_filter import kept_columns
+from .group_pass import GroupPass
 from .head import HeadProducts, needs_temporary
-from .spec import (
-    IGNORE_INDEX,
-    LossSpec,
-    TileRows,
-    TokenGroup,
-    TokenStats,
-    accumulation_dtype,
-    part_of,
-    tensor_on,
-    weighted_sum,
-)
+from .spec import LossSpec, Teacher, TokenGroup, TokenStats, accumulation_dtype, tensor_on
+from .teacher_tiles import TeacherTiles
 from .tiles import TileBuffers, count_multiprocessors, plan_tiles, product_dtype
 
 
@@ -57,12 +48,13 @@ def linear_losses(
     # `dtype` takes autocast into account already; inside autocast the sums would be rounded
     with torch.no_grad(), torch.autocast(lm_head_weight.device.type, enabled=False):
         n_views = 2 if any(group.is_paired for group in groups) else 1
-        device = lm_head_weight.device
+        has_teacher = any(isinstance(who, Teacher) for group in groups for who in (group.teacher, group.anchor))
+        device, n_compared = lm_head_weight.device, max(n_views, 1 + has_teacher)
         n_labelled = [len(group.labels) - ignored for group, ignored in zip(groups, n_ignored, strict=True)]
         plan = plan_tiles(
             n_tokens=max(n_labelled),
-            n_views=n_views,
-            n_scratch=rows_class.scratch_rows(spec, dtype, n_views),
+            n_views=n_views + has_teacher,
+            n_scratch=rows_class.scratch_rows(spec, dtype, n_compared),
             head=lm_head_weight,
             dtype=dtype,
             tile_mib=tile_mib,
@@ -82,123 +74,24 @@ def linear_losses(
             copies=plan.copies_head,
             is_one_tile=n_tiles == 1 and not gradient_filter,
         )
-        rows = rows_class(spec, dtype, len(lm_head_weight), plan.block_rows, n_views, device)
+        rows = rows_class(spec, dtype, len(lm_head_weight), plan.block_rows, n_compared, device)
         buffers = TileBuffers(plan, n_views, lm_head_weight, dtype)
+        teachers = TeacherTiles(head, lm_head_weight, dtype, plan, has_teacher)
         normalizer = normalizer.to(accumulation_dtype(dtype))
         divisor = normalizer if dtype != torch.float16 else _divisor_for_float16(groups, normalizer)
         passes = [
-            _GroupPass(group, ignored, wants, wants_weight or wants_bias, divisor, dtype)
+            GroupPass(group, ignored, wants, wants_weight or wants_bias, divisor, spec, dtype)
             for group, ignored, *wants in zip(groups, n_ignored, wants_hidden[::2], wants_hidden[1::2], strict=True)
         ]
         for group_pass in passes:
             for start in range(0, group_pass.n_tokens, plan.tokens):
-                group_pass.run_tile(
-                    slice(start, min(start + plan.tokens, group_pass.n_tokens)), head, rows, buffers, gradient_filter
-                )
+                tokens = slice(start, min(start + plan.tokens, group_pass.n_tokens))
+                group_pass.run_tile(tokens, head, rows, buffers, teachers, gradient_filter)
         loss = torch.stack([group_pass.weighted_loss() for group_pass in passes]).sum() / normalizer
         gradients = [*head.finished(), *(gradient for each in passes for gradient in each.hidden_gradients)]
     if any(gradient is not None for gradient in gradients):
         loss = _WithGradients.apply(loss, divisor / normalizer, gradients, *inputs)
     return loss, [group_pass.all_stats() for group_pass in passes]
-
-
-@dataclass
-class _ViewPass:
-    """One view of a group of tokens: its hidden states, and the buffer of their gradient."""
-
-    hidden: torch.Tensor
-    makes_gradient: bool
-    """Whether tiles of this view are turned into gradients: a loss of the view may have weight, and the hidden states
-    or the head are trained."""
-    gradient: torch.Tensor | None
-    """`[M, H]`, filled tile by tile; `None` where the hidden states are not trained."""
-
-    @property
-    def stores_gradient(self) -> bool:
-        return self.makes_gradient and self.gradient is not None
-
-
-class _GroupPass:
-    """One group of tokens during the pass: its labelled tokens, their weights and statistics, and its gradients."""
-
-    def __init__(self, group: TokenGroup, n_ignored: int, wants_hidden, wants_head: bool, divisor, dtype):
-        self.group, self.sum_dtype = group, accumulation_dtype(dtype)
-        self.n_tokens = len(group.labels) - n_ignored
-        self.kept, self.labels = None, group.labels
-        if n_ignored:  # sorted to the front, in their order: `nonzero` would wait for the device to count them
-            self.kept = (group.labels == IGNORE_INDEX).argsort(stable=True)[: self.n_tokens]
-            self.labels = group.labels[self.kept]
-        self.weights = [self._per_token(weight) for weight in group[3:]]
-        self.stats = _new_stats(group, self.n_tokens, self.sum_dtype)
-
-        has_kl = group.is_paired and _may_be_above_0(group.kl_weight)
-        has_loss = (_may_be_above_0(group.text_weight), _may_be_above_0(group.vision_weight) or has_kl)
-        by_view = [
-            None if hidden is None else self._view(hidden, has_loss[i], wants_hidden[i], wants_head)
-            for i, hidden in enumerate(group[:2])
-        ]
-        self.views = [view for view in by_view if view is not None]
-        self.hidden_gradients = [None if view is None else view.gradient for view in by_view]
-        makes_text, makes_vision = (view is not None and view.makes_gradient for view in by_view)
-        self.coefficients = [
-            weight / divisor if given else None
-            for weight, given in zip(self.weights, (makes_text, makes_vision, makes_vision and has_kl), strict=True)
-        ]
-
-    def _view(self, hidden: torch.Tensor, has_loss: bool, wants_hidden: bool, wants_head: bool) -> _ViewPass:
-        if not wants_hidden:
-            return _ViewPass(hidden, makes_gradient=has_loss and wants_head, gradient=None)
-        if not has_loss:  # zeros keep it in the graph; expanded, they take no memory
-            return _ViewPass(hidden, makes_gradient=False, gradient=hidden.new_zeros(()).expand(hidden.shape))
-        new = torch.empty if self.kept is None else torch.zeros
-        return _ViewPass(
-            hidden, makes_gradient=True, gradient=new(hidden.shape, dtype=hidden.dtype, device=hidden.device)
-        )
-
-    def run_tile(self, tokens: slice, head: HeadProducts, rows, buffers: TileBuffers, gradient_filter: float) -> None:
-        n = tokens.stop - tokens.start
-        source = tokens if self.kept is None else self.kept[tokens]
-        hidden, tile, gradient = buffers.of(n * len(self.views))
-        for i, view in enumerate(self.views):
-            hidden[i * n : (i + 1) * n].copy_(view.hidden[source])
-        head.logits(hidden, tile)
-        text = None if self.group.text_hidden is None else tile[:n]
-        vision = None if self.group.vision_hidden is None else tile[-n:]
-        weights = [None if weight is None else weight[tokens] for weight in self.coefficients]
-        rows(TileRows(text, vision, self.labels[tokens], *weights), part_of(self.stats, tokens))
-
-        made = _rows_of([view.makes_gradient for view in self.views], n)
-        filled = _rows_of([view.stores_gradient for view in self.views], n)
-        if made is None:
-            return
-        columns = None
-        if gradient_filter:
-            columns = kept_columns(tile[made], gradient_filter * _largest(weights), head.block_rows)
-        if filled is not None:
-            head.hidden_gradient(tile[filled], gradient[filled], columns)
-        head.add_head_gradient(tile[made], hidden[made], columns)
-        for i, view in enumerate(self.views):
-            if view.stores_gradient and view.gradient is not None:
-                view.gradient[source] = gradient[i * n : (i + 1) * n].to(view.gradient.dtype)
-
-    def weighted_loss(self) -> torch.Tensor:
-        losses = zip((self.stats.text_nll, self.stats.vision_nll, self.stats.kl), self.weights, strict=True)
-        return torch.stack([weighted_sum(values, weight) for values, weight in losses if values is not None]).sum()
-
-    def all_stats(self) -> TokenStats:
-        """The statistics of every token of the group, including tokens without a label."""
-        if self.kept is None:
-            return self.stats
-        everything = _new_stats(self.group, len(self.group.labels), self.sum_dtype)
-        for whole, values in zip(everything, self.stats, strict=True):
-            if whole is not None and values is not None:
-                whole[self.kept] = values
-        return everything
-
-    def _per_token(self, weight: float | torch.Tensor) -> torch.Tensor:
-        labels = self.group.labels
-        weight_M = tensor_on(labels.device, weight, self.sum_dtype).detach().expand_as(labels)
-        return weight_M if self.kept is None else weight_M[self.kept]
 
 
 class _WithGradients(torch.autograd.Function):
@@ -256,38 +149,8 @@ def _divisor_for_float16(groups: list[TokenGroup], normalizer: torch.Tensor) -> 
     weights = [
         tensor_on(normalizer.device, weight, normalizer.dtype).flatten()
         for group in groups
-        for weight in (group.text_weight, group.vision_weight + group.kl_weight)
+        for weight in (group.text_weight + group.anchor_weight, group.vision_weight + group.kl_weight)
     ]
     largest = torch.cat([normalizer.new_zeros(1), *weights]).max()
     ratio = normalizer / torch.where(largest > 0, largest, 1.0)
     return normalizer / ratio.log2().floor().exp2()
-
-
-def _new_stats(group: TokenGroup, n_tokens: int, dtype: torch.dtype) -> TokenStats:
-    def zeros(is_there: bool, dtype: torch.dtype = dtype) -> torch.Tensor | None:
-        return torch.zeros(n_tokens, dtype=dtype, device=group.labels.device) if is_there else None
-
-    text, vision = group.text_hidden is not None, group.vision_hidden is not None
-    nlls_and_kl = zeros(text), zeros(vision), zeros(group.is_paired)
-    return TokenStats(*nlls_and_kl, zeros(text), zeros(vision), zeros(text, torch.bool), zeros(vision, torch.bool))
-
-
-def _may_be_above_0(weight: float | torch.Tensor) -> bool:
-    """Whether a weight may be above 0; `True` for a tensor, since reading its values would wait for the device."""
-    return isinstance(weight, torch.Tensor) or weight > 0
-
-
-def _rows_of(chosen: list[bool], n: int) -> slice | None:
-    """The slice of a tile's rows of the chosen views (one view, or both, which are adjacent); `None` for no view."""
-    if not any(chosen):
-        return None
-    first, last = chosen.index(True), len(chosen) - chosen[::-1].index(True)
-    return slice(first * n, last * n)
-
-
-def _largest(weights: list[torch.Tensor | None]) -> torch.Tensor:
-    """The largest weight of a token's gradient: w_r of the text_rich view, or w_v + λ of the vision_centric view."""
-    text, vision, kl = weights
-    if vision is not None and kl is not None:
-        vision = vision + kl
-    return torch.stack([weight.max() for weight in (text, vision) if weight is not None]).max()

@@ -73,9 +73,18 @@ def linear_losses(
 
 
 def losses_of_logits(
-    text_MV: torch.Tensor | None, vision_MV: torch.Tensor | None, group: TokenGroup, spec: LossSpec
+    text_MV: torch.Tensor | None,
+    vision_MV: torch.Tensor | None,
+    group: TokenGroup,
+    spec: LossSpec,
+    target: Target | None = None,
+    teacher_share: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, TokenStats]:
-    """The weighted sum of one group's losses, from the logits that the model would return (scaled and soft-capped)."""
+    """The weighted sum of one group's losses, from the logits that the model would return (scaled and soft-capped).
+
+    The vision_centric view learns from `target`, by default from what the group says, and by `teacher_share`, by
+    default what `kl_mask` makes of that.
+    """
     keep_M = group.labels != IGNORE_INDEX
     labels_M = group.labels.clamp(min=0)
     loss = torch.zeros((), device=labels_M.device)
@@ -89,10 +98,14 @@ def losses_of_logits(
         found[f"{view}_entropy"] = _keep(_entropy(z_MV.detach()), keep_M)
         found[f"{view}_is_top1"] = (z_MV.argmax(-1) == labels_M) & keep_M
 
-    if vision_MV is not None and group.has_divergence:
-        target = _target(group.teacher, text_MV, vision_MV, labels_M, spec)
+    if vision_MV is not None and (group.teacher is not None or text_MV is not None or target is not None):
+        target = target or _target(group.teacher, text_MV, vision_MV, labels_M, spec)
         weight = group.kl_weight
-        share_M = _share(target, found["vision_nll"].detach(), group, spec)
+        student_nll_M = found["vision_nll"].detach()
+        if teacher_share is None:
+            blind_nll_M = student_nll_M if group.blind_nll is None else group.blind_nll
+            teacher_share = share_by_mask(target.nll, target.is_top1, target.p_max, blind_nll_M, spec)
+        share_M = share_by_importance(teacher_share, group.sampled_nll, student_nll_M, spec)
         if share_M is not None:
             found["kl_share"] = share_M = _keep(share_M, keep_M)
             weight = tensor_on(share_M.device, weight, share_M.dtype) * share_M
@@ -103,8 +116,8 @@ def losses_of_logits(
             found["teacher_nll"], found["teacher_entropy"] = _keep(target.nll, keep_M), _keep(target.entropy, keep_M)
             found["teacher_is_top1"] = target.is_top1 & keep_M
     if text_MV is not None and group.anchor is not None:
-        target = _target(group.anchor, None, text_MV, labels_M, spec)
-        kl_M = _keep(_divergence_from(target, text_MV, labels_M, group.anchor_weight, spec), keep_M)
+        anchor = _target(group.anchor, None, text_MV, labels_M, spec)
+        kl_M = _keep(_divergence_from(anchor, text_MV, labels_M, group.anchor_weight, spec), keep_M)
         loss = loss + weighted_sum(kl_M, group.anchor_weight)
         found["anchor_kl"] = kl_M
     values = {name: value.detach() for name, value in found.items()}
@@ -125,7 +138,7 @@ def _logits(hidden_MH, weight_VH, bias_V, scale: float, softcap: float | None) -
 def _target(teacher: Teacher | TopTokens | None, text_MV, student_MV, labels_M, spec: LossSpec) -> Target:
     """What a view learns from: a teacher, or the other view's logits where there is none."""
     if isinstance(teacher, TopTokens):
-        return _target_of_top_tokens(teacher, labels_M, dtype=student_MV.dtype)
+        return target_of_top_tokens(teacher, labels_M, dtype=student_MV.dtype)
     if teacher is None:
         z_MV = text_MV
     else:
@@ -133,6 +146,12 @@ def _target(teacher: Teacher | TopTokens | None, text_MV, student_MV, labels_M, 
         bias = None if head.bias is None else head.bias[:vocab_size]
         z_MV = _logits(teacher.hidden, head.weight[:vocab_size], bias, head.logit_scale, head.logit_softcap)
         z_MV = F.pad(z_MV, (0, vocab_size - z_MV.shape[1]), value=-math.inf)
+    return target_of_logits(z_MV, labels_M, spec)
+
+
+@torch.no_grad()
+def target_of_logits(z_MV: torch.Tensor, labels_M: torch.Tensor, spec: LossSpec) -> Target:
+    """What a view learns from logits; with `teacher_top_k`, from the likeliest of them."""
     log_p_MV = F.log_softmax(z_MV, -1)
     tempered_MV, ids = F.log_softmax(z_MV / spec.temperature, -1), None
     label_log_p = tempered_MV.gather(1, labels_M.unsqueeze(1)).squeeze(1)
@@ -151,7 +170,9 @@ def _target(teacher: Teacher | TopTokens | None, text_MV, student_MV, labels_M, 
     )
 
 
-def _target_of_top_tokens(top: TopTokens, labels_M: torch.Tensor, dtype: torch.dtype) -> Target:
+@torch.no_grad()
+def target_of_top_tokens(top: TopTokens, labels_M: torch.Tensor, dtype: torch.dtype) -> Target:
+    """What a view learns from a teacher of which only its likeliest tokens are known."""
     log_p_MK, label_log_p = top.log_probs.to(dtype), top.label_log_prob.to(dtype)
     rest = (1 - log_p_MK.exp().sum(-1, keepdim=True)).clamp(min=0)
     classes = torch.cat([log_p_MK, rest.log()], -1)
@@ -198,22 +219,25 @@ def _sampled(log_p_M: torch.Tensor, log_q_M: torch.Tensor, divergence: str) -> t
     return ratio_M + ratio_M * (log_q_M - log_q_M.detach())
 
 
-def _share(target: Target, student_nll_M: torch.Tensor, group: TokenGroup, spec: LossSpec) -> torch.Tensor | None:
-    """`[M]` share of `kl_weight` that each token has by the mask and its importance weight; `None` for all of it."""
-    share = None
+def share_by_mask(nll, is_top1, p_max, blind_nll, spec: LossSpec) -> torch.Tensor | None:
+    """`[M]` share of `kl_weight` that tokens have by `kl_mask`, from what their teacher says; `None` for all of it."""
     if spec.kl_mask == "teacher_correct":
-        share = target.is_top1.to(student_nll_M.dtype)
-    elif spec.kl_mask == "confident":
-        share = (target.p_max >= spec.confidence).to(student_nll_M.dtype)
-    elif spec.kl_mask == "visual_advantage":
+        return is_top1.to(nll.dtype)
+    if spec.kl_mask == "confident":
+        return (p_max >= spec.confidence).to(nll.dtype)
+    if spec.kl_mask == "visual_advantage":
         # Of the teacher's belief in the label, what it owes to seeing more than the student: 1 − p_blind/p
-        blind_nll_M = student_nll_M if group.blind_nll is None else group.blind_nll
-        share = -torch.expm1((target.nll - blind_nll_M).clamp(max=0.0))
-    if spec.importance_clip is not None and group.sampled_nll is not None:
-        ratio = (group.sampled_nll - student_nll_M).clamp(-IMPORTANCE_LOG_RATIO, IMPORTANCE_LOG_RATIO).exp()
-        ratio = torch.where(group.sampled_nll == NOT_SAMPLED, 1.0, ratio.clamp(max=spec.importance_clip))
-        share = ratio if share is None else share * ratio
-    return share
+        return -torch.expm1((nll - blind_nll).clamp(max=0.0))
+    return None
+
+
+def share_by_importance(share, sampled_nll, student_nll, spec: LossSpec) -> torch.Tensor | None:
+    """The share `[M]` times p_now / p_then of labels that older weights have sampled, at most `importance_clip`."""
+    if spec.importance_clip is None or sampled_nll is None:
+        return share
+    ratio = (sampled_nll - student_nll).clamp(-IMPORTANCE_LOG_RATIO, IMPORTANCE_LOG_RATIO).exp()
+    weight = torch.where(sampled_nll == NOT_SAMPLED, 1.0, ratio.clamp(max=spec.importance_clip)).to(student_nll.dtype)
+    return weight if share is None else share * weight
 
 
 def _keep(values_M: torch.Tensor, keep_M: torch.Tensor) -> torch.Tensor:

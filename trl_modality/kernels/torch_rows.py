@@ -8,50 +8,23 @@ A logit of −inf is an impossible token: its probability of 0 times its logarit
 CPU such blocks, which are rare, are found by the NaN and left to the reference implementation. To look for them would
 wait for any other device, so there every such product is cleaned, in one more pass (`_times`).
 
-With e = exp(z − max z) and S = Σ e of a view, the gradients of the logits are, before weights:
-
-    cross-entropy    e/S − 1[label]
-    forward KL       q_v − q_r
-    reverse KL       q_v·(log q_v − log q_r − KL)
-    JSD              (1 − β)·q_v·(log q_v − log m − KL(q_v ‖ m)),    m = (1 − β)·q_v + β·q_r
-
-where q is the distribution at the temperature τ, whose gradient brings a factor 1/τ.
+With e = exp(z − max z) and S = Σ e of a view, the gradient of the logits is e/S − 1[label] of a cross-entropy, before
+weights; those of the divergences stand in `torch_divergences`.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from .reference import losses_of_logits
+from .reference import Target, losses_of_logits, share_by_importance, share_by_mask
 from .spec import LossSpec, TileRows, TokenGroup, TokenStats, accumulation_dtype
+from .torch_divergences import Divergences, View, all_finite
 
 
 # `argmax` on a CPU costs ten times as much as a maximum; up to this many columns that does not matter
 ARGMAX_COLUMNS = 8192
-
-
-@dataclass
-class _View:
-    """One view of a block while it is processed: tensors `[R, V]`, or `[R, 1]` with one value per row."""
-
-    rows: torch.Tensor
-    """Rows of the tile: at first the raw products of the head, in the end the gradients of these."""
-    logits: torch.Tensor
-    """Scaled, soft-capped, and shifted to a maximum of 0; overwritten by the divergence, then by the gradient.
-    The tile's own rows where their dtype is that of the sums."""
-    slope: torch.Tensor | None
-    """Derivative of the soft-capping; `None` without it."""
-    exponentials: torch.Tensor
-    """e = exp(z) of the shifted logits z."""
-    total: torch.Tensor
-    """Σ e."""
-    moment: torch.Tensor
-    """Σ e·z."""
-    tempered: torch.Tensor
-    """exp(z/τ), which is `exponentials` where τ is 1 or there is no divergence."""
-    tempered_total: torch.Tensor
 
 
 class TorchRows:
@@ -72,11 +45,10 @@ class TorchRows:
         self.spec, self.block_rows = spec, block_rows
         self._reads_values = reads_values(device)
         shape = (self.scratch_rows(spec, dtype, n_views), block_rows, vocab_size)
-        self._scratch = torch.empty(shape, dtype=accumulation_dtype(dtype), device=device)
+        self._scratch = list(torch.empty(shape, dtype=accumulation_dtype(dtype), device=device))
         self._borrowed = 0
-        self._divergence = {"forward_kl": self._forward_kl, "reverse_kl": self._reverse_kl, "jsd": self._jsd}[
-            spec.divergence
-        ]
+        self._rules = (spec.logit_scale, spec.logit_softcap)
+        self._divergence = Divergences(spec, self._times, self._reads_values)
 
     @staticmethod
     def scratch_rows(spec: LossSpec, dtype: torch.dtype, n_views: int) -> int:
@@ -87,109 +59,111 @@ class TorchRows:
         per_view += dtype != accumulation_dtype(dtype)  # the logits
         return 1 + n_views * per_view  # and one row for products
 
-    def __call__(self, tile: TileRows, stats: TokenStats) -> None:
-        """Turn the tile's logits into gradients, and fill `stats`, the `[N]` tensors of the tile's tokens."""
+    def __call__(
+        self,
+        tile: TileRows,
+        stats: TokenStats,
+        teacher_rules: tuple[float, float | None] | None = None,
+        keeps_text: bool = False,
+    ) -> None:
+        """Turn the tile's logits into gradients, and fill `stats`, the `[N]` tensors of the tile's tokens.
+
+        Args:
+            tile: The rows.
+            stats: What is asked for; `kl_share` wherever the divergence may have less than its weight.
+            teacher_rules: Scale and soft-capping of `tile.text`; by default those of the spec.
+            keeps_text: Leave `tile.text`, which has no `text_weight`, as it is.
+        """
         # Columns `[N, 1]` from here on, split into blocks at once: a block is so little work that overhead would show
-        weights = (None if weight is None else weight * self.spec.logit_scale for weight in tile[3:])
-        columns = [x if x is None else x.unsqueeze(1) for x in (tile.labels, *weights, *stats)]
+        scaled = {
+            name: None if (weight := getattr(tile, name)) is None else weight * self.spec.logit_scale
+            for name in ("text_weight", "vision_weight", "kl_weight")
+        }
+        columns = [x if x is None or x.dim() > 1 else x.unsqueeze(1) for x in (*tile._replace(**scaled), *stats)]
         n_blocks = -(-len(tile.labels) // self.block_rows)
-        blocks = [
-            [None] * n_blocks if x is None else x.split(self.block_rows) for x in (tile.text, tile.vision, *columns)
-        ]
+        blocks = [[None] * n_blocks if x is None else x.split(self.block_rows) for x in columns]
         for fields in zip(*blocks, strict=True):
             self._borrowed = 0
-            self._block(TileRows(*fields[: len(tile)]), TokenStats(*fields[len(tile) :]))
+            block = TileRows(*fields[: len(tile)])
+            self._block(block, TokenStats(*fields[len(tile) :]), teacher_rules or self._rules, keeps_text)
 
     def _borrow(self, n_rows: int) -> torch.Tensor:
         self._borrowed += 1
-        return self._scratch[self._borrowed - 1, :n_rows]
+        if self._borrowed > len(
+            self._scratch
+        ):  # for the rows of a teacher that have to stay, or have rules of their own
+            self._scratch.append(torch.empty_like(self._scratch[0]))
+        return self._scratch[self._borrowed - 1][:n_rows]
 
-    def _block(self, tile: TileRows, stats: TokenStats) -> None:
+    def _block(self, tile: TileRows, stats: TokenStats, text_rules, keeps_text: bool) -> None:
         product = self._borrow(len(tile.labels))
-        is_paired = tile.text is not None and tile.vision is not None
-        text = None if tile.text is None else self._open(tile.text, product, is_paired)
-        vision = None if tile.vision is None else self._open(tile.vision, product, is_paired)
-        if self._reads_values and not _all_finite(view.moment for view in (text, vision) if view is not None):
+        is_paired = tile.vision is not None and (tile.text is not None or tile.top_ids is not None)
+        text = None if tile.text is None else self._open(tile.text, product, is_paired, text_rules, keeps_text)
+        vision = None if tile.vision is None else self._open(tile.vision, product, is_paired, self._rules)
+        if self._reads_values and not all_finite(view.moment for view in (text, vision) if view is not None):
             self._block_with_impossible_tokens(text, vision, tile, stats)
             return
         if text is not None:
             _fill(stats.text_nll, stats.text_entropy, stats.text_is_top1, text, tile.labels)
         if vision is not None:
             _fill(stats.vision_nll, stats.vision_entropy, stats.vision_is_top1, vision, tile.labels)
-        if text is not None and vision is not None:
-            stats.kl.copy_(self._divergence(text, vision, tile.kl_weight, product))
+        if vision is not None and is_paired:
+            weight = tile.kl_weight
+            if stats.kl_share is not None:
+                stats.kl_share.copy_(self._share(text, tile, stats))
+                weight = None if weight is None else weight * stats.kl_share
+            if tile.top_ids is not None:
+                kl = self._divergence.of_top(vision, tile.top_ids, tile.top_log_probs, weight, product)
+            else:
+                kl = self._divergence(text, vision, tile.labels, weight, product)
+            stats.kl.copy_(kl)
         if text is not None and tile.text_weight is not None:
             self._close(text, tile.text_weight, tile.labels, None)
         if vision is not None and tile.vision_weight is not None:
             self._close(vision, tile.vision_weight, tile.labels, None if tile.kl_weight is None else product)
 
-    def _open(self, rows: torch.Tensor, product: torch.Tensor, is_paired: bool) -> _View:
-        spec, n_rows = self.spec, len(rows)
-        z = rows if rows.dtype == product.dtype else self._borrow(n_rows).copy_(rows)
-        if spec.logit_scale != 1.0:
-            z.mul_(spec.logit_scale)
+    def _share(self, text: View | None, tile: TileRows, stats: TokenStats) -> torch.Tensor:
+        """The share of `kl_weight`, by the mask and the importance weight."""
+        share: Any = tile.teacher_share
+        if share is None and text is not None:
+            blind_nll = stats.vision_nll if tile.blind_nll is None else tile.blind_nll
+            share = share_by_mask(stats.text_nll, stats.text_is_top1, 1 / text.total, blind_nll, self.spec)
+        share = share_by_importance(share, tile.sampled_nll, stats.vision_nll, self.spec)
+        return torch.ones_like(stats.vision_nll) if share is None else share
+
+    def _open(
+        self,
+        rows: torch.Tensor,
+        product: torch.Tensor,
+        is_paired: bool,
+        rules: tuple[float, float | None],
+        keeps: bool = False,
+    ) -> View:
+        (scale, softcap), n_rows = rules, len(rows)
+        z = rows if rows.dtype == product.dtype and not keeps else self._borrow(n_rows).copy_(rows)
+        if scale != 1.0:
+            z.mul_(scale)
         slope = None
-        if spec.logit_softcap is not None:
-            z.div_(spec.logit_softcap).tanh_()
+        if softcap is not None:
+            z.div_(softcap).tanh_()
             slope = torch.mul(z, z, out=self._borrow(n_rows)).neg_().add_(1.0)
-            z.mul_(spec.logit_softcap)
+            z.mul_(softcap)
         z.sub_(z.amax(1, keepdim=True))
         e = torch.exp(z, out=self._borrow(n_rows))
         total = e.sum(1, keepdim=True)
         moment = self._times(e, z, product).sum(1, keepdim=True)
         tempered, tempered_total = e, total
-        if is_paired and spec.temperature != 1.0:
-            tempered = torch.mul(z, 1.0 / spec.temperature, out=self._borrow(n_rows)).exp_()
+        if is_paired and self.spec.temperature != 1.0:
+            tempered = torch.mul(z, 1.0 / self.spec.temperature, out=self._borrow(n_rows)).exp_()
             tempered_total = tempered.sum(1, keepdim=True)
-        return _View(rows, z, slope, e, total, moment, tempered, tempered_total)
+        return View(rows, z, slope, e, total, moment, tempered, tempered_total)
 
     def _times(self, probability: torch.Tensor, value: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """probability·value, where 0 times an infinity counts as 0; on a CPU, NaN."""
         torch.mul(probability, value, out=out)
         return out if self._reads_values else out.nan_to_num_(0.0, math.inf, -math.inf)
 
-    # Each of these returns the divergence `[R, 1]` and, if there is a weight, leaves weight × its gradient in
-    # `product`. They overwrite the logits of both views.
-
-    def _forward_kl(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
-        gap = text.logits.sub_(vision.logits)
-        expected_gap = self._times(text.tempered, gap, product).sum(1, keepdim=True).div_(text.tempered_total)
-        if weight is not None:
-            weight = weight / self.spec.temperature
-            torch.mul(vision.tempered, weight / vision.tempered_total, out=product)
-            product.addcmul_(text.tempered, weight / text.tempered_total, value=-1.0)
-        return expected_gap / self.spec.temperature + (vision.tempered_total / text.tempered_total).log_()
-
-    def _reverse_kl(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
-        gap = vision.logits.sub_(text.logits)
-        expected_gap = self._times(vision.tempered, gap, product).sum(1, keepdim=True).div_(vision.tempered_total)
-        if weight is not None:
-            self._times(vision.tempered, gap.sub_(expected_gap), product)
-            product.mul_(weight / (self.spec.temperature**2 * vision.tempered_total))
-            # Not finite: likely in the vision_centric view, (next to) impossible in the other
-            if not (self._reads_values and _all_finite([expected_gap])):
-                product.masked_fill_(weight == 0, 0.0)
-        return expected_gap / self.spec.temperature + (text.tempered_total / vision.tempered_total).log_()
-
-    def _jsd(self, text: _View, vision: _View, weight, product) -> torch.Tensor:
-        beta, tau, log_student_share = self.spec.beta, self.spec.temperature, math.log(1 - self.spec.beta)
-        shift = math.log(self.spec.beta) - log_student_share
-        if tau < 1:  # the lowest of all floats, as masks use it, would become −inf in both views, and their gap a NaN
-            for view in (text, vision):
-                view.logits.clamp_(min=tau / 4 * torch.finfo(view.logits.dtype).min)
-        log_q_r = text.logits.div_(tau).sub_(text.tempered_total.log() - shift)  # raised by `shift`
-        log_q_v = vision.logits.div_(tau).sub_(vision.tempered_total.log())
-        # log m − log(1 − β), in logarithms: both probabilities may be too small for a float
-        torch.logaddexp(log_q_v, log_q_r, out=product)
-        ratio_r, ratio_v = log_q_r.sub_(product), log_q_v.sub_(product)
-        kl_r = self._times(text.tempered, ratio_r, product).sum(1, keepdim=True).div_(text.tempered_total)
-        kl_v = self._times(vision.tempered, ratio_v, product).sum(1, keepdim=True).div_(vision.tempered_total)
-        if weight is not None:
-            self._times(vision.tempered, ratio_v.sub_(kl_v), product)
-            product.mul_((1 - beta) * weight / (tau * vision.tempered_total))
-        return beta * (kl_r - shift) + (1 - beta) * kl_v - log_student_share
-
-    def _close(self, view: _View, weight, labels, of_divergence: torch.Tensor | None) -> None:
+    def _close(self, view: View, weight, labels, of_divergence: torch.Tensor | None) -> None:
         """Write the gradient of a view's rows: weight × that of the cross-entropy, plus that of the divergence."""
         if of_divergence is None:
             gradient = torch.mul(view.exponentials, weight / view.total, out=view.logits)
@@ -200,19 +174,26 @@ class TorchRows:
         _store(view, gradient)
 
     def _block_with_impossible_tokens(
-        self, text: _View | None, vision: _View | None, tile: TileRows, stats: TokenStats
+        self, text: View | None, vision: View | None, tile: TileRows, stats: TokenStats
     ) -> None:
-        weights = (0.0 if weight is None else weight.squeeze(1) for weight in tile[3:])
-        group = TokenGroup(None, None, tile.labels.squeeze(1), *weights)
+        weights = [0.0 if weight is None else weight.squeeze(1) for weight in tile[3:6]]
+        nlls = [None if nll is None else nll.squeeze(1) for nll in (tile.blind_nll, tile.sampled_nll)]
+        labels = tile.labels.squeeze(1)
+        group = TokenGroup(None, None, labels, *weights, blind_nll=nlls[0], sampled_nll=nlls[1])
+        # Of an anchor neither the mask nor importance weights are asked for
+        spec = self.spec if stats.kl_share is not None else replace(self.spec, kl_mask="all", importance_clip=None)
+        target, share = None, None if tile.teacher_share is None else tile.teacher_share.squeeze(1)
+        if tile.top_ids is not None:  # what else there is to know of it is in the share
+            target = Target(tile.top_log_probs, tile.top_ids, *[stats.vision_nll.squeeze(1)] * 5)
         with torch.enable_grad():
             leaves = [
                 None if view is None else view.logits.clone().requires_grad_(weight is not None)
                 for view, weight in ((text, tile.text_weight), (vision, tile.vision_weight))
             ]
             text_logits, vision_logits = leaves
-            loss, found = losses_of_logits(text_logits, vision_logits, group, self.spec)
+            loss, found = losses_of_logits(text_logits, vision_logits, group, spec, target, share)
         for own, values in zip(stats, found, strict=True):
-            if own is not None:
+            if own is not None and values is not None:
                 own.copy_(values.unsqueeze(1))
         wanted = [
             (view, leaf)
@@ -230,11 +211,7 @@ def reads_values(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _all_finite(columns: Iterable[torch.Tensor]) -> bool:
-    return math.isfinite(sum(column.sum().item() for column in columns))
-
-
-def _fill(nll, entropy, is_top1, view: _View, labels) -> None:
+def _fill(nll, entropy, is_top1, view: View, labels) -> None:
     target = view.logits.gather(1, labels)
     log_total = view.total.log()
     torch.sub(log_total, target, out=nll)
@@ -253,7 +230,7 @@ def _is_first_maximum(z_RV: torch.Tensor, labels: torch.Tensor, target: torch.Te
     return is_top1
 
 
-def _store(view: _View, gradient: torch.Tensor) -> None:
+def _store(view: View, gradient: torch.Tensor) -> None:
     if view.slope is not None:
         gradient.mul_(view.slope)
     if gradient is not view.rows:

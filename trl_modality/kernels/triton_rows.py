@@ -35,14 +35,14 @@ class TritonRows:
         """0: everything beside the tile is in registers."""
         return 0
 
-    def __call__(self, tile: TileRows, stats: TokenStats) -> None:
+    def __call__(self, tile: TileRows, stats: TokenStats, teacher_rules=None, keeps_text=False) -> None:
         """Turn the tile's logits into gradients, and fill `stats`, the contiguous `[N]` tensors of its tokens."""
         rows: Any = tile.vision if tile.text is None else tile.text
         n_tokens, vocab_size = rows.shape
         is_paired = tile.text is not None and tile.vision is not None
         spec = self.spec
         # What is absent is neither read nor written, but every pointer has to point somewhere
-        weights = [rows if weight is None else weight.contiguous() for weight in tile[3:]]
+        weights = [rows if weight is None else weight.contiguous() for weight in tile[3:6]]
         with _on_device_of(rows):
             kernel: Any = rows_kernel
             kernel[(n_tokens,)](
@@ -50,7 +50,7 @@ class TritonRows:
                 rows if tile.vision is None else tile.vision,
                 tile.labels.contiguous(),
                 *weights,
-                *(rows if own is None else own for own in stats),
+                *(rows if own is None else own for own in stats[:7]),
                 rows.stride(0),
                 vocab_size,
                 spec.logit_scale,
