@@ -5,7 +5,7 @@ import torch
 
 from tests.testing.counting import Products
 from tests.testing.losses import DEVICE, FAST_BACKENDS, make_case, run
-from trl_modality.kernels import one_pass, paired_linear_loss
+from trl_modality.kernels import group_pass, paired_linear_loss
 from trl_modality.kernels.gradient_filter import MOST_KEPT, kept_columns
 
 
@@ -60,7 +60,7 @@ def test_of_every_token_as_much_is_left_out_as_is_allowed(backend, threshold, mo
         lost.append(gradient_NV.abs().sum(1) - (0 if columns is None else gradient_NV[:, columns].abs().sum(1)))
         return columns
 
-    monkeypatch.setattr(one_pass, "kept_columns", watched)
+    monkeypatch.setattr(group_pass, "kept_columns", watched)
     run(case, backend, gradient_filter=threshold)
     allowed = threshold * (1.0 + 2.0) / 7
     assert 0.5 * allowed < torch.cat(lost).max() <= allowed * (1 + 1e-5)

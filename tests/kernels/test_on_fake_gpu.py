@@ -130,7 +130,7 @@ def test_values_that_nobody_vouches_for_are_read_once():
         loss_on(gpu, case, SPECS["forward_kl"], backend="torch")
         (point,) = gpu.blocking
         assert gpu.blocking[point] == 1
-        assert point.by.endswith("_checked_values")
+        assert point.by.endswith("checked_values")
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
@@ -160,7 +160,7 @@ def test_the_public_function_and_its_filter(backend):
         assert_close(gpu, results["filtered"], truth, 2e-2)
         assert not gpu.unexplained(
             {
-                "trl_modality/kernels/paired_loss.py:* _checked_values": "once, of values that nobody vouches for",
+                "trl_modality/kernels/checks.py:* checked_values": "once, of values that nobody vouches for",
                 "trl_modality/kernels/gradient_filter.py:*": "columns by their values",
             }
         )

@@ -10,6 +10,7 @@ from .head import HeadProducts
 from .reference import Target, share_by_mask, target_of_top_tokens
 from .spec import (
     IGNORE_INDEX,
+    SAMPLED,
     LossSpec,
     Teacher,
     TileRows,
@@ -173,7 +174,10 @@ class GroupPass:
             share = None
             if stats.kl_share is not None:
                 share = share_by_mask(target.nll, target.is_top1, target.p_max, tile.blind_nll, spec)
-            tile = tile._replace(top_ids=target.ids, top_log_probs=target.log_p, teacher_share=share)
+            if spec.divergence in SAMPLED:
+                tile = tile._replace(label_log_p=target.label_log_p, teacher_share=share)
+            else:
+                tile = tile._replace(top_ids=target.ids, top_log_probs=target.log_p, teacher_share=share)
         rows(tile, stats._replace(text_nll=None, text_entropy=None, text_is_top1=None))
 
     def weighted_loss(self) -> torch.Tensor:

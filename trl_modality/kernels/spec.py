@@ -189,6 +189,8 @@ class TileRows(NamedTuple):
     taken then."""
     top_log_probs: torch.Tensor | None = None
     """`[N, K + 1]`, at the temperature of the divergence, the last of all others together."""
+    label_log_p: torch.Tensor | None = None
+    """`[N]`, what a teacher without `text` says of the labels, for divergences that look at nothing else."""
     teacher_share: torch.Tensor | None = None
     """`[N]`, the share of `kl_weight` by `kl_mask`, where `text` is not there to tell it."""
 

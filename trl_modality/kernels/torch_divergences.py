@@ -71,7 +71,8 @@ class Divergences:
     def __call__(self, teacher: View, student: View, labels: torch.Tensor, weight, product) -> torch.Tensor:
         """Of two views of the same tokens."""
         if self._of_views is None:
-            return self._sampled(teacher, student, labels, weight, product)
+            log_p = teacher.label_log_p(labels, self.spec.temperature)
+            return self.of_label(log_p, student, labels, weight, product)
         return self._of_views(teacher, student, weight, product)
 
     def of_top(self, student: View, ids_RK, log_p_RC, weight, product) -> torch.Tensor:
@@ -162,10 +163,10 @@ class Divergences:
             product.mul_(weight / tau)
         return kl
 
-    def _sampled(self, teacher: View, student: View, labels: torch.Tensor, weight, product) -> torch.Tensor:
+    def of_label(self, log_p, student: View, labels: torch.Tensor, weight, product) -> torch.Tensor:
+        """The estimate of a divergence from what the teacher says of the labels `[R, 1]`, at the temperature."""
         tau = self.spec.temperature
-        log_p, log_q = teacher.label_log_p(labels, tau), student.label_log_p(labels, tau)
-        kl, coefficient = sampled(log_p, log_q, self.spec.divergence)
+        kl, coefficient = sampled(log_p, student.label_log_p(labels, tau), self.spec.divergence)
         if weight is not None:
             coefficient = _finite(coefficient * weight / tau, weight)
             torch.mul(student.tempered, coefficient / student.tempered_total, out=product)

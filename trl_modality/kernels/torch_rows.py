@@ -97,7 +97,8 @@ class TorchRows:
 
     def _block(self, tile: TileRows, stats: TokenStats, text_rules, keeps_text: bool) -> None:
         product = self._borrow(len(tile.labels))
-        is_paired = tile.vision is not None and (tile.text is not None or tile.top_ids is not None)
+        has_teacher = tile.text is not None or tile.top_ids is not None or tile.label_log_p is not None
+        is_paired = tile.vision is not None and has_teacher
         text = None if tile.text is None else self._open(tile.text, product, is_paired, text_rules, keeps_text)
         vision = None if tile.vision is None else self._open(tile.vision, product, is_paired, self._rules)
         if self._reads_values and not all_finite(view.moment for view in (text, vision) if view is not None):
@@ -112,7 +113,9 @@ class TorchRows:
             if stats.kl_share is not None:
                 stats.kl_share.copy_(self._share(text, tile, stats))
                 weight = None if weight is None else weight * stats.kl_share
-            if tile.top_ids is not None:
+            if tile.label_log_p is not None:
+                kl = self._divergence.of_label(tile.label_log_p, vision, tile.labels, weight, product)
+            elif tile.top_ids is not None:
                 kl = self._divergence.of_top(vision, tile.top_ids, tile.top_log_probs, weight, product)
             else:
                 kl = self._divergence(text, vision, tile.labels, weight, product)
@@ -185,6 +188,9 @@ class TorchRows:
         target, share = None, None if tile.teacher_share is None else tile.teacher_share.squeeze(1)
         if tile.top_ids is not None:  # what else there is to know of it is in the share
             target = Target(tile.top_log_probs, tile.top_ids, *[stats.vision_nll.squeeze(1)] * 5)
+        elif tile.label_log_p is not None:
+            label_log_p = tile.label_log_p.squeeze(1)
+            target = Target(label_log_p, None, label_log_p, *[stats.vision_nll.squeeze(1)] * 4)
         with torch.enable_grad():
             leaves = [
                 None if view is None else view.logits.clone().requires_grad_(weight is not None)
