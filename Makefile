@@ -37,7 +37,7 @@ test: $(READY)  ## the whole suite (about a quarter of an hour on two cores)
 test-fast: $(READY)  ## the suite without the slow tests (about eight minutes on two cores)
 	$(BIN)/python $(PYTEST) -m "not slow"
 
-FLOOR := trl==1.16.0 transformers==5.19.0 accelerate==1.12.0 datasets==4.7.0 peft==0.18.0 pillow==10.1.0 jinja2==3.1.0 filelock==3.10.0 xxhash==3.0.0
+FLOOR := trl==1.16.0 transformers==5.19.0 accelerate==1.12.0 datasets==4.8.0 peft==0.18.0 pillow==10.1.0 jinja2==3.1.0 filelock==3.10.0 xxhash==3.0.0
 test-floor:  ## the fast tests on the lowest versions that pyproject.toml allows, in an environment of their own
 	$(PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet --editable '.[dev]' $(FLOOR)

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from transformers.trainer_jit_checkpoint import CheckpointManager
 from trl import SFTConfig, SFTTrainer
 
+from tests.families.models import IS_OLDER
 from tests.testing.tiny import pair_dataset, pair_row, tiny_llava, written_out
 from tests.testing.tiny_families import build, is_built
 from trl_modality import ModalityBalancedSFTTrainer
@@ -366,6 +367,7 @@ def test_a_data_loader_has_one_place_where_its_iterators_are_made():
     assert "DataLoader worker (pid(s) " in workers
 
 
+@pytest.mark.skipif(IS_OLDER, reason="the host's fault of later releases")
 def test_llama4_reads_what_its_language_model_does_not_return():
     """`mend_llama4` can go when this fails."""
     with pytest.raises(AttributeError, match="image_outputs"):

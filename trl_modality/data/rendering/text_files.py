@@ -59,7 +59,9 @@ def _opened(dataset: Any, split: str | None) -> Dataset:
     except ValueError as error:
         if "no data" in str(error):
             raise ValueError(f"{path} has no row.") from error
-        raise
+        if path.name in str(error):
+            raise
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}.") from error
 
 
 def _table_rows(path: Path) -> list[dict[str, Any]]:
