@@ -6,6 +6,7 @@ from trl import SFTConfig, TrlParser
 
 from trl_modality import ModalityBalancedSFTConfig
 from trl_modality.curriculum import Mix, get_schedule
+from trl_modality.distillation.config import DistillationConfig
 from trl_modality.parts.config import PartsConfig
 from trl_modality.training.prepare import paired_config
 
@@ -15,8 +16,8 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
-    doc = f"{PartsConfig.__doc__}\n{ModalityBalancedSFTConfig.__doc__}"
-    assert len(OURS) == 36
+    doc = f"{PartsConfig.__doc__}\n{DistillationConfig.__doc__}\n{ModalityBalancedSFTConfig.__doc__}"
+    assert len(OURS) == 45
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -31,6 +32,54 @@ def test_every_field_is_documented_once_and_alike():
         assert words(text) == words(field.metadata["help"]), field.name
 
 
+REACHED = {
+    "text_rich_weight": 0.0,
+    "vision_centric_weight": 2.0,
+    "max_pixels": 65536,
+    "min_pixels": 1024,
+    "kl_weight": 0.5,
+    "divergence": "jsd",
+    "beta": 0.25,
+    "kl_temperature": 2.0,
+    "loss_backend": "reference",
+    "loss_tile_mib": 64.0,
+    "gradient_filter": 0.001,
+    "share_prefix": True,
+    "overlong": "drop",
+    "curriculum": "two_stage",
+    "curriculum_switch": 0.2,
+    "curriculum_period": 0.25,
+    "curriculum_target_gap": 0.1,
+    "curriculum_window": 8,
+    "kl_schedule": "until",
+    "kl_schedule_at": 0.6,
+    "replay_ratio": 0.3,
+    "replay_schedule": "from",
+    "replay_schedule_at": 0.7,
+    "check_rows": -1,
+    "gap_eval_rows": 64,
+    "gap_eval_max_new_tokens": 32,
+    "gap_eval_tolerance": 0.01,
+    "bad_rows": "skip",
+    "bad_rows_limit": 20.0,
+    "data_timeout": 60.0,
+    "on_nonfinite": "skip",
+    "nonfinite_limit": 3,
+    "resume_overrides": ["kl_weight", "model"],
+    "teacher": "ema",
+    "teacher_ema_decay": 0.9,
+    "teacher_top_k": 32,
+    "teacher_model_init_kwargs": {"revision": "main"},
+    "anchor": "ema",
+    "anchor_weight": 0.5,
+    "kl_clip": 0.05,
+    "kl_mask": "confident",
+    "kl_confidence": 0.9,
+    "train_parts": {"language_model": 1e-5, "vision_tower": 0.0},
+    "lora_parts": ["attention", "last_n_layers=2"],
+}
+
+
 def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -43,6 +92,8 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "bad_rows: skip\nbad_rows_limit: 20\ndata_timeout: 60\n"
         "on_nonfinite: skip\nnonfinite_limit: 3\n"
         "resume_overrides: [kl_weight, model]\n"
+        "teacher: ema\nteacher_ema_decay: 0.9\nteacher_top_k: 32\nteacher_model_init_kwargs:\n  revision: main\n"
+        "anchor: ema\nanchor_weight: 0.5\nkl_clip: 0.05\nkl_mask: confident\nkl_confidence: 0.9\n"
         "train_parts:\n  language_model: 1e-5\n  vision_tower: 0\ncache_image_features: true\n"
     )
     flags = (
@@ -53,44 +104,7 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
     base = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--config", str(recipe)]
     (args,) = TrlParser((ModalityBalancedSFTConfig,)).parse_args_and_config([*base, *flags.split()])
     given = {field.name: getattr(args, field.name) for field in OURS}
-    assert given == {
-        "text_rich_weight": 0.0,
-        "vision_centric_weight": 2.0,
-        "max_pixels": 65536,
-        "min_pixels": 1024,
-        "kl_weight": 0.5,
-        "divergence": "jsd",
-        "beta": 0.25,
-        "kl_temperature": 2.0,
-        "loss_backend": "reference",
-        "loss_tile_mib": 64.0,
-        "gradient_filter": 0.001,
-        "share_prefix": True,
-        "overlong": "drop",
-        "curriculum": "two_stage",
-        "curriculum_switch": 0.2,
-        "curriculum_period": 0.25,
-        "curriculum_target_gap": 0.1,
-        "curriculum_window": 8,
-        "kl_schedule": "until",
-        "kl_schedule_at": 0.6,
-        "replay_ratio": 0.3,
-        "replay_schedule": "from",
-        "replay_schedule_at": 0.7,
-        "check_rows": -1,
-        "gap_eval_rows": 64,
-        "gap_eval_max_new_tokens": 32,
-        "gap_eval_tolerance": 0.01,
-        "bad_rows": "skip",
-        "bad_rows_limit": 20.0,
-        "data_timeout": 60.0,
-        "on_nonfinite": "skip",
-        "nonfinite_limit": 3,
-        "resume_overrides": ["kl_weight", "model"],
-        "train_parts": {"language_model": 1e-5, "vision_tower": 0.0},
-        "lora_parts": ["attention", "last_n_layers=2"],
-        "cache_image_features": str(tmp_path / "_image_features"),
-    }
+    assert given == REACHED | {"cache_image_features": f"{tmp_path}/_image_features"}
 
 
 @pytest.mark.parametrize(("written", "value"), [("auto", "auto"), ("true", True), ("false", False)])

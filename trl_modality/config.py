@@ -6,18 +6,18 @@ from typing import Literal
 from ._fields import check_numbers
 from .config_checks import NONFINITE_POLICIES, check_config, choose_metric
 from .curriculum.schedule import FACTORS, SCHEDULES
+from .distillation.config import DistillationConfig
 from .kernels.backends import BACKENDS
 from .kernels.spec import DIVERGENCES
-from .parts.config import PartsConfig
 from .views import BAD_ROW_POLICIES, OVERLONG_POLICIES
 
 
 @dataclass
-class ModalityBalancedSFTConfig(PartsConfig):
+class ModalityBalancedSFTConfig(DistillationConfig):
     r"""
-    Configuration of [`ModalityBalancedSFTTrainer`]: every field of [`~trl.SFTConfig`] and [`PartsConfig`], and those
-    below, which act only on datasets with pairs. Reachable from the command line and from YAML through
-    [`~trl.TrlParser`].
+    Configuration of [`ModalityBalancedSFTTrainer`]: every field of [`~trl.SFTConfig`], [`PartsConfig`] and
+    [`DistillationConfig`], and those below, which act only on datasets with pairs. Reachable from the command line and
+    from YAML through [`~trl.TrlParser`].
 
     Parameters:
         > Parameters that control the loss
@@ -30,7 +30,8 @@ class ModalityBalancedSFTConfig(PartsConfig):
             Weight of the divergence from the model's own text_rich prediction (no gradient) to its vision_centric one.
             0 gives plain SFT on both views. A view that no weight uses is not run at all.
         divergence (`str`, *optional*, defaults to `"forward_kl"`):
-            `"forward_kl"`, `"reverse_kl"` or `"jsd"`, over the whole vocabulary.
+            `"forward_kl"`, `"reverse_kl"` or `"jsd"`, over the whole vocabulary; or estimates from the completion's
+            own tokens: `"sampled_k3"`, as arXiv 2510.22836 has it, and `"sampled_reverse_kl"`.
         beta (`float`, *optional*, defaults to `0.5`):
             Mixture coefficient of `"jsd"`, in [0, 1]; 0 is the forward KL, 1 the reverse KL, as in TRL.
         kl_temperature (`float`, *optional*, defaults to `1.0`):
@@ -174,7 +175,8 @@ class ModalityBalancedSFTConfig(PartsConfig):
     divergence: str = field(
         default="forward_kl",
         metadata={
-            "help": "`'forward_kl'`, `'reverse_kl'` or `'jsd'`, over the whole vocabulary.",
+            "help": "`'forward_kl'`, `'reverse_kl'` or `'jsd'`, over the whole vocabulary; or estimates from the "
+            "completion's own tokens: `'sampled_k3'`, as arXiv 2510.22836 has it, and `'sampled_reverse_kl'`.",
             "choices": list(DIVERGENCES),
         },
     )

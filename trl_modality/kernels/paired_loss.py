@@ -121,8 +121,7 @@ def paired_linear_loss(
             would add above that has no gradient.
         kl_mask: which tokens learn from the teacher: `"all"`; `"teacher_correct"`, those whose label is its likeliest
             token; `"confident"`, those where that has a probability of `confidence` at least; `"visual_advantage"`,
-            each by the share 1 − p_blind/p of the label that the teacher owes to what the student does not see. The
-            statistics of `kl` are of all tokens.
+            each by the share 1 − p_blind/p of the label that the teacher owes to what the student does not see.
         confidence: in [0, 1], for `"confident"`.
         blind_nll: `[M]`, nats: what `teacher` says of the labels where it sees no more than the student. For a live
             teacher that is the vision_centric view, and need not be given.
@@ -159,24 +158,14 @@ def paired_linear_loss(
     """
     weights = (text_weight, vision_weight, kl_weight, anchor_weight)
     group = TokenGroup(text_hidden, vision_hidden, labels, *weights, teacher, anchor, blind_nll, sampled_nll)
+    how = (divergence, beta, temperature, logit_scale, logit_softcap)
     if normalizer is None:
         normalizer = len(group.hidden) * (labels != IGNORE_INDEX).sum()
     loss, (stats,) = grouped_linear_loss(
         [group],
         lm_head_weight,
         lm_head_bias=lm_head_bias,
-        spec=LossSpec(
-            divergence,
-            beta,
-            temperature,
-            logit_scale,
-            logit_softcap,
-            kl_clip,
-            kl_mask,
-            confidence,
-            importance_clip,
-            teacher_top_k,
-        ),
+        spec=LossSpec(*how, kl_clip, kl_mask, confidence, importance_clip, teacher_top_k),
         normalizer=normalizer,
         backend=backend,
         tile_mib=tile_mib,

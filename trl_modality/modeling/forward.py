@@ -4,7 +4,7 @@ import functools
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,71 +15,17 @@ from transformers.utils import ModelOutput
 from .._compat import excluded_tokens, experts_of, gathered_head, head_logit_scale, mend_llama4
 from ..collation.cross_attention import images_of_rows
 from ..collation.layout import ViewLayout, with_images_repeated
-from ..kernels import LossSpec, TokenGroup, TokenStats, grouped_linear_loss
+from ..kernels import TokenGroup, TokenStats, grouped_linear_loss
 from ..views import View
 from .backbone import run_backbone
 from .cross_attention import images_read_by_rows
 from .families import head_is_inside
+from .loss_settings import LossSettings
+from .teaching import PairedStates, Teachings, states_of
 from .token_layout import PAIRS, TokenLayout, TokenLayouts, has_own_tokens, on_host
 
 
 _KNOWS_PAIRED_LOSS = "_knows_paired_loss"
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """The weights and options of the paired loss, the same for every step of a run; see `paired_linear_loss`."""
-
-    text_rich_weight: float = 1.0
-    vision_centric_weight: float = 1.0
-    kl_weight: float = 1.0
-    """Times the factor of the step, which is in the batch (`ViewLayout.kl_factor`)."""
-    divergence: str = "forward_kl"
-    beta: float = 0.5
-    temperature: float = 1.0
-    backend: str = "auto"
-    tile_mib: float | None = None
-    gradient_filter: float = 0.0
-    share_prefix: bool = False
-    """Run what the views of a pair have in common once; for a decoder with `shared_prefix` attention."""
-    padding_free: bool = False
-    """Run all rows as one sequence; for a decoder with `shared_prefix` attention."""
-
-    @classmethod
-    def from_config(cls, args: Any, *, share_prefix: bool) -> "LossSettings":
-        """Those of a `ModalityBalancedSFTConfig`; whether prefixes are shared is decided by the model too."""
-        return cls(
-            text_rich_weight=args.text_rich_weight,
-            vision_centric_weight=args.vision_centric_weight,
-            kl_weight=args.kl_weight,
-            divergence=args.divergence,
-            beta=args.beta,
-            temperature=args.kl_temperature,
-            backend=args.loss_backend,
-            tile_mib=args.loss_tile_mib,
-            gradient_filter=args.gradient_filter,
-            share_prefix=share_prefix,
-            padding_free=args.padding_free,
-        )
-
-    @property
-    def needs_segments(self) -> bool:
-        """Whether rows are laid into one sequence, for which the decoder needs `shared_prefix` attention."""
-        return self.share_prefix or self.padding_free
-
-    def with_rows_apart(self) -> "LossSettings":
-        """The same losses from padded rows, for a decoder with any attention."""
-        return replace(self, share_prefix=False, padding_free=False) if self.needs_segments else self
-
-    @property
-    def supervised_views(self) -> set[View]:
-        """The views whose tokens N counts: those with a cross-entropy; the vision_centric one if neither has any."""
-        supervised = {View.PLAIN, View.REPLAY}
-        if self.text_rich_weight:
-            supervised.add(View.TEXT_RICH)
-        if self.vision_centric_weight or not self.text_rich_weight:
-            supervised.add(View.VISION_CENTRIC)
-        return supervised
 
 
 @dataclass
@@ -157,6 +103,8 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         paired_loss: LossSettings | None = None,
         view_layout: ViewLayout | None = None,
         token_layout: TokenLayout | None = None,
+        teachings: Teachings | None = None,
+        paired_states: bool = False,
         **kwargs,
     ):
         if paired_loss is None and view_layout is not None:
@@ -174,7 +122,9 @@ def add_paired_loss(model: PreTrainedModel) -> None:
         backbone_output = run_backbone(self, kwargs, view_layout, tokens, original_forward)
         head = self.get_output_embeddings()
         hidden = backbone_output.last_hidden_state.flatten(0, 1).to(head.weight.device)
-        output = _losses(hidden, tokens, view_layout, settings, num_items_in_batch, head, rules)
+        if paired_states:
+            return _states(hidden, tokens, head, rules)
+        output = _losses(hidden, tokens, view_layout, settings, num_items_in_batch, head, rules, teachings)
         if kwargs.get("output_router_logits"):
             counts = tokens.inputs.get("n_rows") if tokens.packs else kwargs.get("attention_mask")
             output.aux_loss = _router_loss(text_config, getattr(backbone_output, "router_logits", None), counts)
@@ -234,8 +184,21 @@ def _whole(parameter: Any) -> Any:
     return whole
 
 
+def _states(hidden, tokens: TokenLayout, head, rules: HeadRules) -> PairedStates:
+    """The hidden states of all supervised tokens, and the head as it is now, both without a gradient."""
+    with gathered_head(head.weight, head.bias):
+        return states_of(hidden.detach(), tokens, head.weight, head.bias, rules, _whole)
+
+
 def _losses(
-    hidden, tokens: TokenLayout, layout: ViewLayout, settings: LossSettings, num_items, head, rules: HeadRules
+    hidden,
+    tokens: TokenLayout,
+    layout: ViewLayout,
+    settings: LossSettings,
+    num_items,
+    head,
+    rules: HeadRules,
+    teachings: Teachings | None,
 ) -> PairedModelOutput:
     """The losses of all supervised tokens, from the hidden states `[T, H]`, in one pass."""
     if num_items is None:
@@ -244,45 +207,67 @@ def _losses(
     with gathered_head(head.weight, head.bias):
         weight, bias = _whole(head.weight), _whole(head.bias)
         tokens.check_labels(vocab_size=len(weight))
-        groups = _token_groups(hidden, tokens, settings, kl_factor=layout.kl_factor)
+        groups = _token_groups(hidden, tokens, settings, teachings or Teachings(), kl_factor=layout.kl_factor)
         loss, stats = grouped_linear_loss(
             list(groups.values()),
             weight,
             lm_head_bias=rules.bias_without_excluded(weight, bias),
-            spec=LossSpec(
-                settings.divergence, settings.beta, settings.temperature, rules.logit_scale, rules.logit_softcap
-            ),
+            spec=settings.spec(rules),
             normalizer=num_items,
             backend=settings.backend,
             tile_mib=settings.tile_mib,
             gradient_filter=settings.gradient_filter,
             checked=True,
         )
-    stats_of: dict[str, Any] = dict(zip(groups, stats, strict=True))
+    stats_of: dict[str, Any] = {
+        name: _of_one_view(*each) for (name, *each) in zip(groups, groups.values(), stats, strict=True)
+    }
     return PairedModelOutput(loss=loss, **stats_of)
 
 
-def _token_groups(hidden, tokens: TokenLayout, settings: LossSettings, kl_factor: float) -> dict[str, TokenGroup]:
+def _of_one_view(group: TokenGroup, stats: TokenStats) -> TokenStats:
+    """The statistics of rows without a partner in the fields of `vision_`, also where an anchor holds them."""
+    if group.vision_hidden is not None:
+        return stats
+    text = {name: getattr(stats, f"text_{name}") for name in ("nll", "entropy", "is_top1")}
+    return stats._replace(**{f"vision_{name}": values for name, values in text.items()})
+
+
+def _token_groups(
+    hidden, tokens: TokenLayout, settings: LossSettings, teachings: Teachings, kl_factor: float
+) -> dict[str, TokenGroup]:
     """The supervised tokens of the pairs that are there in both views, and those of the other rows of each view."""
     weights = {
         View.TEXT_RICH.value: settings.text_rich_weight,
         View.VISION_CENTRIC.value: settings.vision_centric_weight,
     }
+    anchors = {View.REPLAY.value: settings.replay_anchor_weight}
     groups = {}
     for name, tensors in tokens.groups.items():
         found = {key: tensor.to(hidden.device) for key, tensor in tensors.items()}
         text_hidden, text_weight, weight, kl_weight = None, 0.0, weights.get(name, 1.0), 0.0
+        anchor, anchor_weight = teachings.anchors.get(name), anchors.get(name, settings.anchor_weight)
+        if anchor is None or not anchor_weight:
+            anchor, anchor_weight = None, 0.0
         if name == PAIRS:
             text_hidden = hidden.index_select(0, found["text_places"])
             text_weight = _weight(settings.text_rich_weight, found.get("text_has_cross_entropy"), hidden.dtype)
             weight, kl_weight = settings.vision_centric_weight, settings.kl_weight * kl_factor
+        own = hidden.index_select(0, found["places"])
+        weight = _weight(weight, found.get("has_cross_entropy"), hidden.dtype)
+        if anchor is not None and name != PAIRS:  # what is held stands where the text_rich view does
+            text_hidden, own, text_weight, weight = own, None, weight, 0.0
         groups[name] = TokenGroup(
             text_hidden,
-            hidden.index_select(0, found["places"]),
+            own,
             found["labels"],
             text_weight,
-            _weight(weight, found.get("has_cross_entropy"), hidden.dtype),
+            weight,
             kl_weight,
+            anchor_weight,
+            teachings.teachers.get(name),
+            anchor,
+            teachings.blind_nll.get(name),
         )
     return groups
 

@@ -1,0 +1,1 @@
+"""Whom a model learns from: teachers, and what holds the text view."""
