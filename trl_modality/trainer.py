@@ -15,21 +15,21 @@ from .evaluation.gap import ModalityGapEvaluator
 from .images import PixelLimits
 from .modeling.attention import follows_segments, shared_prefix_attention
 from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward, output_with_logits
-from .modeling.token_layout import CollatorWithTokenLayout, counted_labels, without_stale_layout
+from .modeling.token_layout import counted_labels
 from .training.bad_rows import evaluated_rows, quarantine_of
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
 from .training.choosing import check_choosing
 from .training.datasets import named_datasets, without_repeated_rows
 from .training.gap import EvaluationGap
-from .training.guarded import GuardedSFTTrainer
 from .training.metrics import RunMetrics
 from .training.prepare import check_run, collating_with, prepare_model, prepare_run
 from .training.run_plan import PLAN_STATE, RunPlan
 from .training.run_record import RunRecord
+from .training.taught import TaughtSFTTrainer
 from .views import PAIR_COLUMNS, PLAIN_COLUMNS
 
 
-class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
+class ModalityBalancedSFTTrainer(TaughtSFTTrainer):
     """Supervised fine-tuning on pairs: a cross-entropy in both views of a question, and a KL from one to the other.
 
     A drop-in replacement for [`~trl.SFTTrainer`], with its arguments. A dataset without pairs takes the path of
@@ -55,6 +55,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
             skill stays. A `Dataset` or an `IterableDataset` of `messages`, `prompt` and `completion`, or `text`.
         schedule: In place of the `curriculum` of the config: a function from progress in [0, 1] to a
             [`~trl_modality.curriculum.Mix`].
+        teacher_model: A model that teaches in place of the `teacher` of the config, loaded, of the student's family.
         gap_evaluator: A [`~trl_modality.evaluation.ModalityGapEvaluator`] that is run at every evaluation, with pairs,
             conditions and grading of its own, in place of rows of the `eval_dataset` (`gap_eval_rows`).
         *args, **kwargs: As for `SFTTrainer`. `args` may be a [`ModalityBalancedSFTConfig`] or any config of the host;
@@ -84,6 +85,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
         replay_dataset: Any = None,
         schedule: Schedule | None = None,
         gap_evaluator: ModalityGapEvaluator | None = None,
+        teacher_model: Any = None,
         **kwargs,
     ):
         given = inspect.signature(SFTTrainer.__init__).bind_partial(None, *args, **kwargs).arguments
@@ -93,12 +95,12 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
         super().__init__(**run.arguments)
         if self._uses_views:
             self.args.padding_free = run.padding_free
-            self._set_up_pairs(schedule, own_collator=given.get("data_collator") is not None)
+            self._set_up_pairs(schedule, teacher_model, own_collator=given.get("data_collator") is not None)
         self._gap = EvaluationGap(self, gap_evaluator)
         if self._uses_views:
             check_choosing(self, gap_evaluator, measures_gap=self._gap.is_on)
 
-    def _set_up_pairs(self, schedule: Schedule | None, own_collator: bool) -> None:
+    def _set_up_pairs(self, schedule: Schedule | None, teacher_model: Any, own_collator: bool) -> None:
         """Everything that only a run with pairs has; `SFTTrainer` is complete by now."""
         args: Any = self.args
         reject_parallelism(self.accelerator, args.loss_backend)
@@ -108,6 +110,7 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
         # ranks weigh every token alike with them too
         self.model_accepts_loss_kwargs = True
         self._loss_settings = self.get_loss_settings()
+        self._set_up_teaching(self._token_layouts, teacher_model)
         if not own_collator:
             self.data_collator = self.get_paired_collator()
         check_collator(self.data_collator, args)
@@ -152,12 +155,11 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
         self._loss_settings = self.get_loss_settings()  # the config may have been changed, by a search or its user
         given: Any = self.train_dataset
         used = super()._remove_unused_columns(given, "training") if isinstance(given, Dataset) else given
-        collate = CollatorWithTokenLayout(self.data_collator, self._token_layouts.of(self._loss_settings))
+        collate = self._collating(self.data_collator, self._loss_settings)
         return self._run_plan.data_loader(used, given, collate, self._train_batch_size, self.get_tp_size())
 
     def get_eval_dataloader(self, eval_dataset=None) -> Any:
-        layouts = self._token_layouts.of(self._loss_settings) if self._uses_views else None
-        with collating_with(layouts, self):
+        with collating_with(self, self._loss_settings if self._uses_views else None):
             return with_deadline(super().get_eval_dataloader(eval_dataset), getattr(self.args, "data_timeout", 0))
 
     def _get_num_items_in_batch(self, batch_samples, device):
@@ -187,10 +189,11 @@ class ModalityBalancedSFTTrainer(GuardedSFTTrainer):
             settings = settings.with_rows_apart()  # called by the user, outside of `train` and `evaluate`
         if not training:
             inputs = without_repeated_rows(inputs, self.args, self.accelerator)
-        inputs = without_stale_layout(inputs)
+        inputs, teachings = self._taught(model, inputs, settings)
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
-        output: PairedModelOutput = model(**inputs, paired_loss=settings, num_items_in_batch=num_items_in_batch)
+        teachings |= {"paired_loss": settings, "num_items_in_batch": num_items_in_batch}
+        output: PairedModelOutput = model(**inputs, **teachings)
         is_counted, layout = num_items_in_batch is not None, inputs["view_layout"]
         averages = is_counted and self.args.average_tokens_across_devices
         loss = loss_to_backward(

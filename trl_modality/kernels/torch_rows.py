@@ -95,11 +95,11 @@ class TorchRows:
             self._scratch.append(torch.empty_like(self._scratch[0]))
         return self._scratch[self._borrowed - 1][:n_rows]
 
-    def _block(self, tile: TileRows, stats: TokenStats, text_rules, keeps_text: bool) -> None:
+    def _block(self, tile: TileRows, stats: Any, text_rules, keeps_text: bool) -> None:
         product = self._borrow(len(tile.labels))
         has_teacher = tile.text is not None or tile.top_ids is not None or tile.label_log_p is not None
         is_paired = tile.vision is not None and has_teacher
-        text = None if tile.text is None else self._open(tile.text, product, is_paired, text_rules, keeps_text)
+        text: Any = None if tile.text is None else self._open(tile.text, product, is_paired, text_rules, keeps_text)
         vision = None if tile.vision is None else self._open(tile.vision, product, is_paired, self._rules)
         if self._reads_values and not all_finite(view.moment for view in (text, vision) if view is not None):
             self._block_with_impossible_tokens(text, vision, tile, stats)
@@ -125,7 +125,7 @@ class TorchRows:
         if vision is not None and tile.vision_weight is not None:
             self._close(vision, tile.vision_weight, tile.labels, None if tile.kl_weight is None else product)
 
-    def _share(self, text: View | None, tile: TileRows, stats: TokenStats) -> torch.Tensor:
+    def _share(self, text: View | None, tile: TileRows, stats: Any) -> torch.Tensor:
         """The share of `kl_weight`, by the mask and the importance weight."""
         share: Any = tile.teacher_share
         if share is None and text is not None:
@@ -177,12 +177,13 @@ class TorchRows:
         _store(view, gradient)
 
     def _block_with_impossible_tokens(
-        self, text: View | None, vision: View | None, tile: TileRows, stats: TokenStats
+        self, text: View | None, vision: View | None, tile: TileRows, stats: Any
     ) -> None:
-        weights = [0.0 if weight is None else weight.squeeze(1) for weight in tile[3:6]]
+        text_weight, vision_weight, kl_weight = (0.0 if each is None else each.squeeze(1) for each in tile[3:6])
         nlls = [None if nll is None else nll.squeeze(1) for nll in (tile.blind_nll, tile.sampled_nll)]
         labels = tile.labels.squeeze(1)
-        group = TokenGroup(None, None, labels, *weights, blind_nll=nlls[0], sampled_nll=nlls[1])
+        group = TokenGroup(None, None, labels, text_weight, vision_weight, kl_weight)
+        group = group._replace(blind_nll=nlls[0], sampled_nll=nlls[1])
         # Of an anchor neither the mask nor importance weights are asked for
         spec = self.spec if stats.kl_share is not None else replace(self.spec, kl_mask="all", importance_clip=None)
         target, share = None, None if tile.teacher_share is None else tile.teacher_share.squeeze(1)

@@ -219,9 +219,8 @@ def _losses(
             gradient_filter=settings.gradient_filter,
             checked=True,
         )
-    stats_of: dict[str, Any] = {
-        name: _of_one_view(*each) for (name, *each) in zip(groups, groups.values(), stats, strict=True)
-    }
+    found = dict(zip(groups, stats, strict=True))
+    stats_of: dict[str, Any] = {name: _of_one_view(group, found[name]) for name, group in groups.items()}
     return PairedModelOutput(loss=loss, **stats_of)
 
 

@@ -20,7 +20,8 @@ from ..curriculum.options import RunSchedule
 from ..images import PixelLimits
 from ..modeling.families import shares_prefix
 from ..modeling.forward import add_paired_loss
-from ..modeling.token_layout import CollatorWithTokenLayout, TokenLayouts
+from ..modeling.loss_settings import LossSettings
+from ..modeling.token_layout import TokenLayouts
 from . import checks
 from .datasets import (
     AnyDataset,
@@ -206,11 +207,12 @@ def check_run(
 
 
 @contextmanager
-def collating_with(layouts: TokenLayouts | None, trainer: Any) -> Iterator[None]:
-    """A context in which a trainer makes data loaders whose batches have token layouts; with `None`, as usual."""
+def collating_with(trainer: Any, settings: LossSettings | None) -> Iterator[None]:
+    """A context in which a trainer makes data loaders whose batches have all that the loss of a run with pairs needs;
+    with `None`, as usual."""
     own = trainer.data_collator
-    if layouts is not None:
-        trainer.data_collator = CollatorWithTokenLayout(own, layouts)
+    if settings is not None:
+        trainer.data_collator = trainer._collating(own, settings)
     try:
         yield
     finally:
