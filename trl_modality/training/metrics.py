@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from transformers import TrainerCallback
 
 from ..collation.layout import ViewLayout
+from ..kernels.spec import weighted_sum
 from ..modeling.forward import LossSettings, PairedModelOutput
 from ..views import View
 
@@ -21,7 +22,11 @@ SUMS = (
     *(f"{view}_{what}" for view in VIEWS for what in ("nll", "correct", "entropy", "tokens")),
     "gap",
     "kl",
+    "kl_share",
     "paired_tokens",
+    "anchor",
+    "anchored_tokens",
+    *(f"teacher_{what}" for what in ("nll", "correct", "entropy", "tokens")),
     "loss",
     "loss_tokens",
     "tokens",
@@ -65,16 +70,22 @@ class LossMetrics:
             if pairs.kl is not None:
                 values["gap"] = values["vision_centric_nll"] - values["text_rich_nll"]
                 values["kl"] = pairs.kl.sum()
+                share = torch.ones_like(pairs.kl) if pairs.kl_share is None else pairs.kl_share
+                values["shared_kl"], values["kl_share"] = weighted_sum(pairs.kl, share), share.sum()
                 self._counts["paired_tokens"] += tokens[View.TEXT_RICH]
+            self._add_teachers(values, pairs, settings.anchor_weight)
         for view in VIEWS:
             if (single := getattr(output, view)) is not None:
                 _add_view(values, tokens, view, single.vision_nll, single.vision_is_top1, single.vision_entropy)
+                anchor_weight = settings.replay_anchor_weight if view is View.REPLAY else settings.anchor_weight
+                self._add_teachers(values, single, anchor_weight)
         weights = {
             "text_rich_nll": settings.text_rich_weight,
             "vision_centric_nll": settings.vision_centric_weight,
             "plain_nll": 1.0,
             "replay_nll": 1.0,
-            "kl": settings.kl_weight * layout.kl_factor,
+            "shared_kl": settings.kl_weight * layout.kl_factor,
+            "anchored": 1.0,
         }
         zero = torch.zeros((), dtype=sum_dtype(output.loss.device), device=output.loss.device)
         values["loss"] = sum((w * values[name] for name, w in weights.items() if w and name in values), start=zero)
@@ -88,6 +99,18 @@ class LossMetrics:
         # `.to`: with a model split over devices, some were made on another one than the losses
         sums = torch.stack([values.get(name, zero).to(zero) for name in SUMS])
         self._sums = sums if self._sums is None else self._sums.to(sums) + sums
+
+    def _add_teachers(self, values: dict[str, torch.Tensor], stats: Any, anchor_weight: float) -> None:
+        """Add what teachers of their own say, and how far what they hold is from them."""
+        if stats.anchor_kl is not None:
+            anchor = stats.anchor_kl.sum()
+            values["anchor"] = values.get("anchor", 0) + anchor
+            values["anchored"] = values.get("anchored", 0) + anchor_weight * anchor
+            self._counts["anchored_tokens"] += stats.anchor_kl.numel()
+        if stats.teacher_nll is not None:
+            values["teacher_nll"], values["teacher_entropy"] = stats.teacher_nll.sum(), stats.teacher_entropy.sum()
+            values["teacher_correct"] = stats.teacher_is_top1.sum()
+            self._counts["teacher_tokens"] += stats.teacher_nll.numel()
 
     def kept(self) -> tuple[torch.Tensor | None, Counter[str]]:
         """What `go_back_to` goes back to; nothing is copied from a device."""
@@ -115,7 +138,9 @@ class LossMetrics:
 
         Returns:
             nats per token: `{view}_nll`, `{view}_entropy`, `kl`, `gap_nats` (vision_centric minus text_rich, over the
-            tokens scored in both); shares: `{view}_token_accuracy`; counts: `{view}_tokens` and `COUNTS` (those of
+            tokens scored in both), `anchor_kl`, and of a teacher of its own `teacher_nll` and `teacher_entropy`;
+            shares: `{view}_token_accuracy`, `teacher_token_accuracy`, `kl_share` (of the divergence's weight that
+            masks leave); counts: `{view}_tokens` and `COUNTS` (those of
             overlong and bad rows where there are any); `loss`; and over all rows, under the host's names, `entropy`
             and `mean_token_accuracy`.
         """
@@ -133,6 +158,14 @@ class LossMetrics:
         if tokens := total["paired_tokens"]:
             report["gap_nats"] = total["gap"] / tokens
             report["kl"] = total["kl"] / tokens
+            if total["kl_share"] != tokens:
+                report["kl_share"] = total["kl_share"] / tokens
+        if tokens := total["anchored_tokens"]:
+            report["anchor_kl"] = total["anchor"] / tokens
+        if tokens := total["teacher_tokens"]:
+            report["teacher_nll"] = total["teacher_nll"] / tokens
+            report["teacher_token_accuracy"] = total["teacher_correct"] / tokens
+            report["teacher_entropy"] = total["teacher_entropy"] / tokens
         if tokens := total["loss_tokens"]:
             report["loss"] = total["loss"] / tokens
         if tokens := total["tokens"]:
