@@ -205,7 +205,7 @@ FAULTS = [
     Fault(
         "a prompt that is a string without a place for its image",
         SOON,
-        r"`?text_rich.*(A string goes to the processor as it is, past the chat template: write|Put) '<image>' where",
+        r"`?text_rich.*'<image>' where each",
         string_without_slot,
     ),
     Fault(
