@@ -217,6 +217,22 @@ def test_a_teacher_of_another_family_is_refused(config):
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({"teacher": "base"}, {"teacher_model": "a model"}, "`teacher_model` is given beside `teacher='base'`"),
+        ({}, {"teacher_model": "a model", "train_dataset": "text"}, "`teacher_model` is for datasets with pairs"),
+        ({"teacher": "ema"}, {"train_dataset": "text"}, "`teacher='ema'` is for datasets with pairs"),
+    ],
+)
+def test_a_teacher_that_is_asked_for_twice_or_of_nobody(config, options, given, message):
+    text = Dataset.from_list([{"text": "one and one is two"}])
+    given = {"train_dataset": pair_dataset(4), **given}
+    given["train_dataset"] = text if given["train_dataset"] == "text" else given["train_dataset"]
+    with pytest.raises(ValueError, match=message):
+        ModalityBalancedSFTTrainer(tiny_llava()[0], config(**options), processing_class=tiny_llava()[1], **given)
+
+
 def test_views_of_a_batch():
     _, processor = tiny_llava()
     rows = [pair_row(i) for i in range(3)]

@@ -46,7 +46,7 @@ class Teaching:
         if "base" in kept:
             self._weights["base"] = weights_at_start(model)
         if "ema" in kept:
-            self._weights["ema"] = KeptWeights(model.named_parameters, args.teacher_ema_decay)
+            self._weights["ema"] = KeptWeights(model, args.teacher_ema_decay)
         self._name = "model" if teacher is not None else args.teacher if args.kl_weight else "live"
         self._views = {View.TEXT_RICH}
         if args.anchor_weight:

@@ -63,7 +63,7 @@ class GroupPass:
         self.kept = None
         if n_ignored:  # sorted to the front, in their order: `nonzero` would wait for the device to count them
             self.kept = (group.labels == IGNORE_INDEX).argsort(stable=True)[: self.n_tokens]
-        self.labels: Any = self._labelled(group.labels)
+        self.labels = self._labelled(group.labels)
         weights = (group.text_weight, group.vision_weight, group.kl_weight, group.anchor_weight)
         self.weights = [self._per_token(weight) for weight in weights]
         self.stats = _new_stats(group, self.n_tokens, spec, self.sum_dtype)
@@ -200,9 +200,9 @@ class GroupPass:
     def _per_token(self, weight: float | torch.Tensor) -> torch.Tensor:
         labels = self.group.labels
         weight_M: Any = tensor_on(labels.device, weight, self.sum_dtype).detach().expand_as(labels)
-        return self._labelled(weight_M)  # pyright: ignore[reportReturnType]
+        return self._labelled(weight_M)
 
-    def _labelled(self, values: torch.Tensor | None) -> torch.Tensor | None:
+    def _labelled(self, values: torch.Tensor | None) -> Any:
         """Values of all tokens, of those with a label."""
         return values if values is None or self.kept is None else values[self.kept]
 
@@ -210,7 +210,7 @@ class GroupPass:
         """What the labelled tokens learn from a teacher of which only the likeliest tokens are known."""
         if not isinstance(who, TopTokens):
             return None
-        top: Any = TopTokens(*(self._labelled(tensor) for tensor in who))
+        top = TopTokens(*(self._labelled(tensor) for tensor in who))
         target = target_of_top_tokens(top, self.labels, self.sum_dtype)
         if who is self.group.teacher:
             stats: Any = self.stats

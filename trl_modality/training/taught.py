@@ -13,6 +13,7 @@ from ..distillation.teaching import AVERAGES, Teaching
 from ..modeling.loss_settings import LossSettings
 from ..modeling.teaching import Teachings
 from ..modeling.token_layout import CollatorWithTokenLayout, TokenLayouts, without_stale_layout
+from .datasets import without_repeated_rows
 from .guarded import GuardedSFTTrainer
 
 
@@ -61,6 +62,9 @@ class TaughtSFTTrainer(GuardedSFTTrainer):
         self, model: Any, inputs: dict[str, Any], settings: LossSettings
     ) -> tuple[dict[str, Any], dict[str, Teachings]]:
         """A batch, and what its forward is given of the teachers beside it."""
+        own: Any = self.model
+        if not own.training:
+            inputs = without_repeated_rows(inputs, self.args, self.accelerator)
         inputs, teachings = self._teaching.of(model, without_stale_layout(inputs), settings)
         return inputs, {} if teachings is None else {"teachings": teachings}
 
