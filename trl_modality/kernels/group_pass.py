@@ -149,17 +149,15 @@ class GroupPass:
 
     def _learn(self, tile: TileRows, stats: TokenStats, who, live, tokens, source, rows, teachers: TeacherTiles):
         """The losses of one view that learns from `who`, or from the logits of the live text_rich view."""
-        spec, group, rules = self.spec, self.group, None
+        spec = self.spec
         target: Target | None = self.targets.get(id(who)) if who is not None else None
         if target is not None:
             target = Target(*(_part(field, tokens) for field in target))
         elif live is not None or who is not None:
-            logits = live
-            if who is not None:
-                logits, rules = teachers.logits(who, source, len(tile.labels))
+            logits, rules = (live, None) if who is None else teachers.logits(who, source, len(tile.labels))
             if spec.teacher_top_k is None:
                 # What the torch twin does to them, others would read: the text_rich view, and whom the anchor holds
-                keeps = live is not None or (who is group.anchor and tile.vision is not None)
+                keeps = live is not None or who is self.group.anchor
                 rows(tile._replace(text=logits), stats, rules, keeps)
                 return
             target = teachers.target(logits, rules, tile.labels, spec)

@@ -33,13 +33,20 @@ class TeacherTiles:
     ):
         self._student, self._student_weight, self._dtype, self._plan = head, student_weight, dtype, plan
         self._products: dict[int, HeadProducts] = {}
+        self._made: tuple[Any, ...] = ()
         device, self._vocab_size = student_weight.device, len(student_weight)
         shape = (plan.tokens if is_needed else 0, padded_columns(self._vocab_size, device))
         self._logits = torch.empty(shape, dtype=dtype, device=device)[:, : self._vocab_size]
 
     def logits(self, teacher: Teacher, source: Any, n_tokens: int) -> tuple[torch.Tensor, Rules]:
-        """The products `[N, V]` of a teacher's head for some of its hidden states, and what makes logits of them."""
+        """The products `[N, V]` of a teacher's head for some of its hidden states, and what makes logits of them.
+
+        Asked for the same once more, they are still there, if they have been left as they were.
+        """
         tile, (hidden, head) = self._logits[:n_tokens], teacher
+        if self._made and self._made[0] is teacher and self._made[1] is source:
+            return tile, (head.logit_scale, head.logit_softcap)
+        self._made = teacher, source
         n_known = min(len(head.weight), self._vocab_size)
         self._head_of(teacher).logits(hidden[source].to(self._dtype), tile[:, :n_known])
         if n_known < self._vocab_size:
