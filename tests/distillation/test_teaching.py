@@ -37,6 +37,7 @@ def test_the_base_of_an_adapter_is_no_copy(config, make_trainer):
     base = copy.deepcopy(trainer.model.get_base_model())
     (weights,) = trainer._teaching._weights.values()
     assert isinstance(weights, AdapterOff)
+    assert not weights.beside.values
     trainer.train()
     assert not frozen.requires_grad
     batch = batch_of(trainer, [pair_row(i) for i in range(BATCH)])
@@ -60,6 +61,22 @@ def is_base(name):
 
 def clean(name):
     return name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", "")
+
+
+def test_what_trains_beside_an_adapter_is_that_of_the_start_too(config, make_trainer):
+    trainer = make_trainer(
+        sequential(config, **OWN), pair_dataset(4), peft_config=LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    norm = trainer.model.get_base_model().model.language_model.norm.weight
+    norm.requires_grad_(True)
+    weights = AdapterOff(trainer.model)
+    (name,) = weights.beside.values
+    assert name.endswith("norm.weight")
+    start = norm.detach().clone()
+    norm.data.add_(1.0)
+    with weights.in_place():
+        assert torch.equal(norm, start)
+    assert torch.equal(norm, start + 1.0)
 
 
 @pytest.mark.parametrize("teacher", ["base", "ema"])

@@ -33,14 +33,13 @@ def test_a_teacher_costs_one_product_and_its_anchor_none(backend, is_frozen):
     assert products(case, backend=backend, teacher=who, teacher_top_k=3, anchor=who, anchor_weight=1.0) <= units + 2
 
 
-@pytest.mark.parametrize("backend", FAST_BACKENDS)
-def test_no_logits_of_a_teacher_are_kept(backend):
+def test_no_logits_of_a_teacher_are_kept():
     """Of 100 tokens and 4,000 entries the logits of one view are 1.6 MB; a tile of 0.3 MiB holds for all three."""
     case = make_case(m=100, h=8, v=4000)
     case["lm_head_weight"].requires_grad_(False)
     who = teacher_of(case)
     with PeakMemory() as memory:
-        paired_linear_loss(**case, teacher=who, anchor=who, anchor_weight=1.0, backend=backend, tile_mib=0.3)
+        paired_linear_loss(**case, teacher=who, anchor=who, anchor_weight=1.0, backend="torch", tile_mib=0.3)
     assert memory.peak_mib < 0.8
 
 

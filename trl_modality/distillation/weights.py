@@ -1,6 +1,6 @@
 """The weights of teachers that are the model itself: without its adapter, as it was at the start, or averaged."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class AdapterOff:
-    """The base model of one with an adapter: no copy of any weight."""
+    """The base model of one with an adapter: no copy of any weight, but of those that train beside the adapter."""
 
     def __init__(self, model: Any):
         self._model = model
+        marks = (getattr(model.base_model, "prefix", ""), "modules_to_save", "trainable_tokens", "prompt_encoder")
+        adapters = tuple(mark for mark in marks if mark)
+        beside = [name for name, _ in model.named_parameters() if not any(mark in name for mark in adapters)]
+        self.beside = KeptWeights(model, names=beside)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -22,7 +26,7 @@ class AdapterOff:
         # PEFT lets all of the active adapter train again afterwards, also what `train_parts` has frozen
         trains = [(parameter, parameter.requires_grad) for parameter in self._model.parameters()]
         try:
-            with self._model.disable_adapter():
+            with self._model.disable_adapter(), self.beside.in_place():
                 yield
         finally:
             for parameter, is_trained in trains:
@@ -37,13 +41,16 @@ class KeptWeights:
     Args:
         model: Whose parameters they are, asked anew each time: FSDP2 replaces them.
         decay: Of the moving average in each step; `None` for values that stay.
+        names: Those to keep, of the parameters that train; all by default.
     """
 
-    def __init__(self, model: Any, decay: float | None = None):
+    def __init__(self, model: Any, decay: float | None = None, names: Collection[str] | None = None):
         self._model, self._decay = model, decay
         # An average in half precision would not move by what a step changes
         widens = decay is not None
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        if names is not None:
+            trained = {name: each for name, each in trained.items() if name in set(names)}
         self.values = {name: _own_copy(parameter, widens) for name, parameter in trained.items()}
 
     @contextmanager
