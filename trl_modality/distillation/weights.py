@@ -50,7 +50,8 @@ class KeptWeights:
         widens = decay is not None
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         if names is not None:
-            trained = {name: each for name, each in trained.items() if name in set(names)}
+            kept = set(names)
+            trained = {name: each for name, each in trained.items() if name in kept}
         self.values = {name: _own_copy(parameter, widens) for name, parameter in trained.items()}
 
     @contextmanager
