@@ -159,8 +159,12 @@ class GroupPass:
                 # What the torch twin does to them, others would read: the text_rich view, and whom the anchor holds
                 keeps = live is not None or who is self.group.anchor
                 rows(tile._replace(text=logits), stats, rules, keeps)
+                if isinstance(who, Teacher) and stats.text_nll is not None:
+                    teachers.know_no_others(who, stats.text_nll, tile.labels)
                 return
             target = teachers.target(logits, rules, tile.labels, spec)
+            if isinstance(who, Teacher):
+                teachers.know_no_others(who, target.nll, tile.labels)
             if who is not None and stats.text_nll is not None:
                 for own, values in zip(
                     (stats.text_nll, stats.text_entropy, stats.text_is_top1),

@@ -1,5 +1,6 @@
 """The logits of teachers with a head of their own, for one tile at a time."""
 
+import math
 from typing import Any
 
 import torch
@@ -52,6 +53,11 @@ class TeacherTiles:
         if n_known < self._vocab_size:
             tile[:, n_known:] = UNKNOWN_HALF if self._dtype == torch.float16 else UNKNOWN
         return tile, (head.logit_scale, head.logit_softcap)
+
+    def know_no_others(self, teacher: Teacher, nll_N: torch.Tensor, labels_N: torch.Tensor) -> None:
+        """Make the NLL of labels that a teacher does not know infinite, as it is."""
+        if len(teacher.head.weight) < self._vocab_size:
+            nll_N.masked_fill_(labels_N >= len(teacher.head.weight), math.inf)
 
     def target(self, tile_NV: torch.Tensor, rules: Rules | None, labels_N: torch.Tensor, spec: LossSpec) -> Target:
         """The likeliest tokens of each row of a tile, which is left as it is."""
