@@ -276,6 +276,8 @@ def _divergence(
     if divergence == "forward_kl":
         return _clipped(_parts(log_p_MC, log_p_MC - log_q_MC), clip).sum(-1)
     if divergence == "reverse_kl":
+        if clip is not None:  # what is infinite is clipped, and its gradient is 0, not 0·inf
+            log_p_MC = log_p_MC.clamp(min=torch.finfo(log_p_MC.dtype).min / 4)
         return _clipped(_parts(log_q_MC, log_q_MC - log_p_MC), clip).sum(-1)
     # logaddexp(-inf, -inf) has a NaN gradient; a token that neither view can say adds nothing, so any value serves
     impossible_MC = (log_p_MC == -math.inf) & (log_q_MC == -math.inf)

@@ -137,6 +137,8 @@ def write_gradients(
                 share_v = tl.where(kl_weight != 0, kl_weight / q_sum_v, 0.0)
             if DIVERGENCE >= SAMPLED_K3:
                 at_label_v += weighted(kl_weight, of_label)
+        else:
+            gradient_k = 0.0
         if HAS_CLASSES and VISION_GRADIENT:
             gradient_k = top_gradient(z_k, ids, label, gradient_k, max_v, ce_share_v, at_label_v, softcap, HAS_SOFTCAP)
             # From here on all is relative to the maximum of the other tokens

@@ -163,7 +163,7 @@ def _view_statistics(
     return nll, is_top1
 
 
-@triton.jit(do_not_specialize=PER_TOKEN)
+@triton.jit(do_not_specialize=(*PER_TOKEN, "n_top"))
 def rows_kernel(
     text_ptr, vision_ptr, labels_ptr, text_weight_ptr, vision_weight_ptr, kl_weight_ptr,
     blind_nll_ptr, sampled_nll_ptr, top_ids_ptr, top_log_probs_ptr, teacher_share_ptr,

@@ -62,7 +62,12 @@ class TritonRows:
         spec = self.spec
         rows: Any = tile.vision if tile.text is None else tile.text
         n_tokens, vocab_size = rows.shape
-        if tile.text is not None and tile.vision is not None and tile.vision.stride(0) != rows.stride(0):
+        if (
+            tile.text is not None
+            and tile.vision is not None
+            and n_tokens > 1
+            and tile.vision.stride(0) != rows.stride(0)
+        ):
             raise ValueError(
                 f"Rows of both views must be equally far apart, not {rows.stride(0)}, {tile.vision.stride(0)}."
             )
