@@ -4,7 +4,8 @@
 
 The table has one line for each (target, dtype, variant). The whole table takes half an hour; a run without options
 writes it to `results/kernel_resources.csv`. Pairs of which one view alone has a gradient are in it for sm_90 in bf16,
-and elsewhere with `--gradient`. A variant is: which views a token has, the divergence, whose gradients are
+and elsewhere with `--gradient`; of what has a feature, elsewhere in bf16 what trains at another temperature than 1,
+and all with `--feature`. A variant is: which views a token has, the divergence, whose gradients are
 computed (none in evaluation), whether the divergence is part of them, whether the temperature is other than 1 (then it
 has exponentials of its own), whether logits are soft-capped, whether the vocabulary is a multiple of 16, which
 Triton is told (otherwise the mask of the last block may end anywhere), and a `feature`, one at a time: clipped
@@ -113,6 +114,10 @@ class Variant:
     @property
     def has_top(self) -> bool:
         return self.feature in ("top", "top_clip")
+
+    @property
+    def is_special(self) -> bool:
+        return self.feature != "none" or self.divergence in SAMPLED
 
     @property
     def n_views(self) -> int:
@@ -316,13 +321,20 @@ def occupancy(target: str, registers: int, num_warps: int) -> float:
     return min(most, fitting) // num_warps * num_warps / most
 
 
+def is_left_out(variant: Variant, dtype: str, options: argparse.Namespace) -> bool:
+    """Of little interest, and half of all: they are compiled for one target, and where they are asked for."""
+    if variant.is_special:
+        trains = variant.kl == "yes" and variant.tempered == "yes"
+        return options.feature is CHOICES["feature"] and not (dtype == "bf16" and trains)
+    is_partial = variant.views == "both" and variant.gradient in ("text", "vision")
+    return is_partial and options.gradient is CHOICES["gradient"]
+
+
 def rows_of(options: argparse.Namespace) -> Iterator[dict]:
     for target, dtype, variant in product(options.target, options.dtype, variants()):
         if any(getattr(variant, name) not in getattr(options, name) for name in CHOICES):
             continue
-        # Of little interest, and half of all: they are compiled for one target, and where they are asked for
-        is_partial = variant.views == "both" and variant.gradient in ("text", "vision")
-        if is_partial and options.gradient is CHOICES["gradient"] and (target, dtype) != ("sm_90", "bf16"):
+        if (target, dtype) != ("sm_90", "bf16") and is_left_out(variant, dtype, options):
             continue
         row = {"target": target, "dtype": dtype, **asdict(variant)}
         try:

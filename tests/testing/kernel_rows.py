@@ -48,15 +48,13 @@ def run(text, vision, labels, spec: LossSpec, weights=WEIGHTS, rules=None, tells
         spec: Options of the loss.
         weights: Those of `WEIGHTS`; `None` for a gradient that is not wanted.
         rules: Scale and soft-capping of the teacher's logits; by default those of the spec.
-        tells_text: With `teacher_top_k`: whether the logits are there beside their likeliest, or the share alone.
+        tells_text: Whether the teacher's logits are there, or only what is told of them.
         **fields: More of `TileRows`.
     """
     n, has_kl = len(labels), text is not None and vision is not None
     has_share = has_kl and (spec.kl_mask != "all" or fields.get("sampled_nll") is not None)
-    if has_kl and spec.teacher_top_k is not None:
-        fields |= _top_of(text, labels, spec, rules, fields.get("blind_nll"))
-        if tells_text:
-            fields["teacher_share"] = None
+    if has_kl and (spec.teacher_top_k is not None or not tells_text):
+        fields |= _told_of(text, labels, spec, rules, fields.get("blind_nll"), with_share=not tells_text)
     views = [None if x is None else x.detach().to(DEVICE).clone() for x in (text if tells_text else None, vision)]
     rows = next(view for view in views if view is not None)
     # What nobody fills must not look like a result
@@ -75,17 +73,16 @@ def run(text, vision, labels, spec: LossSpec, weights=WEIGHTS, rules=None, tells
     )
 
 
-def _top_of(text, labels, spec: LossSpec, rules, blind_nll) -> dict[str, torch.Tensor | None]:
+def _told_of(text, labels, spec: LossSpec, rules, blind_nll, with_share: bool) -> dict[str, torch.Tensor | None]:
+    """What is known of a teacher without its logits."""
     target = target_of_logits(_capped(text.double(), spec, rules), labels, spec)
-    # `visual_advantage` without what a blind teacher says would need the student's
-    share = share_by_mask(target.nll, target.is_top1, target.p_max, blind_nll, spec) if blind_nll is not None else None
-    if spec.kl_mask not in ("all", "visual_advantage"):
-        share = share_by_mask(target.nll, target.is_top1, target.p_max, None, spec)
-    return {
-        "top_ids": target.ids,
-        "top_log_probs": target.log_p.float(),
-        "teacher_share": None if share is None else share.float(),
-    }
+    share = None
+    if with_share:
+        share = share_by_mask(target.nll, target.is_top1, target.p_max, blind_nll, spec)
+        share = None if share is None else share.float()
+    if spec.teacher_top_k is None:
+        return {"label_log_p": target.label_log_p.float(), "teacher_share": share}
+    return {"top_ids": target.ids, "top_log_probs": target.log_p.float(), "teacher_share": share}
 
 
 def _capped(raw, spec: LossSpec, rules=None):

@@ -67,6 +67,7 @@ PER_TOKEN = (
     "sampled_nll_ptr",
     "top_ids_ptr",
     "top_log_probs_ptr",
+    "label_log_p_ptr",
     "teacher_share_ptr",
     "text_nll_ptr",
     "vision_nll_ptr",
@@ -166,7 +167,7 @@ def _view_statistics(
 @triton.jit(do_not_specialize=(*PER_TOKEN, "n_top"))
 def rows_kernel(
     text_ptr, vision_ptr, labels_ptr, text_weight_ptr, vision_weight_ptr, kl_weight_ptr,
-    blind_nll_ptr, sampled_nll_ptr, top_ids_ptr, top_log_probs_ptr, teacher_share_ptr,
+    blind_nll_ptr, sampled_nll_ptr, top_ids_ptr, top_log_probs_ptr, label_log_p_ptr, teacher_share_ptr,
     text_nll_ptr, vision_nll_ptr, kl_ptr, text_entropy_ptr, vision_entropy_ptr, text_is_top1_ptr, vision_is_top1_ptr,
     kl_share_ptr,
     stride, n_columns, n_top, scale, softcap, text_scale, text_softcap, inv_tau, beta, clip, confidence,
@@ -184,10 +185,9 @@ def rows_kernel(
     places for a teacher's top tokens, `n_top` of which have one; 0 without.
     """
     IS_SAMPLED: tl.constexpr = DIVERGENCE >= SAMPLED_K3
-    HAS_CLASSES: tl.constexpr = TOP > 0 and not IS_SAMPLED
-    CLIPS_ENTRIES: tl.constexpr = HAS_CLIP and TOP == 0
-    GRADIENT_OF: tl.constexpr = OF_STUDENT if TOP > 0 or IS_SAMPLED else DIVERGENCE
-    TEMPERS_TEXT: tl.constexpr = IS_TEMPERED and HAS_TEXT and TOP == 0
+    HAS_CLASSES: tl.constexpr = TOP > 0
+    GRADIENT_OF: tl.constexpr = OF_STUDENT if HAS_CLASSES or IS_SAMPLED else DIVERGENCE
+    TEMPERS_TEXT: tl.constexpr = IS_TEMPERED and HAS_TEXT and not HAS_CLASSES
     token = tl.program_id(0).to(tl.int64)
     text_row, vision_row = text_ptr + token * stride, vision_ptr + token * stride
     label = tl.load(labels_ptr + token).to(tl.int32)
@@ -197,14 +197,13 @@ def rows_kernel(
     if not HAS_TEXT_RULES:
         text_scale, text_softcap = scale, softcap
     ids, is_there, is_top, raw_k, z_k, gradient_k, max_rest = 0, 0, 0, 0.0, 0.0, 0.0, 0.0
-    if TOP > 0:
-        ids, is_there, log_p_k, log_p_rest = load_top(top_ids_ptr, top_log_probs_ptr, token, n_top, TOP)
     if HAS_CLASSES:
+        ids, is_there, log_p_k, log_p_rest = load_top(top_ids_ptr, top_log_probs_ptr, token, n_top, TOP)
         raw_k = take_out(vision_row, ids, is_there)
 
     top_r, total_r, moment_r, before_r, q_total_r, top_v, total_v, moment_v, before_v, q_total_v, gap = _folded(
         text_row, vision_row, lanes, n_columns, label, text_scale, text_softcap, scale, softcap, inv_tau,
-        HAS_TEXT, HAS_VISION, NO_DIVERGENCE if CLIPS_ENTRIES else GRADIENT_OF, TEMPERS_TEXT, IS_TEMPERED,
+        HAS_TEXT, HAS_VISION, NO_DIVERGENCE if HAS_CLIP else GRADIENT_OF, TEMPERS_TEXT, IS_TEMPERED,
         TEXT_SOFTCAP, HAS_SOFTCAP, HAS_CLASSES,
     )  # fmt: skip
     target_r, target_v, max_r, max_v, sum_r, sum_v = 0.0, 0.0, 0.0, 0.0, 1.0, 1.0
@@ -247,10 +246,10 @@ def rows_kernel(
             z_k, log_p_k, log_p_rest, max_v, max_rest, q_sum_v, inv_tau, beta, clip, DIVERGENCE, HAS_CLIP
         )
     elif IS_SAMPLED:
-        if TOP > 0:
-            log_p = tl.max(tl.where(ids == label, log_p_k, -float("inf")), axis=0)
-        else:
+        if HAS_TEXT:
             log_p = (target_r - max_r) * inv_tau - tl.log(q_sum_r)
+        else:
+            log_p = tl.load(label_log_p_ptr + token).to(tl.float32)
         kl, of_label = sampled(log_p, (target_v - max_v) * inv_tau - tl.log(q_sum_v), DIVERGENCE)
         of_student = of_label / q_sum_v
     elif DIVERGENCE != NO_DIVERGENCE:

@@ -104,7 +104,8 @@ class TritonRows:
 def _flags(tile: TileRows, stats: TokenStats, spec: LossSpec) -> dict[str, bool | int]:
     """What is compiled into the kernel of a tile: what its tokens have, and what is wanted of them."""
     n_top = 0 if tile.top_ids is None else tile.top_ids.shape[1]
-    has_divergence = tile.vision is not None and (tile.text is not None or n_top > 0)
+    knows_teacher = tile.text is not None or tile.top_ids is not None or tile.label_log_p is not None
+    has_divergence = tile.vision is not None and knows_teacher
     has_share = has_divergence and stats.kl_share is not None
     mask = "given" if tile.teacher_share is not None else spec.kl_mask
     if has_share and tile.text is None and mask not in ("all", "given"):
