@@ -19,7 +19,7 @@ pytest.importorskip("triton")
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "kernel_resources.py"
-VARIANT = ("views", "divergence", "gradient", "kl", "tempered", "softcap", "columns")
+VARIANT = ("views", "divergence", "gradient", "kl", "tempered", "softcap", "columns", "feature")
 SASS_LOOP = """
 .L_x_0:
         /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
@@ -102,10 +102,34 @@ def chosen(kernel_resources, **choices: list[str]) -> tuple[list, list[str]]:
 @pytest.mark.slow
 def test_every_kernel_compiles_without_spills_or_needless_traffic(kernel_resources):
     # One view alone is the same code whichever it is, and gradients of one view alone are in the next test
-    choices = {"views": ["vision", "both"], "gradient": ["both", "none"], "columns": ["16n"]}
-    expected, options = chosen(kernel_resources, **choices)
+    choices = {
+        "views": ["vision", "both"],
+        "divergence": ["none", *kernel_resources.FULL],
+        "gradient": ["both", "none"],
+    }
+    expected, options = chosen(kernel_resources, **choices, columns=["16n"], feature=["none"])
     rows = rows_of("--target", "sm_90", "--dtype", "bf16", *options)
     assert [kernel_resources.Variant(*(row[name] for name in VARIANT)) for row in rows] == expected
+    assert complaints(rows) == []
+
+
+@pytest.mark.slow
+def test_so_does_what_teachers_add(kernel_resources):
+    """The most of each: the JSD, trained, at another temperature."""
+    choices = {
+        "divergence": ["jsd", *kernel_resources.SAMPLED],
+        "kl": ["yes"],
+        "tempered": ["yes"],
+        "columns": ["16n"],
+    }
+    expected, options = chosen(kernel_resources, **choices, gradient=["both", "vision"])
+    wanted = [variant for variant in expected if variant.is_special]
+    assert {variant.feature for variant in wanted} == set(kernel_resources.CHOICES["feature"])
+    rows = rows_of(
+        "--target", "sm_90", "--dtype", "bf16", *options, "--feature", "clip", "top", "top_clip", "share", "rules"
+    )
+    rows += rows_of("--target", "sm_90", "--dtype", "bf16", *options, "--divergence", *kernel_resources.SAMPLED)
+    assert len(rows) == len(wanted)
     assert complaints(rows) == []
 
 
@@ -113,7 +137,7 @@ def test_every_kernel_compiles_without_spills_or_needless_traffic(kernel_resourc
 @pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])
 def test_so_it_does_for_other_gpus(kernel_resources, target):
     choices = {"views": ["both"], "gradient": ["both"], "kl": ["yes"], "tempered": ["yes"], "columns": ["16n"]}
-    expected, options = chosen(kernel_resources, **choices)
+    expected, options = chosen(kernel_resources, **choices, divergence=[*kernel_resources.FULL], feature=["none"])
     rows = rows_of("--target", target, "--dtype", "bf16", *options)
     assert len(rows) == len(expected) == 6
     assert complaints(rows) == []
@@ -121,7 +145,7 @@ def test_so_it_does_for_other_gpus(kernel_resources, target):
 
 @pytest.mark.slow
 def test_so_it_does_for_other_dtypes_and_vocabularies():
-    options = ("--gradient", "text", "vision", "--tempered", "no", "--columns", "any")
+    options = ("--gradient", "text", "vision", "--tempered", "no", "--columns", "any", "--feature", "none")
     rows = rows_of("--target", "sm_90", "--dtype", "fp16", "fp32", *options)
     assert {(row["dtype"], row["columns"]) for row in rows} == {("fp16", "any"), ("fp32", "any")}
     assert complaints(rows) == []
@@ -133,13 +157,19 @@ def test_the_table_has_every_kernel_and_no_complaint(kernel_resources):
     whole = [row for row in rows if (row["target"], row["dtype"]) == ("sm_90", "bf16")]
     n_variants = len(list(kernel_resources.variants()))
     assert len(whole) == n_variants
-    n_partial = sum(row["views"] == "both" and row["gradient"] in ("text", "vision") for row in whole)
-    n_others = len(kernel_resources.TARGETS) * len(kernel_resources.ITEMSIZES) - 1
-    assert len(rows) == n_variants + n_others * (n_variants - n_partial)
+    special = [row for row in whole if row["feature"] != "none" or row["divergence"] in kernel_resources.SAMPLED]
+    n_trained = sum(row["kl"] == row["tempered"] == "yes" for row in special)
+    n_partial = sum(
+        row["views"] == "both" and row["gradient"] in ("text", "vision") for row in whole if row not in special
+    )
+    n_targets = len(kernel_resources.TARGETS)
+    n_others = n_targets * len(kernel_resources.ITEMSIZES) - 1
+    n_usual = n_variants - len(special)
+    assert len(rows) == n_variants + n_others * (n_usual - n_partial) + (n_targets - 1) * n_trained
     assert complaints(rows) == []
     main = ("both", "forward_kl", "both", "yes", "no", "False")
     for row in rows:
-        if tuple(row[name] for name in VARIANT[:-1]) == main:
+        if tuple(row[name] for name in VARIANT[:-2]) == main and row["feature"] == "none":
             assert float(row["instructions"]) + float(row["once"]) <= 35
 
 
@@ -185,10 +215,17 @@ def test_the_label_is_read_before_and_written_after_the_gradients(compiled, dive
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("compiled")
-def test_tiles_share_a_kernel(compiled):
-    """Compiled in is what all tiles of a call have alike: not where a tile's tokens begin, nor their number."""
-    floats = {"scale", "softcap", "inv_tau", "beta"}  # never compiled in
-    assert set(compiled["specialized"]) - floats == {"text_ptr", "vision_ptr", "stride", "n_columns"}
+def test_tiles_share_a_kernel(compiled, kernel_resources):
+    """Compiled in is what all tiles of a call have alike: not where a tile's tokens begin, nor their number.
+
+    Numbers with a point never are.
+    """
+    assert set(compiled["specialized"]) - set(kernel_resources.FLOATS) == {
+        "text_ptr",
+        "vision_ptr",
+        "stride",
+        "n_columns",
+    }
 
 
 @pytest.mark.slow

@@ -106,8 +106,11 @@ def truth_of(text, vision, labels, spec: LossSpec, weights=WEIGHTS, dtype=torch.
 
 def assert_as_specified(
     text, vision, labels, spec: LossSpec, weights=WEIGHTS, spare: float = 2e-6, tells_text: bool = True, **given
-):
-    """Within eager float32's distance from float64, or `spare` (relative above 1), in everything."""
+) -> TokenStats:
+    """Within eager float32's distance from float64, or `spare` (relative above 1), in everything.
+
+    Returns the statistics.
+    """
     gradients, stats = run(text, vision, labels, spec, weights, tells_text=tells_text, **given)
     true_gradients, true_stats = truth_of(text, vision, labels, spec, weights, **given)
     eager_gradients, eager_stats = truth_of(text, vision, labels, spec, weights, torch.float32, **given)
@@ -129,3 +132,4 @@ def assert_as_specified(
                 allowed += spare * truth[finite].abs().max().clamp(min=1.0)
                 error = (value - truth)[finite].abs().max()
                 assert error <= allowed, f"{name}: {error:.3g} from float64, allowed {allowed:.3g}"
+    return stats

@@ -8,8 +8,8 @@ sum over all others is exact however small it is, where 1 − Σ q of the top to
 `_k`: of the top tokens; `_rest`: of all others, or of the row without the top tokens.
 """
 
-# Pyright does not know that flags compiled in decide what is bound, nor that blocks are returned
-# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+# Pyright does not know that flags compiled in decide what is bound, what a constant is, nor that blocks are returned
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false, reportArgumentType=false
 
 import triton
 import triton.language as tl

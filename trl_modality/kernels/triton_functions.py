@@ -7,8 +7,8 @@ the lowest float and not at −inf, whose differences are no numbers.
 Suffixes: `_r` is the text_rich view, `_v` the vision_centric one.
 """
 
-# Pyright does not know that flags compiled in decide what is bound, nor that functions return tuples of blocks
-# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+# Pyright does not know that flags compiled in decide what is bound, what a constant is, nor that blocks are returned
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false, reportArgumentType=false
 
 import triton
 import triton.language as tl

@@ -1,7 +1,7 @@
 """How the Triton kernel overwrites a token's rows of logits by their gradients."""
 
-# Pyright does not know that flags compiled in decide what is bound, nor that blocks are returned
-# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+# Pyright does not know that flags compiled in decide what is bound, what a constant is, nor that blocks are returned
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false, reportArgumentType=false
 
 import triton
 import triton.language as tl

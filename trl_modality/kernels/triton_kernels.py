@@ -27,6 +27,7 @@ Offsets of rows are int64: a tile may have more than 2³¹ elements.
 
 # Pyright does not know that flags compiled in decide what is bound, what a constant is, nor that blocks are returned
 # pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: reportAssignmentType=false
 
 import triton
 import triton.language as tl

@@ -115,7 +115,7 @@ def _flags(tile: TileRows, stats: TokenStats, spec: LossSpec) -> dict[str, bool 
         "HAS_VISION": tile.vision is not None,
         "DIVERGENCE": 1 + DIVERGENCES.index(spec.divergence) if has_divergence else 0,
         "HAS_CLIP": has_divergence and spec.kl_clip is not None,
-        "TOP": max(MIN_TOP_PLACES, triton.next_power_of_2(n_top)) if n_top else 0,
+        "TOP": max(MIN_TOP_PLACES, triton.next_power_of_2(n_top)) if has_divergence and n_top else 0,
         "HAS_SHARE": has_share,
         "MASK": MASKS.index(mask) if has_share else 0,
         "HAS_BLIND": has_share and mask == "visual_advantage" and tile.blind_nll is not None,
