@@ -115,22 +115,16 @@ def test_every_kernel_compiles_without_spills_or_needless_traffic(kernel_resourc
 
 @pytest.mark.slow
 def test_so_does_what_teachers_add(kernel_resources):
-    """The most of each: the JSD, trained, at another temperature."""
-    choices = {
-        "divergence": ["jsd", *kernel_resources.SAMPLED],
-        "kl": ["yes"],
-        "tempered": ["yes"],
-        "columns": ["16n"],
-    }
-    expected, options = chosen(kernel_resources, **choices, gradient=["both", "vision"])
-    wanted = [variant for variant in expected if variant.is_special]
-    assert {variant.feature for variant in wanted} == set(kernel_resources.CHOICES["feature"])
-    rows = rows_of(
-        "--target", "sm_90", "--dtype", "bf16", *options, "--feature", "clip", "top", "top_clip", "share", "rules"
-    )
-    rows += rows_of("--target", "sm_90", "--dtype", "bf16", *options, "--divergence", *kernel_resources.SAMPLED)
-    assert len(rows) == len(wanted)
-    assert complaints(rows) == []
+    """What is most in every column: the JSD with each feature, and estimates, trained at another temperature."""
+    choices = {"kl": ["yes"], "gradient": ["both", "vision"], "tempered": ["yes"], "columns": ["16n"]}
+    for more in (
+        {"divergence": ["jsd"], "feature": ["clip", "rules", "top_clip"]},
+        {"divergence": [*kernel_resources.SAMPLED], "feature": ["none"]},
+    ):
+        expected, options = chosen(kernel_resources, **choices, **more)
+        rows = rows_of("--target", "sm_90", "--dtype", "bf16", *options)
+        assert len(rows) == len(expected) == 2 * (len(more["divergence"]) + len(more["feature"]) - 1)
+        assert complaints(rows) == []
 
 
 @pytest.mark.slow
@@ -180,6 +174,8 @@ IN_ONE_PROCESS = """if True:
         view = "vision" if divergence == "none" else "both"
         variant = k.Variant(view, divergence, gradient=view, kl="no", tempered="no", softcap=False, columns="any")
         print(json.dumps(k.compiled_kernel("sm_90", "bf16", variant, 2048, GROUP=4, num_warps=16).asm["ttir"]))
+    variant = k.Variant("vision", "jsd", "vision", "yes", "no", False, "any", "top")
+    print(json.dumps(k.compiled_kernel("sm_90", "bf16", variant, 2048, GROUP=4, num_warps=16).asm["ttir"]))
     variant = k.Variant("both", "jsd", "both", "yes", "no", False, "16n")
     print(json.dumps([p.name for p in k.rows_kernel.params if not (p.is_constexpr or p.do_not_specialize)]))
     starved = {"sm_90": {"num_warps": 16, "maxnreg": 32}, "gfx942": {"num_warps": 4, "waves_per_eu": 8}}
@@ -192,7 +188,7 @@ IN_ONE_PROCESS = """if True:
 @pytest.fixture(scope="module")
 def compiled():
     """What is asked of single kernels: intermediate code by divergence, arguments compiled in, resources by target."""
-    names = ("none", "forward_kl", "jsd", "specialized", "sm_90", "gfx942")
+    names = ("none", "forward_kl", "jsd", "top", "specialized", "sm_90", "gfx942")
     return dict(zip(names, output_rows("-c", IN_ONE_PROCESS), strict=True))
 
 
@@ -211,6 +207,23 @@ def test_the_label_is_read_before_and_written_after_the_gradients(compiled, dive
     of_blocks = re.compile(r"tt\.store %[^:]+: tensor<[x0-9]+x!tt\.ptr<bf16>>")
     assert [len(of_blocks.findall(part)) for part in (before, loop, after)] == [0, 2 * n_views, 0]
     assert "scf.for" in loop
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("compiled")
+def test_top_tokens_are_read_before_they_are_taken_out_and_written_last(compiled):
+    """Barriers are between reading them, −inf in their places, the sums, the gradients of all, and their own."""
+    parts = compiled["top"].split("ttg.barrier")
+    found = {
+        "of top tokens": r"tt\.(load|store) %[^:]+: tensor<64x!tt\.ptr<bf16>>",
+        "of the label": r"tt\.(load|store) %[^:]+: !tt\.ptr<bf16>",
+        "of blocks": r"tt\.(store) %[^:]+: tensor<\d+x\d+x!tt\.ptr<bf16>>",
+    }
+    assert {name: [re.findall(pattern, part) for part in parts] for name, pattern in found.items()} == {
+        "of top tokens": [["load"], ["store"], [], [], ["store"]],
+        "of the label": [[], [], ["load"], [], ["store"]],
+        "of blocks": [[], [], [], ["store", "store"], []],
+    }
 
 
 @pytest.mark.slow

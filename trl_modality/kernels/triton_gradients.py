@@ -159,7 +159,7 @@ def write_gradients(
         if TEXT_GRADIENT:
             tl.store(text_row + label, text.to(text_row.dtype.element_ty))
         if VISION_GRADIENT:
-            if HAS_CLASSES:
+            if HAS_CLASSES:  # that of a top token is written below, by another thread perhaps
                 tl.store(vision_row + label, vision.to(vision_row.dtype.element_ty), mask=is_top == 0)
             else:
                 tl.store(vision_row + label, vision.to(vision_row.dtype.element_ty))
