@@ -154,7 +154,8 @@ class GroupPass:
         if target is not None:
             target = Target(*(_part(field, tokens) for field in target))
         elif live is not None or who is not None:
-            logits, rules = (live, None) if who is None else teachers.logits(who, source, len(tile.labels))
+            made: Any = (live, None) if who is None else teachers.logits(who, source, len(tile.labels))
+            logits, rules = made
             if spec.teacher_top_k is None:
                 # What the torch twin does to them, others would read: the text_rich view, and whom the anchor holds
                 keeps = live is not None or who is self.group.anchor

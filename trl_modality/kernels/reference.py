@@ -216,7 +216,8 @@ def _sampled(log_p_M: torch.Tensor, log_q_M: torch.Tensor, divergence: str) -> t
         return (ratio_M.exp() - ratio_M - 1).clamp(-K3_BOUND, K3_BOUND)
     # For labels that q said, value and gradient have the means of KL(q ‖ p) and its gradient
     ratio_M = (log_q_M - log_p_M).detach()
-    return ratio_M + ratio_M * (log_q_M - log_q_M.detach())
+    # A label that the teacher cannot say is infinitely far, and 0·inf would be no number
+    return ratio_M + torch.where(ratio_M.isfinite(), ratio_M, 0.0) * (log_q_M - log_q_M.detach())
 
 
 def share_by_mask(nll, is_top1, p_max, blind_nll, spec: LossSpec) -> torch.Tensor | None:
