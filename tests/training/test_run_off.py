@@ -53,6 +53,8 @@ def test_it_is_said_once_with_figures_cause_and_remedy(watched):
     for part in ("1.10 nats", "0.40 nats", "the last 10 steps", "the first 10", "`teacher='live'`"):
         assert part in said
     assert "`teacher='base'`, `anchor_weight=1.0` or a `text_rich_weight`" in said
+    other_rank = TrainerState(is_world_process_zero=False)
+    assert watched(*[{}] * 5, *[WORSE] * 20, state=other_rank, **NOTHING_HOLDS) == []
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,8 @@ def test_surer_views_are_a_sign_where_no_label_makes_them_so(watched):
     (said,) = watched(*surer, **NOTHING_HOLDS)
     assert "0.020 (text_rich) and 0.040 (vision_centric) nats per token, 0.300 and 0.500 in the first 10" in said
     assert watched(*surer) == watched(*surer, text_rich_weight=0.0) == []
+    half = {"text_rich_entropy": 0.1, "vision_centric_entropy": 0.1}
+    assert watched(*[{}] * 5, *[half] * 10, **NOTHING_HOLDS) == []
     without = [{**change, "text_rich_share": 0.0, "vision_centric_share": 0.0} for change in surer]
     assert len(watched(*without)) == 1, "the curriculum leaves the cross-entropies out"
 
@@ -106,6 +110,16 @@ def test_the_cause_is_what_holds_the_view(watched, options, cause):
     assert cause in said
 
 
+def test_another_training_begins_anew(tmp_path, warnings):
+    args = ModalityBalancedSFTConfig(str(tmp_path), bf16=False, **NOTHING_HOLDS)
+    callback = RunOffWatch(args, "live")
+    for step, change in ((50, {}), (100, WORSE)):
+        state = TrainerState(is_world_process_zero=True, global_step=step)
+        callback.on_train_begin(args, state, None)
+        callback.on_log(args, state, None, logs={"loss": 1.0, **GOOD, "text_rich_tokens": 9000.0, **change})
+    assert warnings == []
+
+
 def test_a_distance_from_the_anchor_needs_no_beginning_and_each_kind_is_said(watched):
     far = {"anchor_kl": 0.7}
     said = watched(*[far] * 20, *[{**far, **WORSE}] * 10, **NOTHING_HOLDS, anchor_weight=1.0)
@@ -121,6 +135,9 @@ def test_evaluations_are_compared_with_the_first_one(watched):
     evaluations = [{"loss": None, "text_rich_nll": None, "eval_a_text_rich_nll": nll} for nll in nlls]
     (said,) = watched(*evaluations, **NOTHING_HOLDS)
     assert said.startswith("Step 6: the text_rich view has got worse at held-out rows: 0.90 nats per token, 0.30")
+    state = TrainerState(is_world_process_zero=True)
+    assert watched(*evaluations[:2], state=state, **NOTHING_HOLDS) == []
+    assert len(watched(*evaluations[2:], state=state, **NOTHING_HOLDS)) == 1, "after a resume"
     assert watched(*evaluations) == []  # with a cross-entropy it may be that it learns its rows by heart
 
 

@@ -115,7 +115,7 @@ class RunOffWatch(TrainerCallback):
 
     def _keep(self, log: Mapping[str, float], step: int) -> bool:
         """Add a log of training; whether it scores the text_rich view."""
-        if "loss" not in log or step <= self._last_step:
+        if "loss" not in log:
             return False
         begin, self._last_step = self._last_step, step
         if SCORED not in log:
