@@ -167,7 +167,7 @@ class RunOffWatch(TrainerCallback):
         def figures(stretch: Stretch) -> str:
             nll, share = stretch.mean(SCORED), stretch.mean(f"{View.TEXT_RICH}_token_accuracy")
             vision = stretch.mean(f"{View.VISION_CENTRIC}_nll")
-            return f"{nll:.2f} nats per token, {share:.1%} of them its likeliest, vision_centric {vision:.2f} nats"
+            return f"{nll:.2f} nats per token, token accuracy {share:.1%}, vision_centric {vision:.2f} nats"
 
         return (
             f"the text_rich view has got worse at the completions: {figures(self._window)} over the last "
