@@ -15,6 +15,7 @@ from ..modeling.teaching import Teachings
 from ..modeling.token_layout import CollatorWithTokenLayout, TokenLayouts, without_stale_layout
 from .datasets import without_repeated_rows
 from .guarded import GuardedSFTTrainer
+from .run_off import RunOffWatch
 
 
 class TaughtSFTTrainer(GuardedSFTTrainer):
@@ -40,6 +41,8 @@ class TaughtSFTTrainer(GuardedSFTTrainer):
         if self._teaching.is_on:
             self._check_sharding(args)
             self.add_callback(_StepsOfTeaching(self._teaching))
+        if self._teaching.is_on or args.kl_weight:
+            self.add_callback(RunOffWatch(args, args.teacher if teacher_model is None else "model"))
 
     def _check_sharding(self, args: Any) -> None:
         needs = args.own_teachers
