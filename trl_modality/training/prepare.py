@@ -96,6 +96,9 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any, te
     if uses_views:
         arguments["args"] = copy.copy(paired_config(args, arguments.get("model")))
         arguments["args"].padding_free = False
+        if teacher_model is not None:  # so that it is known by name: no live view is the teacher
+            name = getattr(getattr(teacher_model, "config", None), "_name_or_path", "")
+            arguments["args"].teacher = name or type(teacher_model).__name__
         arguments["args"].accelerator_config = copy.copy(arguments["args"].accelerator_config)
         checks.reject_unsupported(arguments)
         checks.reject_text_run(datasets)
