@@ -307,6 +307,11 @@ def check_collator(collator: Any, args: Any) -> None:
             f"`data_collator` {collator.pixels[0]} and {collator.pixels[1]}: the model would be evaluated on other "
             "images than it is trained on. Give both the same."
         )
+    if collator.teacher_view != args.used_teacher_view:
+        raise ValueError(
+            f"`teacher_view` of the config is {args.used_teacher_view!r}, that of the given `data_collator` "
+            f"{collator.teacher_view!r}: a teacher reads what the collator makes. Give both the same."
+        )
     if args.bad_rows == "skip" and collator.quarantine is None:
         logger.warning(
             "`bad_rows='skip'` is not used: the given `data_collator` has no `quarantine`, and stops at bad rows."
