@@ -7,9 +7,10 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from tests.distillation.test_teachers import kl, logits_by_row
 from tests.testing.runs import sequential
-from tests.testing.tiny import MESSAGES, PAIR_FEATURES, pair_row, picture, tiny_llava
-from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, View
+from tests.testing.tiny import MESSAGES, PAIR_FEATURES, pair_row, picture, shown, tiny_llava
+from trl_modality import ModalityBalancedSFTTrainer, PairedCollator, PairError, View
 from trl_modality.collation.teacher_view import TEACHER_BATCH
+from trl_modality.data.quarantine import Quarantine
 from trl_modality.distillation.teaching import ANCHOR_BATCH
 
 
@@ -45,13 +46,11 @@ def rows():
     ]
 
 
-def trainer_of(config, given, processing_class=None, **options):
+def trainer_of(config, given, n_rows=None, **options):
     model, processor = tiny_llava()
-    args = sequential(config, per_device_train_batch_size=len(given), check_rows=0, **{**WEIGHTS, **options})
+    args = sequential(config, per_device_train_batch_size=n_rows or len(given), **{**WEIGHTS, **options})
     dataset = Dataset.from_list([{key: row[key] for key in FEATURES} for row in given], features=FEATURES)
-    return ModalityBalancedSFTTrainer(
-        model.double(), args, train_dataset=dataset, processing_class=processing_class or processor
-    )
+    return ModalityBalancedSFTTrainer(model.double(), args, train_dataset=dataset, processing_class=processor)
 
 
 def seen(row, view):
@@ -161,3 +160,191 @@ def test_the_text_rich_view_by_hand_in_the_same_way(config):
 @pytest.mark.parametrize("padding_free", [True, False])
 def test_labels_that_are_changed_are_the_teachers_too(config, padding_free):
     check(config, rows(), first=2, teacher="base", teacher_view="teacher_prompt", padding_free=padding_free)
+
+
+@pytest.mark.parametrize("teacher", ["live", "base", "ema"])
+def test_a_teacher_prompt_that_is_the_text_rich_one_changes_nothing(config, teacher):
+    given = [{**row, "teacher_prompt": row["text_rich_prompt"]} for row in (taught_row(i) for i in range(12))]
+    losses = []
+    for view in ("text_rich", "teacher_prompt"):
+        options = {"teacher_view": view, "learning_rate": 0.1, "max_steps": 3, "teacher_ema_decay": 0.5}
+        trainer = trainer_of(config, given, teacher=teacher, **options, n_rows=4)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+        found = trainer.evaluate(trainer.train_dataset.select(range(6)))
+        losses[-1].append(found["eval_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert len({*losses[0]}) == 4
+
+
+def parts_of(row):
+    """The pair with a teacher's prompt in parts, of which one is an image."""
+    text = row["teacher_prompt"][0]["content"]
+    return {
+        **row,
+        "teacher_prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}],
+    }
+
+
+BAD = [
+    ({"teacher_prompt": None}, "`teacher_prompt` is missing.*set `teacher_view` to 'text_rich'"),
+    ({"teacher_prompt": asked(" ")}, "`teacher_prompt` is empty"),
+    ({"teacher_prompt": 3}, "`teacher_prompt` is neither a string nor a list"),
+    ({"teacher_prompt": "Why?"}, "`teacher_prompt` given as a string, `completion` as a message list"),
+    ({"teacher_prompt": asked("<image> Why?")}, "`teacher_prompt` has the image token '<image>'"),
+    ({"teacher_images": picture(1)}, "`teacher_images` is Image, not a list"),
+    ({"teacher_images": [3]}, "image 0 of the teacher_prompt view is int"),
+    ({"teacher_images": [{"bytes": b"no", "path": None}]}, "`teacher_images`: image 0 "),
+    (
+        {"teacher_prompt": [*asked("Why?"), {"role": "assistant", "content": "So: "}]},
+        "`completion` tokenizes differently after `teacher_prompt`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("own", "message"), BAD)
+def test_what_is_bad_for_the_teacher_alone(own, message, tmp_path):
+    collate = PairedCollator(tiny_llava()[1], teacher_view="teacher_prompt")
+    bad = taught_row(7, **own)
+    with pytest.raises(PairError, match=f"id='pair-7'.*{message}"):
+        collate([taught_row(0), bad])
+    if own == {"teacher_prompt": None}:
+        PairedCollator(tiny_llava()[1])([bad])  # of which nobody else knows
+        collate.quarantine = Quarantine(tmp_path / "bad.jsonl")
+        batch = collate([taught_row(0), bad, taught_row(2)])
+        (record,) = collate.quarantine.records()
+        assert record["field"] == "teacher_prompt"
+        assert batch["view_layout"].pairs == batch[TEACHER_BATCH]["view_layout"].rows[View.TEXT_RICH] == 2
+
+
+def test_slots_of_the_teachers_prompt_are_those_of_its_images():
+    collate = PairedCollator(tiny_llava()[1], teacher_view="teacher_prompt")
+    row = parts_of(taught_row(0))
+    assert collate([row])[TEACHER_BATCH]["pixel_values"].shape[0] == 1
+    with pytest.raises(PairError, match=r"`teacher_prompt` has 1 image slot\(s\), but the teacher_prompt view has 2"):
+        collate([{**row, "teacher_images": [picture(0), picture(1)]}])
+
+
+def test_text_only_takes_images_out_of_parts_and_of_strings():
+    processor = tiny_llava()[1]
+    collate = PairedCollator(processor, teacher_view="text_only")
+    row = taught_row(0)
+    plain = collate([row])[TEACHER_BATCH]
+    text = row["text_rich_prompt"][0]["content"]
+    in_parts = [{"type": "image"}, {"type": "text", "text": text}]
+    parts = collate([{**row, "text_rich_prompt": [{"role": "user", "content": in_parts}]}])[TEACHER_BATCH]
+    strings = {"text_rich_prompt": f"<image>{text}", "vision_centric_prompt": "<image>Why?", "completion": " So."}
+    written = collate([{**row, **strings}])[TEACHER_BATCH]
+    assert torch.equal(parts["input_ids"], plain["input_ids"])
+    assert processor.tokenizer.decode(written["input_ids"][0]) == f"{text} So."
+    for batch in (plain, parts, written):
+        assert "pixel_values" not in batch
+        assert not (batch["input_ids"] == processor.image_token_id).any()
+
+
+@pytest.mark.parametrize("overlong", ["error", "drop", "cut_completion"])
+def test_a_teachers_prompt_above_max_length(overlong):
+    """The row is refused, left out, or cut in all of its views, by as many tokens."""
+    processor = tiny_llava()[1]
+    long = taught_row(1, teacher_prompt=asked("red " * 60), completion=[{"role": "assistant", "content": "4 " * 9}])
+    given = [taught_row(0), long, taught_row(2)]
+    whole = PairedCollator(processor, teacher_view="teacher_prompt")([long])
+    limit = whole[TEACHER_BATCH]["view_layout"].lengths[View.TEXT_RICH][0] - 3
+    collate = PairedCollator(processor, max_length=limit, overlong=overlong, teacher_view="teacher_prompt")
+    if overlong == "error":
+        with pytest.raises(PairError, match=f"id='pair-1': the teacher_prompt view has {limit + 3} tokens, above"):
+            collate(given)
+        return
+    batch = collate(given)
+    layout, taught = batch["view_layout"], batch[TEACHER_BATCH]
+    assert layout.overlong == {"dropped": int(overlong == "drop"), "cut": int(overlong != "drop")}
+    assert taught["view_layout"].examples[View.TEXT_RICH] == layout.examples[View.TEXT_RICH]
+    assert len(taught["labels"]) == layout.pairs == (2 if overlong == "drop" else 3)
+    for own, other in zip(taught["labels"], batch["labels"][: layout.pairs], strict=True):
+        assert torch.equal(own[own != -100], other[other != -100])
+    if overlong != "drop":
+        n_whole, n_cut = ((labels != -100).sum() for labels in (whole["labels"][0], batch["labels"][1]))
+        assert n_cut == n_whole - 3
+
+
+def test_only_pairs_in_both_views_have_a_teacher(config):
+    collate = PairedCollator(tiny_llava()[1], teacher_view="teacher_prompt")
+    alone = {key: value for key, value in taught_row(1).items() if key != "teacher_prompt"}
+    plain = {"images": [picture(9)], "prompt": asked("Why?"), "completion": pair_row(3)["completion"]}
+    both = shown(taught_row(0), View.TEXT_RICH, View.VISION_CENTRIC)
+    others = [shown(alone, View.TEXT_RICH), shown(alone, View.VISION_CENTRIC), shown(plain, View.PLAIN)]
+    assert TEACHER_BATCH not in collate(others)
+    batch = collate([*others, both])
+    assert batch[TEACHER_BATCH]["view_layout"].examples == {View.TEXT_RICH: (3,)}
+    # Nor is anything but the text_rich view held, where a blind teacher reads more
+    options = {"teacher_view": "teacher_prompt", "kl_mask": "visual_advantage", "anchor_weight": 1.0}
+    trainer = trainer_of(config, rows(), teacher="base", **options)
+    given = trainer._collating(trainer.data_collator, trainer._loss_settings)([*others, both])
+    for part in (given, given[TEACHER_BATCH], given[ANCHOR_BATCH]):
+        part["pixel_values"] = part["pixel_values"].double()
+    with trainer._attention():
+        _, found = trainer._taught(trainer.model, given, trainer._loss_settings)
+    assert found["teachings"].teachers.keys() == {"pairs"}
+    assert found["teachings"].anchors.keys() == {"pairs", "text_rich"}
+
+
+def test_a_rank_without_pairs_reads_as_often_as_the_others(config, monkeypatch):
+    """And learns nothing of what it reads for them."""
+    trainer = trainer_of(config, rows(), teacher="base", teacher_view="teacher_prompt", anchor_weight=1.0)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    read, sizes = trainer._teaching._read, []
+    monkeypatch.setattr(
+        trainer._teaching, "_read", lambda *given: sizes.append(len(given[2]["labels"])) or read(*given)
+    )
+    settings = trainer._loss_settings.with_rows_apart()
+    for given in (rows(), [shown(row, View.VISION_CENTRIC) for row in rows()[:3]]):
+        batch = trainer._collating(trainer.data_collator, settings)(given)
+        for part in (batch, batch.get(TEACHER_BATCH, {}), batch.get(ANCHOR_BATCH, {})):
+            if part:
+                part["pixel_values"] = part["pixel_values"].double()
+        _, found = trainer._taught(trainer.model, batch, settings)
+    assert sizes == [5, 5, 3, 3]
+    assert not found["teachings"].teachers
+    assert not found["teachings"].anchors
+
+
+def test_what_the_teacher_needs_is_not_lost_on_the_way(config, monkeypatch):
+    trainer = trainer_of(config, rows(), teacher_view="text_only")
+    batch = trainer._collating(trainer.data_collator, trainer._loss_settings)(rows())
+    without = {key: value for key, value in batch.items() if key != TEACHER_BATCH}
+    with pytest.raises(
+        ValueError, match="a batch with pairs has no `teacher_batch`, which `teacher_view='text_only'`"
+    ):
+        trainer._taught(trainer.model, without, trainer._loss_settings)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="`teacher_view='text_only'` with FSDP or ZeRO-3"):
+        trainer._check_sharding(trainer.args)
+    with pytest.raises(ValueError, match="no row of a batch shows its teacher an image.*id='pair-0'"):
+        trainer._taught(trainer.model, batch, trainer._loss_settings)
+    fewer = {
+        **batch,
+        TEACHER_BATCH: PairedCollator(tiny_llava()[1], teacher_view="text_only")(rows()[:2])[TEACHER_BATCH],
+    }
+    fewer["labels"] = fewer["labels"].clone()
+    with pytest.raises(ValueError, match="`teacher_batch` has 2 rows, the batch 5 pairs in both views"):
+        trainer._taught(trainer.model, fewer, trainer._loss_settings)
+
+
+def test_options_of_the_view(config):
+    with pytest.raises(
+        ValueError, match="`teacher_view` must be one of text_rich, text_only, teacher_prompt, got 'x'"
+    ):
+        config(teacher_view="x")
+    with pytest.raises(ValueError, match="`teacher_view` must be one of"):
+        PairedCollator(tiny_llava()[1], teacher_view="x")
+    assert config(teacher_view="text_only", kl_weight=0.0).used_teacher_view == "text_rich"
+    model, processor = tiny_llava()
+    with pytest.raises(ValueError, match="`teacher_view` of the config is 'text_only', that of the given"):
+        ModalityBalancedSFTTrainer(
+            model,
+            config(teacher_view="text_only"),
+            train_dataset=Dataset.from_list([pair_row(0)], features=PAIR_FEATURES),
+            processing_class=processor,
+            data_collator=PairedCollator(processor),
+        )

@@ -75,18 +75,21 @@ def teacher_row(
     if view is TeacherView.TEXT_ONLY:
         return {"prompt": _without_images(row[PAIR_PROMPTS[0]], name, processor), "completion": completion}, []
     _check_prompt(row, name)
-    stored = images_of({"images": row.get(IMAGES)} if row.get(IMAGES) is not None else row, View.PLAIN)
+    own = row.get(IMAGES)
+    if own is not None and (not isinstance(own, Sequence) or isinstance(own, str | bytes)):
+        problem = f"`{IMAGES}` is {type(own).__name__}, not a list of images."
+        raise PairError(name, problem, "Put the image into a list; an empty one shows the teacher no image.")
+    stored = images_of(row, View.PLAIN) if own is None else list(own)
     slots = image_slots(row[PROMPT], getattr(processor, "image_token", None))
     check_images(name, view, stored, slots, PROMPT)
     texts = {"prompt": without_none(row[PROMPT]), "completion": completion}
     for shown, images in loaded.items():
-        if row.get(IMAGES) is None and row.get(OWN_IMAGES[shown]) is None:
+        if own is None and row.get(OWN_IMAGES[shown]) is None:
             return texts, images
     try:
         return texts, load_images({"images": stored}, View.PLAIN, name, pixels)
     except PairError as error:
-        where = IMAGES if row.get(IMAGES) is not None else "images"
-        raise PairError(name, f"`{where}`: {error.problem}", error.remedy) from error
+        raise PairError(name, f"`{'images' if own is None else IMAGES}`: {error.problem}", error.remedy) from error
 
 
 def _check_prompt(row: Mapping[str, Any], name: str) -> None:

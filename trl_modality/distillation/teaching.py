@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import is_peft_model
 from transformers.utils import logging
 
+from ..collation.layout import OF_ROWS, TOKEN_FILL, ViewLayout
 from ..collation.select import selected_views
 from ..collation.teacher_view import TEACHER_BATCH, with_labels_of
 from ..kernels import LossSpec, TokenGroup, grouped_linear_loss
@@ -57,6 +58,8 @@ class Teaching:
         if self._needs_blind:
             self._views.add(View.VISION_CENTRIC)
         self._reads = self._batches_read()
+        self.needs_images = False
+        """Whether ranks wait for each other in the tower, so that each teacher must be shown an image."""
         _warn_of_what_nothing_holds(args, self._name)
 
     def _batches_read(self) -> dict[str, tuple[str, ...]]:
@@ -106,11 +109,8 @@ class Teaching:
             if self._is_apart and batches[TEACHER_BATCH] is not None:
                 taught = {key: value for key, value in batches[TEACHER_BATCH].items() if key != "token_layout"}
                 batches[TEACHER_BATCH] = with_labels_of(taught, inputs)
-        if self._is_apart and batches[TEACHER_BATCH] is None and inputs["view_layout"].pairs:
-            raise ValueError(
-                f"a batch with pairs has no `{TEACHER_BATCH}`, which `teacher_view={self._args.teacher_view!r}` "
-                "reads: its data collator leaves the key out. Let it keep all that `PairedCollator` gives."
-            )
+        if self._is_apart:
+            self._check(batches[TEACHER_BATCH], inputs["view_layout"])
         states = self._states(model, inputs, batches, self._row_settings(settings))
         teachers = states_by_group(states.get((self._name, TEACHER_BATCH)), tokens)
         anchors = states_by_group(states.get((self._args.anchor, text_key)), tokens)
@@ -122,6 +122,22 @@ class Teaching:
         if self._needs_blind and PAIRS in teachers:
             found.blind_nll[PAIRS] = _blind_nll(states[self._name, text_key], tokens, settings)
         return inputs, found
+
+    def _check(self, batch: Any, layout: ViewLayout) -> None:
+        """Raise where the batch of a teacher that sees a view of its own is missing, or shows no image but has to."""
+        view = f"`teacher_view={self._args.teacher_view!r}`"
+        if batch is None and layout.pairs:
+            raise ValueError(
+                f"a batch with pairs has no `{TEACHER_BATCH}`, which {view} reads: its data collator leaves the key "
+                "out. Let it keep all that `PairedCollator` gives."
+            )
+        shown = () if batch is None else batch["view_layout"].entries.keys() - {*TOKEN_FILL, *OF_ROWS}
+        if self.needs_images and batch is not None and not shown:
+            raise ValueError(
+                f"no row of a batch shows its teacher an image ({view}, rows {', '.join(layout.names[:3])}, ...), and "
+                "with FSDP or ZeRO-3 other ranks wait for this one in the tower. Use DDP or ZeRO-2, or give every row "
+                "an image in `teacher_images`."
+            )
 
     def _states(
         self, model: Any, inputs: dict[str, Any], batches: dict[str, Any], settings: LossSettings
