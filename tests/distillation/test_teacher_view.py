@@ -331,6 +331,16 @@ def test_what_the_teacher_needs_is_not_lost_on_the_way(config, monkeypatch):
         trainer._taught(trainer.model, fewer, trainer._loss_settings)
 
 
+def test_a_column_that_no_teacher_reads_is_said(config, caplog):
+    with caplog.at_level("WARNING", logger="transformers"):
+        trainer_of(config, rows(), teacher_view="teacher_prompt")
+        assert "no teacher reads" not in caplog.text
+        trainer_of(config, rows(), teacher_view="text_only")
+    assert (
+        "`train_dataset` has a `teacher_prompt`, which no teacher reads with `teacher_view='text_only'`" in caplog.text
+    )
+
+
 def test_options_of_the_view(config):
     with pytest.raises(
         ValueError, match="`teacher_view` must be one of text_rich, text_only, teacher_prompt, got 'x'"

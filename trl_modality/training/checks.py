@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from ..collation.collator import PairedCollator
 from ..collation.layout import ViewLayout
+from ..collation.teacher_view import PROMPT, TeacherView
 from ..curriculum.options import RunSchedule
 from ..curriculum.rows import at_level
 from ..curriculum.stream import unread_stream
@@ -287,6 +288,16 @@ def reject_late_pairs(dataset: Any, text_field: str) -> None:
             raise ValueError(
                 f"`{name}` has pairs, but the trainer was set up without. Give it a dataset with pairs at the start "
                 "(as `train_dataset` or `eval_dataset`)."
+            )
+
+
+def say_what_no_teacher_reads(datasets: Mapping[str, AnyDataset], view: str) -> None:
+    """Warn of columns for a teacher in a run whose teacher sees something else."""
+    for name, dataset in datasets.items():
+        if view != TeacherView.TEACHER_PROMPT and PROMPT in columns_of(dataset, name):
+            logger.warning(
+                f"`{name}` has a `{PROMPT}`, which no teacher reads with `teacher_view={view!r}`: set "
+                "`teacher_view='teacher_prompt'`, or leave the column out."
             )
 
 

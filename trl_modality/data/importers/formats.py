@@ -52,8 +52,11 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """What a field is called, in order of preference; `columns` names another."""
 TEACHER_PROMPT = "teacher_prompt"
-IMAGES_OF = dict(zip(PAIR_PROMPTS, ("text_rich_images", "vision_centric_images"), strict=True))
-IMAGES_OF[TEACHER_PROMPT] = "teacher_images"
+IMAGES_OF: dict[str, str] = {
+    "text_rich_prompt": "text_rich_images",
+    "vision_centric_prompt": "vision_centric_images",
+    TEACHER_PROMPT: "teacher_images",
+}
 """The field of the images of a prompt, where they are not those of the pair."""
 
 
