@@ -4,10 +4,14 @@
 
 The table has one line for each (target, dtype, variant). The whole table takes half an hour; a run without options
 writes it to `results/kernel_resources.csv`. Pairs of which one view alone has a gradient are in it for sm_90 in bf16,
-and elsewhere with `--gradient`. A variant is: which views a token has, the divergence, whose gradients are
+and elsewhere with `--gradient`; of what has a feature, elsewhere in bf16 what trains at another temperature than 1,
+and all with `--feature`. A variant is: which views a token has, the divergence, whose gradients are
 computed (none in evaluation), whether the divergence is part of them, whether the temperature is other than 1 (then it
-has exponentials of its own), whether logits are soft-capped, and whether the vocabulary is a multiple of 16, which
-Triton is told; otherwise the mask of the last block may end anywhere. The other columns:
+has exponentials of its own), whether logits are soft-capped, whether the vocabulary is a multiple of 16, which
+Triton is told (otherwise the mask of the last block may end anywhere), and a `feature`, one at a time: clipped
+entries, a teacher's top tokens, both, a share of the divergence's weight, or a teacher with logits soft-capped by
+itself. With a feature, or a divergence from the label alone, there are not all the others, but those of
+`feature_variants`. The other columns:
 
 - `registers` of a thread (AMD: VGPRs), and `occupancy`, the share of a multiprocessor's warps that can be resident
   with so many registers.
@@ -52,9 +56,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.cache import get_cache_manager
 
-from trl_modality.kernels.spec import DIVERGENCES, LossSpec
+from trl_modality.kernels.spec import DIVERGENCES, SAMPLED, LossSpec
 from trl_modality.kernels.triton_kernels import PER_TOKEN, rows_kernel
-from trl_modality.kernels.triton_rows import launch_options
+from trl_modality.kernels.triton_rows import MASKS, launch_options
 
 
 RESULTS = Path(__file__).parent / "results" / "kernel_resources.csv"
@@ -67,8 +71,11 @@ TARGETS = {
 }
 ITEMSIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ROWS = ("text_ptr", "vision_ptr")
-INTEGERS = ("stride", "n_columns")
-FLOATS = ("scale", "softcap", "inv_tau", "beta")
+INTEGERS = ("stride", "n_columns", "n_top")
+FLOATS = ("scale", "softcap", "text_scale", "text_softcap", "inv_tau", "beta", "clip", "confidence", "importance_clip")
+FULL = tuple(divergence for divergence in DIVERGENCES if divergence not in SAMPLED)
+# As many as two warps have threads; a server gives no more, and most give 20
+TOP_PLACES = 64
 CHOICES = {
     "views": ("text", "vision", "both"),
     "divergence": ("none", *DIVERGENCES),
@@ -76,6 +83,7 @@ CHOICES = {
     "kl": ("yes", "no"),
     "tempered": ("no", "yes"),
     "columns": ("16n", "any"),
+    "feature": ("none", "clip", "top", "top_clip", "share", "rules"),
 }
 
 
@@ -100,6 +108,16 @@ class Variant:
     softcap: bool
     columns: str
     """`16n` or `any`."""
+    feature: str = "none"
+    """`clip`, `top`, `top_clip`, `share`, `rules`, or `none`."""
+
+    @property
+    def has_top(self) -> bool:
+        return self.feature in ("top", "top_clip")
+
+    @property
+    def is_special(self) -> bool:
+        return self.feature != "none" or self.divergence in SAMPLED
 
     @property
     def n_views(self) -> int:
@@ -108,18 +126,25 @@ class Variant:
     def passes(self) -> tuple[int, int]:
         """The fewest loads and stores of a logit, summed over the views, for a scheme that keeps no row on the chip.
 
-        Every view is loaded once for the statistics (the JSD needs a second look, as its mixture needs both sums), and
-        once for the gradient that is then stored. That of the divergence takes the text_rich view's logits too.
+        Every view is loaded once for the statistics (the JSD needs a second look, as its mixture needs both sums; so
+        do clipped entries), and once for the gradient that is then stored. That of the divergence takes the text_rich
+        view's logits too, unless it is a multiple of the student's distribution.
         """
         stored = {"none": 0, "both": 2}.get(self.gradient, 1)
-        text_is_compared = self.kl == "yes" and self.gradient == "vision"
-        loads = self.n_views * (2 if self.divergence == "jsd" else 1) + stored + text_is_compared
+        is_of_student = self.has_top or self.divergence in SAMPLED
+        text_is_compared = self.kl == "yes" and self.gradient == "vision" and not is_of_student
+        looks_again = self.feature == "clip" or (self.divergence == "jsd" and not self.has_top)
+        loads = self.n_views * (2 if looks_again else 1) + stored + text_is_compared
         return loads, stored
 
     def launch_options(self, target: str, dtype: str) -> dict[str, int]:
         """Columns of a block and of a lane, warps, and more, as `TritonRows` launches the kernel."""
         divergence = DIVERGENCES[0] if self.divergence == "none" else self.divergence
-        spec = LossSpec(divergence, logit_softcap=30.0 if self.softcap else None)
+        spec = LossSpec(
+            divergence,
+            logit_softcap=30.0 if self.softcap or self.feature == "rules" else None,
+            kl_clip=0.05 if self.feature in ("clip", "top_clip") else None,
+        )
         platform = "nvidia" if target.startswith("sm_") else "amd"
         return launch_options(spec, ITEMSIZES[dtype], VOCAB_SIZE + (self.columns == "any"), platform)
 
@@ -128,11 +153,21 @@ class Variant:
             "HAS_TEXT": self.views != "vision",
             "HAS_VISION": self.views != "text",
             "DIVERGENCE": CHOICES["divergence"].index(self.divergence),
+            "HAS_CLIP": self.feature in ("clip", "top_clip"),
+            "TOP": TOP_PLACES if self.has_top else 0,
+            "HAS_SHARE": self.feature == "share",
+            "MASK": MASKS.index("visual_advantage") if self.feature == "share" else 0,
+            "HAS_BLIND": self.feature == "share",
+            "IS_IMPORTANCE_WEIGHTED": self.feature == "share",
+            "TEXT_STATS": self.views != "vision",
+            "VISION_STATS": self.views != "text",
             "TEXT_GRADIENT": self.gradient in ("text", "both"),
             "VISION_GRADIENT": self.gradient in ("vision", "both"),
             "KL_GRADIENT": self.kl == "yes",
             "IS_TEMPERED": self.tempered == "yes",
             "HAS_SOFTCAP": self.softcap,
+            "HAS_TEXT_RULES": self.feature == "rules",
+            "TEXT_SOFTCAP": self.softcap or self.feature == "rules",
         }
 
 
@@ -173,12 +208,27 @@ def variants() -> Iterator[Variant]:
     cases = [(view, "none", gradient, "no") for view in ("text", "vision") for gradient in (view, "none")]
     cases += [
         ("both", divergence, gradient, kl)
-        for divergence, gradient, kl in product(DIVERGENCES, CHOICES["gradient"], CHOICES["kl"])
+        for divergence, gradient, kl in product(FULL, CHOICES["gradient"], CHOICES["kl"])
         if kl == "no" or gradient in ("both", "vision")
     ]
     for case, tempered, softcap, columns in product(cases, CHOICES["tempered"], (False, True), CHOICES["columns"]):
         if case[0] == "both" or tempered == "no":
             yield Variant(*case, tempered, softcap, columns)
+    yield from feature_variants()
+
+
+def feature_variants() -> Iterator[Variant]:
+    """Of each feature, and of the divergences from the label, the kernels of training and of evaluation."""
+    cases = [("both", divergence, "none") for divergence in SAMPLED]
+    cases += [("both", divergence, feature) for divergence in FULL for feature in ("clip", "share", "rules")]
+    cases += [("vision", divergence, feature) for divergence in FULL for feature in ("top", "top_clip")]
+    for (views, divergence, feature), tempered, softcap in product(cases, CHOICES["tempered"], (False, True)):
+        # A teacher of its own has no gradient
+        trained = "both" if views == "both" and feature != "rules" else "vision"
+        for gradient in (trained, "none"):
+            yield Variant(
+                views, divergence, gradient, "no" if gradient == "none" else "yes", tempered, softcap, "16n", feature
+            )
 
 
 def compile_variant(
@@ -231,7 +281,7 @@ def compiled_kernel(target: str, dtype: str, variant: Variant, block: int, GROUP
 
 
 def _type_per_token(name: str) -> str:
-    return "*i64" if name == "labels_ptr" else "*i1" if "is_top1" in name else "*fp32"
+    return "*i64" if name in ("labels_ptr", "top_ids_ptr") else "*i1" if "is_top1" in name else "*fp32"
 
 
 def _attributes(target: GPUTarget, variant: Variant) -> dict[tuple[int], list[list]]:
@@ -271,13 +321,20 @@ def occupancy(target: str, registers: int, num_warps: int) -> float:
     return min(most, fitting) // num_warps * num_warps / most
 
 
+def is_left_out(variant: Variant, dtype: str, options: argparse.Namespace) -> bool:
+    """Of little interest, and half of all: they are compiled for one target, and where they are asked for."""
+    if variant.is_special:
+        trains = variant.kl == "yes" and variant.tempered == "yes"
+        return options.feature is CHOICES["feature"] and not (dtype == "bf16" and trains)
+    is_partial = variant.views == "both" and variant.gradient in ("text", "vision")
+    return is_partial and options.gradient is CHOICES["gradient"]
+
+
 def rows_of(options: argparse.Namespace) -> Iterator[dict]:
     for target, dtype, variant in product(options.target, options.dtype, variants()):
         if any(getattr(variant, name) not in getattr(options, name) for name in CHOICES):
             continue
-        # Of little interest, and half of all: they are compiled for one target, and where they are asked for
-        is_partial = variant.views == "both" and variant.gradient in ("text", "vision")
-        if is_partial and options.gradient is CHOICES["gradient"] and (target, dtype) != ("sm_90", "bf16"):
+        if (target, dtype) != ("sm_90", "bf16") and is_left_out(variant, dtype, options):
             continue
         row = {"target": target, "dtype": dtype, **asdict(variant)}
         try:

@@ -19,7 +19,7 @@ from .modeling.token_layout import counted_labels
 from .training.bad_rows import evaluated_rows, quarantine_of
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
 from .training.choosing import check_choosing
-from .training.datasets import named_datasets, without_repeated_rows
+from .training.datasets import named_datasets
 from .training.gap import EvaluationGap
 from .training.metrics import RunMetrics
 from .training.prepare import check_run, collating_with, prepare_model, prepare_run
@@ -89,7 +89,7 @@ class ModalityBalancedSFTTrainer(TaughtSFTTrainer):
         **kwargs,
     ):
         given = inspect.signature(SFTTrainer.__init__).bind_partial(None, *args, **kwargs).arguments
-        run = prepare_run(given, replay_dataset, schedule)
+        run = prepare_run(given, replay_dataset, schedule, teacher_model)
         self._uses_views, self.replay_dataset = run.uses_views, run.replay_dataset
         self._run_plan: RunPlan | None = None
         super().__init__(**run.arguments)
@@ -189,11 +189,8 @@ class ModalityBalancedSFTTrainer(TaughtSFTTrainer):
         settings, training = self._loss_settings, self.model.training
         if not follows_segments(self._decoder):
             settings = settings.with_rows_apart()  # called by the user, outside of `train` and `evaluate`
-        if not training:
-            inputs = without_repeated_rows(inputs, self.args, self.accelerator)
         inputs, teachings = self._taught(model, inputs, settings)
-        if self.aux_loss_enabled:
-            inputs["output_router_logits"] = True
+        inputs |= {"output_router_logits": True} if self.aux_loss_enabled else {}
         teachings |= {"paired_loss": settings, "num_items_in_batch": num_items_in_batch}
         output: PairedModelOutput = model(**inputs, **teachings)
         is_counted, layout = num_items_in_batch is not None, inputs["view_layout"]

@@ -19,7 +19,7 @@ pytest.importorskip("triton")
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "kernel_resources.py"
-VARIANT = ("views", "divergence", "gradient", "kl", "tempered", "softcap", "columns")
+VARIANT = ("views", "divergence", "gradient", "kl", "tempered", "softcap", "columns", "feature")
 SASS_LOOP = """
 .L_x_0:
         /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
@@ -102,18 +102,36 @@ def chosen(kernel_resources, **choices: list[str]) -> tuple[list, list[str]]:
 @pytest.mark.slow
 def test_every_kernel_compiles_without_spills_or_needless_traffic(kernel_resources):
     # One view alone is the same code whichever it is, and gradients of one view alone are in the next test
-    choices = {"views": ["vision", "both"], "gradient": ["both", "none"], "columns": ["16n"]}
-    expected, options = chosen(kernel_resources, **choices)
+    choices = {
+        "views": ["vision", "both"],
+        "divergence": ["none", *kernel_resources.FULL],
+        "gradient": ["both", "none"],
+    }
+    expected, options = chosen(kernel_resources, **choices, columns=["16n"], feature=["none"])
     rows = rows_of("--target", "sm_90", "--dtype", "bf16", *options)
     assert [kernel_resources.Variant(*(row[name] for name in VARIANT)) for row in rows] == expected
     assert complaints(rows) == []
 
 
 @pytest.mark.slow
+def test_so_does_what_teachers_add(kernel_resources):
+    """What is most in every column: the JSD with each feature, and estimates, trained at another temperature."""
+    choices = {"kl": ["yes"], "gradient": ["both", "vision"], "tempered": ["yes"], "columns": ["16n"]}
+    for more in (
+        {"divergence": ["jsd"], "feature": ["clip", "rules", "top_clip"]},
+        {"divergence": [*kernel_resources.SAMPLED], "feature": ["none"]},
+    ):
+        expected, options = chosen(kernel_resources, **choices, **more)
+        rows = rows_of("--target", "sm_90", "--dtype", "bf16", *options)
+        assert len(rows) == len(expected) == 2 * (len(more["divergence"]) + len(more["feature"]) - 1)
+        assert complaints(rows) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])
 def test_so_it_does_for_other_gpus(kernel_resources, target):
     choices = {"views": ["both"], "gradient": ["both"], "kl": ["yes"], "tempered": ["yes"], "columns": ["16n"]}
-    expected, options = chosen(kernel_resources, **choices)
+    expected, options = chosen(kernel_resources, **choices, divergence=[*kernel_resources.FULL], feature=["none"])
     rows = rows_of("--target", target, "--dtype", "bf16", *options)
     assert len(rows) == len(expected) == 6
     assert complaints(rows) == []
@@ -121,7 +139,7 @@ def test_so_it_does_for_other_gpus(kernel_resources, target):
 
 @pytest.mark.slow
 def test_so_it_does_for_other_dtypes_and_vocabularies():
-    options = ("--gradient", "text", "vision", "--tempered", "no", "--columns", "any")
+    options = ("--gradient", "text", "vision", "--tempered", "no", "--columns", "any", "--feature", "none")
     rows = rows_of("--target", "sm_90", "--dtype", "fp16", "fp32", *options)
     assert {(row["dtype"], row["columns"]) for row in rows} == {("fp16", "any"), ("fp32", "any")}
     assert complaints(rows) == []
@@ -133,13 +151,19 @@ def test_the_table_has_every_kernel_and_no_complaint(kernel_resources):
     whole = [row for row in rows if (row["target"], row["dtype"]) == ("sm_90", "bf16")]
     n_variants = len(list(kernel_resources.variants()))
     assert len(whole) == n_variants
-    n_partial = sum(row["views"] == "both" and row["gradient"] in ("text", "vision") for row in whole)
-    n_others = len(kernel_resources.TARGETS) * len(kernel_resources.ITEMSIZES) - 1
-    assert len(rows) == n_variants + n_others * (n_variants - n_partial)
+    special = [row for row in whole if row["feature"] != "none" or row["divergence"] in kernel_resources.SAMPLED]
+    n_trained = sum(row["kl"] == row["tempered"] == "yes" for row in special)
+    n_partial = sum(
+        row["views"] == "both" and row["gradient"] in ("text", "vision") for row in whole if row not in special
+    )
+    n_targets = len(kernel_resources.TARGETS)
+    n_others = n_targets * len(kernel_resources.ITEMSIZES) - 1
+    n_usual = n_variants - len(special)
+    assert len(rows) == n_variants + n_others * (n_usual - n_partial) + (n_targets - 1) * n_trained
     assert complaints(rows) == []
     main = ("both", "forward_kl", "both", "yes", "no", "False")
     for row in rows:
-        if tuple(row[name] for name in VARIANT[:-1]) == main:
+        if tuple(row[name] for name in VARIANT[:-2]) == main and row["feature"] == "none":
             assert float(row["instructions"]) + float(row["once"]) <= 35
 
 
@@ -150,6 +174,8 @@ IN_ONE_PROCESS = """if True:
         view = "vision" if divergence == "none" else "both"
         variant = k.Variant(view, divergence, gradient=view, kl="no", tempered="no", softcap=False, columns="any")
         print(json.dumps(k.compiled_kernel("sm_90", "bf16", variant, 2048, GROUP=4, num_warps=16).asm["ttir"]))
+    variant = k.Variant("vision", "jsd", "vision", "yes", "no", False, "any", "top")
+    print(json.dumps(k.compiled_kernel("sm_90", "bf16", variant, 2048, GROUP=4, num_warps=16).asm["ttir"]))
     variant = k.Variant("both", "jsd", "both", "yes", "no", False, "16n")
     print(json.dumps([p.name for p in k.rows_kernel.params if not (p.is_constexpr or p.do_not_specialize)]))
     starved = {"sm_90": {"num_warps": 16, "maxnreg": 32}, "gfx942": {"num_warps": 4, "waves_per_eu": 8}}
@@ -162,7 +188,7 @@ IN_ONE_PROCESS = """if True:
 @pytest.fixture(scope="module")
 def compiled():
     """What is asked of single kernels: intermediate code by divergence, arguments compiled in, resources by target."""
-    names = ("none", "forward_kl", "jsd", "specialized", "sm_90", "gfx942")
+    names = ("none", "forward_kl", "jsd", "top", "specialized", "sm_90", "gfx942")
     return dict(zip(names, output_rows("-c", IN_ONE_PROCESS), strict=True))
 
 
@@ -185,10 +211,34 @@ def test_the_label_is_read_before_and_written_after_the_gradients(compiled, dive
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("compiled")
-def test_tiles_share_a_kernel(compiled):
-    """Compiled in is what all tiles of a call have alike: not where a tile's tokens begin, nor their number."""
-    floats = {"scale", "softcap", "inv_tau", "beta"}  # never compiled in
-    assert set(compiled["specialized"]) - floats == {"text_ptr", "vision_ptr", "stride", "n_columns"}
+def test_top_tokens_are_read_before_they_are_taken_out_and_written_last(compiled):
+    """Barriers are between reading them, −inf in their places, the sums, the gradients of all, and their own."""
+    parts = compiled["top"].split("ttg.barrier")
+    found = {
+        "of top tokens": r"tt\.(load|store) %[^:]+: tensor<64x!tt\.ptr<bf16>>",
+        "of the label": r"tt\.(load|store) %[^:]+: !tt\.ptr<bf16>",
+        "of blocks": r"tt\.(store) %[^:]+: tensor<\d+x\d+x!tt\.ptr<bf16>>",
+    }
+    assert {name: [re.findall(pattern, part) for part in parts] for name, pattern in found.items()} == {
+        "of top tokens": [["load"], ["store"], [], [], ["store"]],
+        "of the label": [[], [], ["load"], [], ["store"]],
+        "of blocks": [[], [], [], ["store", "store"], []],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("compiled")
+def test_tiles_share_a_kernel(compiled, kernel_resources):
+    """Compiled in is what all tiles of a call have alike: not where a tile's tokens begin, nor their number.
+
+    Numbers with a point never are.
+    """
+    assert set(compiled["specialized"]) - set(kernel_resources.FLOATS) == {
+        "text_ptr",
+        "vision_ptr",
+        "stride",
+        "n_columns",
+    }
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 
 from tests.testing.runs import sequential
 from tests.testing.tiny import pair_dataset, pair_row, tiny_llava
-from trl_modality import ModalityBalancedSFTTrainer
+from trl_modality import ModalityBalancedSFTTrainer, PairedCollator
 from trl_modality.collation.layout import with_images_repeated
 
 
@@ -60,9 +60,7 @@ def average(kept, model):
 def by_hand(args, model, steps, other=None):
     """Losses and weights of a run on pairs in their order."""
     teachers = {"live": None, "base": copy.deepcopy(model), "ema": copy.deepcopy(model), "other": other}
-    collate = ModalityBalancedSFTTrainer(
-        copy.deepcopy(model), args, train_dataset=pair_dataset(BATCH), processing_class=tiny_llava()[1]
-    ).data_collator
+    collate = PairedCollator(tiny_llava()[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     model.train()
     losses = []
@@ -93,7 +91,9 @@ def same(config, options, other=None, **kwargs):
     args = sequential(config, **given, **options, teacher_ema_decay=DECAY)
     args.optim, args.weight_decay = "adamw_torch", 0.0
     model = tiny_llava()[0].double()
-    losses, weights = by_hand(copy.deepcopy(args), copy.deepcopy(model), 3, other)
+    known = copy.deepcopy(args)
+    known.teacher = known.teacher if other is None else "other"
+    losses, weights = by_hand(known, copy.deepcopy(model), 3, other)
     trainer, own = run(args, model, 3, **kwargs)
     assert own == pytest.approx(losses, rel=1e-6)
     for name, parameter in trainer.model.named_parameters():
@@ -128,4 +128,7 @@ def test_another_model_teaches(config):
     other = tiny_llava()[0].double()
     for parameter in other.parameters():
         parameter.data.normal_(0, 0.05)
-    same(config, {**NO_ANSWERS}, other=copy.deepcopy(other), teacher_model=other)
+    trainer = same(config, {**NO_ANSWERS}, other=copy.deepcopy(other), teacher_model=other)
+    # It is no live view: the text_rich view is held by itself
+    assert trainer.args.teacher == "LlavaForConditionalGeneration"
+    assert trainer.args.anchor_of_pairs == 1.0

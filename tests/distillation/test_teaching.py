@@ -37,6 +37,7 @@ def test_the_base_of_an_adapter_is_no_copy(config, make_trainer):
     base = copy.deepcopy(trainer.model.get_base_model())
     (weights,) = trainer._teaching._weights.values()
     assert isinstance(weights, AdapterOff)
+    assert not weights.beside.values
     trainer.train()
     assert not frozen.requires_grad
     batch = batch_of(trainer, [pair_row(i) for i in range(BATCH)])
@@ -60,6 +61,22 @@ def is_base(name):
 
 def clean(name):
     return name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", "")
+
+
+def test_what_trains_beside_an_adapter_is_that_of_the_start_too(config, make_trainer):
+    trainer = make_trainer(
+        sequential(config, **OWN), pair_dataset(4), peft_config=LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    norm = trainer.model.get_base_model().model.language_model.norm.weight
+    norm.requires_grad_(True)
+    weights = AdapterOff(trainer.model)
+    (name,) = weights.beside.values
+    assert name.endswith("norm.weight")
+    start = norm.detach().clone()
+    norm.data.add_(1.0)
+    with weights.in_place():
+        assert torch.equal(norm, start)
+    assert torch.equal(norm, start + 1.0)
 
 
 @pytest.mark.parametrize("teacher", ["base", "ema"])
@@ -215,6 +232,22 @@ def test_a_teacher_of_another_family_is_refused(config):
             processing_class=tiny_llava()[1],
             teacher_model=other,
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({"teacher": "base"}, {"teacher_model": "a model"}, "`teacher_model` is given beside `teacher='base'`"),
+        ({}, {"teacher_model": "a model", "train_dataset": "text"}, "`teacher_model` is for datasets with pairs"),
+        ({"teacher": "ema"}, {"train_dataset": "text"}, "`teacher='ema'` is for datasets with pairs"),
+    ],
+)
+def test_a_teacher_that_is_asked_for_twice_or_of_nobody(config, options, given, message):
+    text = Dataset.from_list([{"text": "one and one is two"}])
+    given = {"train_dataset": pair_dataset(4), **given}
+    given["train_dataset"] = text if given["train_dataset"] == "text" else given["train_dataset"]
+    with pytest.raises(ValueError, match=message):
+        ModalityBalancedSFTTrainer(tiny_llava()[0], config(**options), processing_class=tiny_llava()[1], **given)
 
 
 def test_views_of_a_batch():

@@ -250,6 +250,8 @@ def test_a_teacher_of_other_tokens(teacher_vocab, backend):
         check(data, options={"divergence": divergence}, backend=backend, teacher=teacher)
         check(data, options={"divergence": divergence, "kl_clip": 0.1}, backend=backend, teacher=teacher)
     if teacher_vocab < V:
+        with pytest.raises(ValueError, match="Take a teacher with the student's tokens"):
+            check(data, options={"divergence": "jsd"}, backend=backend, teacher=data["teacher"])
         with pytest.raises(ValueError, match="a reverse KL to tokens that the teacher cannot say"):
             check(data, options={"divergence": "reverse_kl"}, backend=backend, teacher=teacher)
 

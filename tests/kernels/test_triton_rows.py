@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.testing.losses import DEVICE, round_bfloat16_to_nearest
+from tests.testing.kernel_rows import assert_as_specified, logits, run, small_blocks, truth_of
+from tests.testing.losses import DEVICE
 from trl_modality.kernels import triton_rows
-from trl_modality.kernels.reference import losses_of_logits
-from trl_modality.kernels.spec import LossSpec, TileRows, TokenGroup, TokenStats
+from trl_modality.kernels.spec import LossSpec, TileRows, TokenStats
 
 
-LANES = 4
 LOWEST = torch.finfo(torch.float32).min
 UNCAPPED = [
     LossSpec(divergence, beta=0.3, temperature=temperature)
@@ -33,90 +32,11 @@ FEW = [
 ]
 
 
+_small_blocks = small_blocks
+
+
 def each(specs: list[LossSpec]):
     return pytest.mark.parametrize("spec", specs, ids=lambda s: f"{s.divergence}-{s.temperature}-{s.logit_softcap}")
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
-    """Blocks of a few lanes under the interpreter; on a GPU, where threads are warps, as they are launched."""
-    if DEVICE == "cpu":
-        round_bfloat16_to_nearest(monkeypatch)
-        whole = triton_rows.launch_options
-
-        def small(*args):
-            options = whole(*args)
-            return options | {"BLOCK": LANES * options["GROUP"]}
-
-        monkeypatch.setattr(triton_rows, "launch_options", small)
-
-
-def logits(n: int, v: int, size: float = 3.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits of both views, alike but not the same, and labels."""
-    generator = torch.Generator().manual_seed(seed)
-    text = size * torch.randn(n, v, generator=generator)
-    vision = text + torch.randn(n, v, generator=generator)
-    return text, vision, torch.randint(0, v, (n,), generator=generator)
-
-
-def run(text, vision, labels, spec: LossSpec, weights=(1.0, 0.5, 2.0)):
-    """Gradients (the logits themselves without weights) and statistics of the kernel; a view may be `None`."""
-    n = len(labels)
-    views = [None if x is None else x.detach().to(DEVICE).clone() for x in (text, vision)]
-    rows = next(view for view in views if view is not None)
-    # What nobody fills must not look like a result
-    of_view = [None if view is None else torch.full((n,), math.nan, device=DEVICE) for view in views]
-    kl = None if None in of_view else torch.full((n,), math.nan, device=DEVICE)
-    is_top1 = [None if view is None else torch.zeros(n, dtype=torch.bool, device=DEVICE) for view in views]
-    again = [None if x is None else x.clone() for x in of_view]
-    stats = TokenStats(*of_view, kl, *again, *is_top1)
-    columns = (None if w is None else torch.as_tensor(w, dtype=torch.float32).expand(n).to(DEVICE) for w in weights)
-    kernel = triton_rows.TritonRows(spec, rows.dtype, rows.shape[1], 1, 2, rows.device)
-    kernel(TileRows(*views, labels.to(DEVICE), *columns), stats)
-    return (
-        [None if x is None else x.cpu() for x in views],
-        TokenStats(*(None if x is None else x.cpu() for x in stats)),
-    )
-
-
-def truth_of(text, vision, labels, spec: LossSpec, weights=(1.0, 0.5, 2.0), dtype=torch.float64):
-    """What the specification makes of them, from raw products as the kernel has them."""
-    leaves = [None if x is None else x.detach().to(dtype).requires_grad_() for x in (text, vision)]
-    capped = []
-    for x in leaves:
-        z = None if x is None else x * spec.logit_scale
-        capped.append(
-            z if z is None or spec.logit_softcap is None else spec.logit_softcap * (z / spec.logit_softcap).tanh()
-        )
-    group = TokenGroup(None, None, labels, *(0.0 if w is None else w for w in weights))
-    loss, stats = losses_of_logits(*capped, group, spec)
-    wanted = [x for x, w in zip(leaves, weights, strict=False) if x is not None and w is not None]
-    gradients = iter(torch.autograd.grad(loss, wanted) if wanted else ())
-    return [
-        next(gradients) if x is not None and w is not None else x for x, w in zip(leaves, weights, strict=False)
-    ], stats
-
-
-def assert_as_specified(text, vision, labels, spec: LossSpec, weights=(1.0, 0.5, 2.0), spare: float = 2e-6):
-    """Within eager float32's distance from float64, or `spare` (relative above 1), in everything."""
-    gradients, stats = run(text, vision, labels, spec, weights)
-    true_gradients, true_stats = truth_of(text, vision, labels, spec, weights)
-    eager_gradients, eager_stats = truth_of(text, vision, labels, spec, weights, torch.float32)
-    named = zip(("text", "vision"), gradients, eager_gradients, true_gradients, strict=True)
-    named = [*named, *zip(stats._fields, stats, eager_stats, true_stats, strict=True)]
-    for name, value, eager, truth in named:
-        if truth is None:
-            assert value is None, name
-        elif truth.dtype == torch.bool:
-            assert torch.equal(value, truth), name
-        else:
-            value, eager, truth = (x.detach().double() for x in (value, eager, truth))
-            finite = truth.isfinite()
-            assert torch.equal(value[~finite], truth[~finite]), name
-            if finite.any():
-                allowed = 1.1 * (eager - truth)[finite].abs().max().nan_to_num(0.0)
-                allowed += spare * truth[finite].abs().max().clamp(min=1.0)
-                assert (value - truth)[finite].abs().max() <= allowed, name
 
 
 @each(FEW)

@@ -48,7 +48,7 @@ class Teaching:
         if "base" in kept:
             self._weights["base"] = weights_at_start(model)
         if "ema" in kept:
-            self._weights["ema"] = KeptWeights(model.named_parameters, args.teacher_ema_decay)
+            self._weights["ema"] = KeptWeights(model, args.teacher_ema_decay)
         self._name = "model" if teacher is not None else args.teacher if args.kl_weight else "live"
         self._is_apart = args.used_teacher_view != View.TEXT_RICH
         self._views = {View.TEXT_RICH}

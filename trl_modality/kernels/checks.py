@@ -90,6 +90,12 @@ def _checked_teacher(
             f"the head of `{name}` has {len(head.weight)} tokens, the student's {vocab_size}: a reverse KL to tokens "
             "that the teacher cannot say is infinite. Use `divergence='forward_kl'` or `'jsd'`."
         )
+    if len(head.weight) < vocab_size and (head.logit_softcap is not None or head.logit_scale <= 0):
+        raise ValueError(
+            f"the head of `{name}` has {len(head.weight)} tokens, the student's {vocab_size}, and logits that are "
+            "soft-capped or scaled by no positive number, in which nothing stands for a token that it cannot say. "
+            "Take a teacher with the student's tokens."
+        )
     return {
         f"the hidden states of `{name}`": hidden,
         f"the head of `{name}`": head.weight,

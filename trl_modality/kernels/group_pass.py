@@ -63,7 +63,7 @@ class GroupPass:
         self.kept = None
         if n_ignored:  # sorted to the front, in their order: `nonzero` would wait for the device to count them
             self.kept = (group.labels == IGNORE_INDEX).argsort(stable=True)[: self.n_tokens]
-        self.labels: Any = self._labelled(group.labels)
+        self.labels = self._labelled(group.labels)
         weights = (group.text_weight, group.vision_weight, group.kl_weight, group.anchor_weight)
         self.weights = [self._per_token(weight) for weight in weights]
         self.stats = _new_stats(group, self.n_tokens, spec, self.sum_dtype)
@@ -149,20 +149,23 @@ class GroupPass:
 
     def _learn(self, tile: TileRows, stats: TokenStats, who, live, tokens, source, rows, teachers: TeacherTiles):
         """The losses of one view that learns from `who`, or from the logits of the live text_rich view."""
-        spec, group, rules = self.spec, self.group, None
+        spec = self.spec
         target: Target | None = self.targets.get(id(who)) if who is not None else None
         if target is not None:
             target = Target(*(_part(field, tokens) for field in target))
         elif live is not None or who is not None:
-            logits = live
-            if who is not None:
-                logits, rules = teachers.logits(who, source, len(tile.labels))
+            made: Any = (live, None) if who is None else teachers.logits(who, source, len(tile.labels))
+            logits, rules = made
             if spec.teacher_top_k is None:
                 # What the torch twin does to them, others would read: the text_rich view, and whom the anchor holds
-                keeps = live is not None or (who is group.anchor and tile.vision is not None)
+                keeps = live is not None or who is self.group.anchor
                 rows(tile._replace(text=logits), stats, rules, keeps)
+                if isinstance(who, Teacher) and stats.text_nll is not None:
+                    teachers.know_no_others(who, stats.text_nll, tile.labels)
                 return
             target = teachers.target(logits, rules, tile.labels, spec)
+            if isinstance(who, Teacher):
+                teachers.know_no_others(who, target.nll, tile.labels)
             if who is not None and stats.text_nll is not None:
                 for own, values in zip(
                     (stats.text_nll, stats.text_entropy, stats.text_is_top1),
@@ -200,9 +203,9 @@ class GroupPass:
     def _per_token(self, weight: float | torch.Tensor) -> torch.Tensor:
         labels = self.group.labels
         weight_M: Any = tensor_on(labels.device, weight, self.sum_dtype).detach().expand_as(labels)
-        return self._labelled(weight_M)  # pyright: ignore[reportReturnType]
+        return self._labelled(weight_M)
 
-    def _labelled(self, values: torch.Tensor | None) -> torch.Tensor | None:
+    def _labelled(self, values: torch.Tensor | None) -> Any:
         """Values of all tokens, of those with a label."""
         return values if values is None or self.kept is None else values[self.kept]
 
@@ -210,7 +213,7 @@ class GroupPass:
         """What the labelled tokens learn from a teacher of which only the likeliest tokens are known."""
         if not isinstance(who, TopTokens):
             return None
-        top: Any = TopTokens(*(self._labelled(tensor) for tensor in who))
+        top = TopTokens(*(self._labelled(tensor) for tensor in who))
         target = target_of_top_tokens(top, self.labels, self.sum_dtype)
         if who is self.group.teacher:
             stats: Any = self.stats

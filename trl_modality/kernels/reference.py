@@ -216,7 +216,8 @@ def _sampled(log_p_M: torch.Tensor, log_q_M: torch.Tensor, divergence: str) -> t
         return (ratio_M.exp() - ratio_M - 1).clamp(-K3_BOUND, K3_BOUND)
     # For labels that q said, value and gradient have the means of KL(q ‖ p) and its gradient
     ratio_M = (log_q_M - log_p_M).detach()
-    return ratio_M + ratio_M * (log_q_M - log_q_M.detach())
+    # A label that the teacher cannot say is infinitely far, and 0·inf would be no number
+    return ratio_M + torch.where(ratio_M.isfinite(), ratio_M, 0.0) * (log_q_M - log_q_M.detach())
 
 
 def share_by_mask(nll, is_top1, p_max, blind_nll, spec: LossSpec) -> torch.Tensor | None:
@@ -276,6 +277,8 @@ def _divergence(
     if divergence == "forward_kl":
         return _clipped(_parts(log_p_MC, log_p_MC - log_q_MC), clip).sum(-1)
     if divergence == "reverse_kl":
+        if clip is not None:  # what is infinite is clipped, and its gradient is 0, not 0·inf
+            log_p_MC = log_p_MC.clamp(min=torch.finfo(log_p_MC.dtype).min / 4)
         return _clipped(_parts(log_q_MC, log_q_MC - log_p_MC), clip).sum(-1)
     # logaddexp(-inf, -inf) has a NaN gradient; a token that neither view can say adds nothing, so any value serves
     impossible_MC = (log_p_MC == -math.inf) & (log_q_MC == -math.inf)

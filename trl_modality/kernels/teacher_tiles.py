@@ -1,5 +1,6 @@
 """The logits of teachers with a head of their own, for one tile at a time."""
 
+import math
 from typing import Any
 
 import torch
@@ -33,18 +34,30 @@ class TeacherTiles:
     ):
         self._student, self._student_weight, self._dtype, self._plan = head, student_weight, dtype, plan
         self._products: dict[int, HeadProducts] = {}
+        self._made: tuple[Any, ...] = ()
         device, self._vocab_size = student_weight.device, len(student_weight)
         shape = (plan.tokens if is_needed else 0, padded_columns(self._vocab_size, device))
         self._logits = torch.empty(shape, dtype=dtype, device=device)[:, : self._vocab_size]
 
     def logits(self, teacher: Teacher, source: Any, n_tokens: int) -> tuple[torch.Tensor, Rules]:
-        """The products `[N, V]` of a teacher's head for some of its hidden states, and what makes logits of them."""
+        """The products `[N, V]` of a teacher's head for some of its hidden states, and what makes logits of them.
+
+        Asked for the same once more, they are still there, if they have been left as they were.
+        """
         tile, (hidden, head) = self._logits[:n_tokens], teacher
+        if self._made and self._made[0] is teacher and self._made[1] is source:
+            return tile, (head.logit_scale, head.logit_softcap)
+        self._made = teacher, source
         n_known = min(len(head.weight), self._vocab_size)
         self._head_of(teacher).logits(hidden[source].to(self._dtype), tile[:, :n_known])
         if n_known < self._vocab_size:
             tile[:, n_known:] = UNKNOWN_HALF if self._dtype == torch.float16 else UNKNOWN
         return tile, (head.logit_scale, head.logit_softcap)
+
+    def know_no_others(self, teacher: Teacher, nll_N: torch.Tensor, labels_N: torch.Tensor) -> None:
+        """Make the NLL of labels that a teacher does not know infinite, as it is."""
+        if len(teacher.head.weight) < self._vocab_size:
+            nll_N.masked_fill_(labels_N >= len(teacher.head.weight), math.inf)
 
     def target(self, tile_NV: torch.Tensor, rules: Rules | None, labels_N: torch.Tensor, spec: LossSpec) -> Target:
         """The likeliest tokens of each row of a tile, which is left as it is."""

@@ -135,7 +135,7 @@ class Divergences:
 
     def _clipped(self, teacher: View, student: View, weight, product) -> torch.Tensor:
         """Any of the three with `kl_clip`: what an entry adds, and q·d', in place of the logits."""
-        spec, tau = self.spec, self.spec.temperature
+        spec, tau, clip = self.spec, self.spec.temperature, self.spec.kl_clip or math.inf
         if spec.divergence == "jsd":
             log_student_share = math.log(1 - spec.beta)
             shift = math.log(spec.beta) - log_student_share
@@ -154,8 +154,8 @@ class Divergences:
             else:
                 parts = self._times(student.tempered, gap.neg_(), product).div_(student.tempered_total)
                 slopes = gap.copy_(parts).addcmul_(student.tempered, 1.0 / student.tempered_total)
-        is_kept = parts <= spec.kl_clip
-        kl = parts.clamp_(max=spec.kl_clip).sum(1, keepdim=True)
+        is_kept = parts <= clip
+        kl = parts.clamp_(max=clip).sum(1, keepdim=True)
         if weight is not None:
             slopes.masked_fill_(~is_kept, 0.0)
             total = slopes.sum(1, keepdim=True)

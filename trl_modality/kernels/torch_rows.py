@@ -99,7 +99,7 @@ class TorchRows:
         product = self._borrow(len(tile.labels))
         has_teacher = tile.text is not None or tile.top_ids is not None or tile.label_log_p is not None
         is_paired = tile.vision is not None and has_teacher
-        text: Any = None if tile.text is None else self._open(tile.text, product, is_paired, text_rules, keeps_text)
+        text = None if tile.text is None else self._open(tile.text, product, is_paired, text_rules, keeps_text)
         vision = None if tile.vision is None else self._open(tile.vision, product, is_paired, self._rules)
         if self._reads_values and not all_finite(view.moment for view in (text, vision) if view is not None):
             self._block_with_impossible_tokens(text, vision, tile, stats)
@@ -118,7 +118,8 @@ class TorchRows:
             elif tile.top_ids is not None:
                 kl = self._divergence.of_top(vision, tile.top_ids, tile.top_log_probs, weight, product)
             else:
-                kl = self._divergence(text, vision, tile.labels, weight, product)
+                teacher: Any = text
+                kl = self._divergence(teacher, vision, tile.labels, weight, product)
             stats.kl.copy_(kl)
         if text is not None and tile.text_weight is not None:
             self._close(text, tile.text_weight, tile.labels, None)
@@ -188,7 +189,8 @@ class TorchRows:
         spec = self.spec if stats.kl_share is not None else replace(self.spec, kl_mask="all", importance_clip=None)
         target, share = None, None if tile.teacher_share is None else tile.teacher_share.squeeze(1)
         if tile.top_ids is not None:  # what else there is to know of it is in the share
-            target = Target(tile.top_log_probs, tile.top_ids, *[stats.vision_nll.squeeze(1)] * 5)
+            log_p: Any = tile.top_log_probs
+            target = Target(log_p, tile.top_ids, *[stats.vision_nll.squeeze(1)] * 5)
         elif tile.label_log_p is not None:
             label_log_p = tile.label_log_p.squeeze(1)
             target = Target(label_log_p, None, label_log_p, *[stats.vision_nll.squeeze(1)] * 4)

@@ -7,14 +7,17 @@ the lowest float and not at −inf, whose differences are no numbers.
 Suffixes: `_r` is the text_rich view, `_v` the vision_centric one.
 """
 
-# Pyright does not know that flags compiled in decide what is bound, nor that functions return tuples of blocks
-# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+# Pyright does not know that flags compiled in decide what is bound, what a constant is, nor that blocks are returned
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false, reportArgumentType=false
 
 import triton
 import triton.language as tl
 
 
-NO_DIVERGENCE, FORWARD_KL, REVERSE_KL, JSD = (tl.constexpr(i) for i in range(4))
+# As `spec.DIVERGENCES` has them; `OF_STUDENT` is for a gradient that is a multiple of the student's distribution
+NO_DIVERGENCE, FORWARD_KL, REVERSE_KL, JSD, SAMPLED_K3, SAMPLED_REVERSE_KL, OF_STUDENT = (
+    tl.constexpr(i) for i in range(7)
+)
 LOWEST = tl.constexpr(-3.4028234663852886e38)
 LOG2_E, LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
 
@@ -60,12 +63,16 @@ def tanh(x):
 
 
 @triton.jit
-def logits(raw, scale, softcap, HAS_SOFTCAP: tl.constexpr):
-    """Logits in float32 from the raw products of the head: scaled and soft-capped."""
-    if HAS_SOFTCAP:
-        return softcap * tanh(raw.to(tl.float32) * (scale / softcap))
-    else:
-        return raw.to(tl.float32) * scale
+def logits(raw, scale, softcap, HAS_SOFTCAP: tl.constexpr, IS_MARKED: tl.constexpr = False):
+    """Logits in float32 from the raw products of the head: scaled and soft-capped.
+
+    `IS_MARKED`: a raw −inf stands for a token that is taken out, and stays what it is.
+    """
+    raw = raw.to(tl.float32)
+    z = softcap * tanh(raw * (scale / softcap)) if HAS_SOFTCAP else raw * scale
+    if IS_MARKED:
+        z = tl.where(raw == -float("inf"), -float("inf"), z)
+    return z
 
 
 @triton.jit
@@ -79,14 +86,17 @@ def slope(z, softcap, HAS_SOFTCAP: tl.constexpr):
 
 
 @triton.jit
-def load_block(row, columns, n_columns, scale, softcap, HAS_SOFTCAP: tl.constexpr, IS_LAST: tl.constexpr):
+def load_block(
+    row, columns, n_columns, scale, softcap,
+    HAS_SOFTCAP: tl.constexpr, IS_LAST: tl.constexpr, IS_MARKED: tl.constexpr = False,
+):  # fmt: skip
     """Logits of a block of columns; beyond the row's end, which only the last block can reach, they are −inf."""
     if IS_LAST:
         mask = columns < n_columns
-        z = logits(tl.load(row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP)
+        z = logits(tl.load(row + columns, mask=mask, other=0.0), scale, softcap, HAS_SOFTCAP, IS_MARKED)
         z = tl.where(mask, z, -float("inf"))
     else:
-        z = logits(tl.load(row + columns), scale, softcap, HAS_SOFTCAP)
+        z = logits(tl.load(row + columns), scale, softcap, HAS_SOFTCAP, IS_MARKED)
     return z
 
 
@@ -139,13 +149,50 @@ def mixture(d_r, d_v, inv_tau, shift):
 
 
 @triton.jit
-def divergence_gradient(d_r, d_v, share_r, share_v, expected, inv_tau, shift, DIVERGENCE: tl.constexpr):
-    """Weight × gradient of the divergence for the vision_centric logits; a share is weight/(τ·Σ q)."""
-    q_v = share_v * exp(d_v * inv_tau)
-    if DIVERGENCE == FORWARD_KL:
-        return q_v - share_r * exp(d_r * inv_tau)
-    elif DIVERGENCE == REVERSE_KL:
-        return weighted(q_v, (d_v - d_r) * inv_tau - expected)
+def clipped_entry(
+    d_r, d_v, unit_r, unit_v, inv_tau, shift, beta, clip, DIVERGENCE: tl.constexpr, HAS_CLIP: tl.constexpr
+):
+    """What an entry (or a class) of the vocabulary adds to a divergence, q·∂/∂q of that, and q.
+
+    p is unit_r·e^(d_r/τ), and q likewise. `shift` is that of `mixture` for the JSD, else log(unit_v/unit_r). Of an
+    entry that adds more than `clip`, as one that is infinite, `clip` is counted, with a slope of 0.
+    """
+    p, q = unit_r * exp(d_r * inv_tau), unit_v * exp(d_v * inv_tau)
+    if DIVERGENCE == JSD:
+        ratio_r, ratio_v = mixture(d_r, d_v, inv_tau, shift)
+        slope_q = -(1 - beta) * q * (ratio_v * LN_2 + tl.log(1 - beta))
+        part = slope_q - beta * p * (ratio_r * LN_2 + tl.log(beta))
+    elif DIVERGENCE == FORWARD_KL:
+        part, slope_q = tl.where(p > 0, p * ((d_r - d_v) * inv_tau - shift), 0.0), -p
     else:
-        _, ratio_v = mixture(d_r, d_v, inv_tau, shift)
-        return -q_v * (ratio_v * LN_2 + expected)
+        part = tl.where(q > 0, q * ((d_v - d_r) * inv_tau + shift), 0.0)
+        slope_q = part + q
+    if HAS_CLIP:
+        is_above = part > clip  # not so of what is no number, which has to show
+        part, slope_q = tl.where(is_above, clip, part), tl.where(is_above, 0.0, slope_q)
+    return part, slope_q, q
+
+
+@triton.jit
+def divergence_gradient(
+    d_r, d_v, share_r, share_v, expected, inv_tau, shift, beta, clip, weight,
+    DIVERGENCE: tl.constexpr, HAS_CLIP: tl.constexpr,
+):  # fmt: skip
+    """Weight × gradient of the divergence for the vision_centric logits.
+
+    A share is weight/(τ·Σ q). With a clip it is 1/Σ q, beside a weight/τ.
+    """
+    if HAS_CLIP:
+        _, slope_q, q = clipped_entry(d_r, d_v, share_r, share_v, inv_tau, shift, beta, clip, DIVERGENCE, True)
+        return weighted(weight, slope_q - q * expected)
+    else:
+        q_v = share_v * exp(d_v * inv_tau)
+        if DIVERGENCE == OF_STUDENT:
+            return q_v
+        elif DIVERGENCE == FORWARD_KL:
+            return q_v - share_r * exp(d_r * inv_tau)
+        elif DIVERGENCE == REVERSE_KL:
+            return weighted(q_v, (d_v - d_r) * inv_tau - expected)
+        else:
+            _, ratio_v = mixture(d_r, d_v, inv_tau, shift)
+            return -q_v * (ratio_v * LN_2 + expected)

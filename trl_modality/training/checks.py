@@ -211,6 +211,20 @@ def check_schedule(schedule: Any, args: TrainingArguments | None, uses_views: bo
         raise ValueError(f"{what} is for datasets with pairs, and none has any: there are no views to choose from.")
 
 
+def check_teacher(teacher_model: Any, args: TrainingArguments | None, uses_views: bool) -> None:
+    """Refuse a teacher that is asked for twice, or in a run without pairs.
+
+    Raises:
+        ValueError: a `teacher_model` beside the `teacher` of the config, or either in a run without pairs.
+    """
+    named = getattr(args, "teacher", "live")
+    if teacher_model is not None and named != "live":
+        raise ValueError(f"`teacher_model` is given beside `teacher={named!r}`: leave one of them out.")
+    if not uses_views and (teacher_model is not None or named != "live"):
+        what = "`teacher_model`" if teacher_model is not None else f"`teacher={named!r}`"
+        raise ValueError(f"{what} is for datasets with pairs, and none has any: there is no view to teach.")
+
+
 def check_levels(schedule: RunSchedule, dataset: AnyDataset | None) -> None:
     """Refuse a schedule that moves the level of the vision_centric view over a dataset without `level_prompts`."""
     if dataset is None or not schedule.moves_level:

@@ -68,12 +68,12 @@ def _is_ours_to_collate(arguments: Mapping[str, Any]) -> bool:
     return is_ours_to_call(processor, getattr(getattr(model, "config", None), "model_type", None))
 
 
-def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) -> PreparedRun:
+def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any, teacher_model: Any) -> PreparedRun:
     """Check the arguments of a trainer, and give those that `SFTTrainer` is to be made with.
 
     Args:
         given: Those of `SFTTrainer.__init__`, by name.
-        replay_dataset, schedule: Those of `ModalityBalancedSFTTrainer`.
+        replay_dataset, schedule, teacher_model: Those of `ModalityBalancedSFTTrainer`.
 
     Raises:
         PairError, ValueError: rows or options that cannot be trained on as they are.
@@ -92,9 +92,13 @@ def prepare_run(given: Mapping[str, Any], replay_dataset: Any, schedule: Any) ->
         uses_views = padding_free or changes_images or _is_ours_to_collate(arguments)
     replay = checked_replay(replay_dataset, args, datasets, uses_views)
     checks.check_schedule(schedule, args, uses_views)
+    checks.check_teacher(teacher_model, args, uses_views)
     if uses_views:
         arguments["args"] = copy.copy(paired_config(args, arguments.get("model")))
         arguments["args"].padding_free = False
+        if teacher_model is not None:  # so that it is known by name: no live view is the teacher
+            name = getattr(getattr(teacher_model, "config", None), "_name_or_path", "")
+            arguments["args"].teacher = name or type(teacher_model).__name__
         arguments["args"].accelerator_config = copy.copy(arguments["args"].accelerator_config)
         checks.reject_unsupported(arguments)
         checks.reject_text_run(datasets)

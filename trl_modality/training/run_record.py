@@ -79,6 +79,14 @@ class RunRecord(TrainerCallback):
         write_json(path, json.loads(json.dumps(record, default=str)))
 
 
+def add_to_run_record(output_dir: Any, name: str, entry: dict[str, Any]) -> None:
+    """Add an entry to a list in the `run.json` of a folder, once, if there is such a file; the main process does."""
+    path = Path(str(output_dir), "run.json")
+    record = _readable_record(path)
+    if record is not None and entry not in (entries := record.get(name, [])):
+        write_json(path, {**record, name: [*entries, entry]})
+
+
 def _readable_record(path: Path) -> dict[str, Any] | None:
     """The record in a folder; one that cannot be read is set aside, with a warning, and does not hold up the run."""
     if not path.is_file():

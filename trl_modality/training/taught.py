@@ -14,7 +14,9 @@ from ..distillation.teaching import AVERAGES, Teaching
 from ..modeling.loss_settings import LossSettings
 from ..modeling.teaching import Teachings
 from ..modeling.token_layout import CollatorWithTokenLayout, TokenLayouts, without_stale_layout
+from .datasets import without_repeated_rows
 from .guarded import GuardedSFTTrainer
+from .run_off import RunOffWatch
 
 
 class TaughtSFTTrainer(GuardedSFTTrainer):
@@ -40,6 +42,8 @@ class TaughtSFTTrainer(GuardedSFTTrainer):
         if self._teaching.is_on:
             self._check_sharding(args)
             self.add_callback(_StepsOfTeaching(self._teaching))
+        if self._teaching.is_on or args.kl_weight:
+            self.add_callback(RunOffWatch(args, args.teacher if teacher_model is None else "model"))
 
     def _check_sharding(self, args: Any) -> None:
         needs = args.own_teachers
@@ -71,6 +75,9 @@ class TaughtSFTTrainer(GuardedSFTTrainer):
         self, model: Any, inputs: dict[str, Any], settings: LossSettings
     ) -> tuple[dict[str, Any], dict[str, Teachings]]:
         """A batch, and what its forward is given of the teachers beside it."""
+        own: Any = self.model
+        if not own.training:
+            inputs = without_repeated_rows(inputs, self.args, self.accelerator)
         inputs, teachings = self._teaching.of(model, without_stale_layout(inputs), settings)
         return inputs, {} if teachings is None else {"teachings": teachings}
 

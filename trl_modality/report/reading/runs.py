@@ -110,6 +110,7 @@ def read_run(folder: str | Path) -> Run:
     run = _read_record(folder / RUN_FILE, own_name) if has_record else Run(own_name)
     if not has_record and log is None and len(evaluations) == 1:
         run = Run(evaluations[0].name or own_name)
+    notes += run.notes
     return replace(run, evaluations=tuple(sorted(evaluations, key=_order)), log=log, notes=tuple(notes))
 
 
@@ -121,7 +122,7 @@ def _order(evaluation: Evaluation) -> tuple[int, int, str]:
 
 
 # Fields of `run.json` that `Run` has attributes for, beside `record`
-_OWN_PLACE = ("format", "kind", "name", "model", "command", "config", "versions")
+_OWN_PLACE = ("format", "kind", "name", "model", "command", "config", "versions", "ran_off")
 
 
 def _read_record(path: Path, own_name: str) -> Run:
@@ -135,6 +136,7 @@ def _read_record(path: Path, own_name: str) -> Run:
         record={name: value for name, value in record.data.items() if name not in _OWN_PLACE and record.has(name)},
         config=record.inner("config").data,
         versions=record.inner("versions").data,
+        notes=[each.text("message") for each in record.list_of_objects("ran_off")],
     )
 
 
