@@ -17,7 +17,7 @@ OURS = [field for field in fields(ModalityBalancedSFTConfig) if field.name not i
 def test_every_field_is_documented_once_and_alike():
     """The docstring's paragraph of a field, its default and its `help` say the same."""
     doc = f"{PartsConfig.__doc__}\n{DistillationConfig.__doc__}\n{ModalityBalancedSFTConfig.__doc__}"
-    assert len(OURS) == 45
+    assert len(OURS) == 46
     for field in OURS:
         paragraph = re.search(
             rf"^ +{field.name} \(`.+`, \*optional\*, defaults to `(.+)`\):\n((?: {{12}}.+\n)+)", doc, re.MULTILINE
@@ -68,6 +68,7 @@ REACHED = {
     "resume_overrides": ["kl_weight", "model"],
     "teacher": "ema",
     "teacher_ema_decay": 0.9,
+    "teacher_view": "text_only",
     "teacher_top_k": 32,
     "teacher_model_init_kwargs": {"revision": "main"},
     "anchor": "ema",
@@ -92,7 +93,8 @@ def test_every_field_is_reachable_from_the_command_line_and_yaml(tmp_path):
         "bad_rows: skip\nbad_rows_limit: 20\ndata_timeout: 60\n"
         "on_nonfinite: skip\nnonfinite_limit: 3\n"
         "resume_overrides: [kl_weight, model]\n"
-        "teacher: ema\nteacher_ema_decay: 0.9\nteacher_top_k: 32\nteacher_model_init_kwargs:\n  revision: main\n"
+        "teacher: ema\nteacher_ema_decay: 0.9\nteacher_view: text_only\nteacher_top_k: 32\n"
+        "teacher_model_init_kwargs:\n  revision: main\n"
         "anchor: ema\nanchor_weight: 0.5\nkl_clip: 0.05\nkl_mask: confident\nkl_confidence: 0.9\n"
         "train_parts:\n  language_model: 1e-5\n  vision_tower: 0\ncache_image_features: true\n"
     )

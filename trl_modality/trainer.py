@@ -26,7 +26,7 @@ from .training.prepare import check_run, collating_with, prepare_model, prepare_
 from .training.run_plan import PLAN_STATE, RunPlan
 from .training.run_record import RunRecord
 from .training.taught import TaughtSFTTrainer
-from .views import PAIR_COLUMNS, PLAIN_COLUMNS
+from .views import PAIR_COLUMNS, PLAIN_COLUMNS, View
 
 
 class ModalityBalancedSFTTrainer(TaughtSFTTrainer):
@@ -127,7 +127,9 @@ class ModalityBalancedSFTTrainer(TaughtSFTTrainer):
         """The collator of a run with pairs, with the settings of the one that `SFTTrainer` made."""
         args, make = self.args, self.data_collator_class.from_host
         given = args.overlong, quarantine_of(args), PixelLimits.of(args)
-        return make(self.data_collator, args.completion_only_loss is not False, *given)
+        view = args.used_teacher_view  # not named where it is none of its own: a `from_host` may not know it
+        more = {} if view == View.TEXT_RICH else {"teacher_view": view}
+        return make(self.data_collator, args.completion_only_loss is not False, *given, **more)
 
     def get_run_plan(self, schedule: RunSchedule) -> RunPlan:
         """The plan of a run with pairs: which rows and views its steps have."""

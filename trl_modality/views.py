@@ -35,11 +35,11 @@ LEVELS = {
 }
 # Where a view does not show the images of the pair; an empty list in the text_rich view: it is words alone
 OWN_IMAGES = {View.TEXT_RICH: "text_rich_images", View.VISION_CENTRIC: "vision_centric_images"}
-IMAGE_COLUMNS = ("images", "image", *OWN_IMAGES.values())
+IMAGE_COLUMNS = ("images", "image", *OWN_IMAGES.values(), "teacher_images")
 PAIR_COLUMNS = (
     *IMAGE_COLUMNS,
     *PAIR_PROMPTS,
-    *("completion", "level_prompts"),
+    *("completion", "level_prompts", "teacher_prompt"),
     *("id", "answer", "choices", "category", "level"),  # of evaluations
 )
 # Position of a row in its dataset: added by `data.rows.PairRows`, so that messages can name the row
@@ -200,7 +200,7 @@ def validate_pair(
     columns = (*PAIR_PROMPTS, "completion") if needs_completion else PAIR_PROMPTS
     fields: dict[str, Any] = {column: row.get(column) for column in columns}
     for column, value in fields.items():
-        _check_text(name, column, value)
+        check_text(name, column, value)
     kinds = {column: isinstance(value, str) for column, value in fields.items()}
     if len(set(kinds.values())) > 1:
         strings = ", ".join(f"`{column}`" for column, is_string in kinds.items() if is_string)
@@ -215,7 +215,7 @@ def validate_pair(
         images, slots = images_of(row, view), image_slots(fields[column], image_token)
         if not images:
             _check_shows_none(name, row, view, slots)
-        _check_images(name, view, images, slots, column)
+        check_images(name, view, images, slots, column)
 
 
 def load_images(
@@ -256,7 +256,8 @@ def without_none(value: Any) -> Any:
     return value
 
 
-def _check_text(name: str, column: str, value: Any) -> None:
+def check_text(name: str, column: str, value: Any) -> None:
+    """Raise `PairError` unless a prompt or a completion is a string or messages, with text in it."""
     if value is None:
         raise PairError(name, f"`{column}` is missing.", "A pair needs both prompts and the completion.")
     if not isinstance(value, str):
@@ -266,8 +267,7 @@ def _check_text(name: str, column: str, value: Any) -> None:
 
 
 def _has_text(value: Any) -> bool:
-    calls = not isinstance(value, str) and any(message.get("tool_calls") for message in value)
-    return bool(calls or text_of(value).strip())
+    return bool(text_of(value).strip()) or (not isinstance(value, str) and any(m.get("tool_calls") for m in value))
 
 
 def check_messages(name: str, column: str, messages: Any) -> None:
@@ -380,12 +380,12 @@ def _check_shows_none(name: str, row: Mapping[str, Any], view: View, slots: int 
         raise PairError(name, f"`{own}` is empty, but `{column}` has {slots} image slot(s).", remedy)
 
 
-def _check_images(name: str, view: View, images: list[Any], slots: int | None, column: str) -> None:
+def check_images(name: str, view: str, images: list[Any], slots: int | None, column: str) -> None:
+    """Raise `PairError` unless the images of a view are such, and as many as its prompt has slots, if it tells."""
     for position, image in enumerate(images):
+        known = isinstance(image, str | PathLike) or hasattr(image, "load")
         if isinstance(image, Mapping):
             known = image.get("bytes") is not None or image.get("path") is not None
-        else:
-            known = isinstance(image, str | PathLike) or hasattr(image, "load")
         if not known:
             raise PairError(
                 name,

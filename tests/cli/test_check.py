@@ -184,6 +184,22 @@ def test_bad_dataset(llava, tmp_path, capsys):
     assert printed.endswith("3 bad rows\n")
 
 
+def test_what_a_teacher_sees_is_checked(llava, tmp_path, capsys):
+    """It has a limit of its own to break, and a column of its own to miss."""
+    asked = [None, [{"role": "user", "content": "red " * 40}], pair_row(2)["vision_centric_prompt"]]
+    rows = [{**pair_row(i), "teacher_prompt": prompt} for i, prompt in enumerate(asked)]
+    features = Features({**PAIR_FEATURES, "teacher_prompt": MESSAGES})
+    folder = saved(Dataset.from_list(rows, features=features), tmp_path)
+    words = ["check", folder, "--model", str(llava), "--max-length", "40"]
+    assert main(words) == 0
+    assert main([*words, "--teacher-view", "teacher_prompt"]) == 1
+    printed = capsys.readouterr().out
+    assert "row 0, id='pair-0': `teacher_prompt` is missing" in printed
+    assert "row 1, id='pair-1': the teacher_prompt view has " in printed
+    assert "teacher (teacher_prompt), tokens" in printed
+    assert printed.endswith("2 bad rows\n")
+
+
 def test_equal_errors_are_one_line(llava, tmp_path, capsys):
     rows = bad_rows()
     for i in (5, 6, 7, 8, 9, 10, 12):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.testing.answering import quiz_row
 from tests.testing.tiny import picture
 from trl_modality import PairError
+from trl_modality.collation.image_slots import without_image_slots
 from trl_modality.evaluation.conditions import (
     DEFAULT_CONDITIONS,
     LEVEL_CONDITIONS,
@@ -18,7 +19,6 @@ from trl_modality.evaluation.conditions import (
     rows_with_other_images,
 )
 from trl_modality.evaluation.models.requests import RequestError
-from trl_modality.evaluation.models.slots import without_image_slots
 from trl_modality.views import text_of
 
 

@@ -61,9 +61,9 @@ def _check_rows(args: argparse.Namespace, dataset: Any, has_pairs: bool, process
     from .row_reports import inspect_rows
 
     start = time.perf_counter()
-    pixels = {"max_pixels": args.max_pixels, "min_pixels": args.min_pixels}
-    collate = PairedCollator(processor, **pixels)
-    limited = PairedCollator(processor, max_length=args.max_length, overlong=args.overlong, **pixels)
+    given = {"max_pixels": args.max_pixels, "min_pixels": args.min_pixels, "teacher_view": args.teacher_view}
+    collate = PairedCollator(processor, **given)
+    limited = PairedCollator(processor, max_length=args.max_length, overlong=args.overlong, **given)
     found = inspect_rows(dataset, collate, limited, count=args.rows, num_workers=args.num_workers)
     seconds = time.perf_counter() - start
     if not has_pairs:
@@ -90,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
         default="error",
         metavar="POLICY",
         help="what is done with longer rows: error (default), drop or cut_completion",
+    )
+    parser.add_argument(
+        "--teacher-view",
+        default="text_rich",
+        metavar="VIEW",
+        help="what a teacher sees of a pair, as in the training config: text_rich (default), text_only or "
+        "teacher_prompt",
     )
     add_pixels(parser)
     parser.add_argument("--rows", type=int, metavar="N", help="check only N rows, spread evenly over the dataset")

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..collation.collator import PairedCollator
+from ..collation.teacher_view import TEACHER_BATCH
 from ..data.likeness import Likeness
 from ..data.rows import PairRows
 from ..views import PairError, View, describe_row, is_pair, validate_pair
@@ -38,7 +39,7 @@ class Inspection:
     image_tokens: list[int] = field(default_factory=list)
     """Image tokens of each row of each view."""
     longest: list[int] = field(default_factory=list)
-    """Tokens of the longer view of a pair, or of the row."""
+    """Tokens of the longest view of a pair, a teacher's too, or of the row."""
     pair_tokens: list[int] = field(default_factory=list)
     """Tokens of both views of a pair together."""
     prefixes: list[int] = field(default_factory=list)
@@ -180,6 +181,12 @@ def _read_batch(
             if view is not View.PLAIN:
                 both[example] = both.get(example, 0) + length
                 first_image.setdefault(example, int(is_image[r].int().argmax()) if image_counts[r] else None)
+    if TEACHER_BATCH in batch:
+        seen, taught = batch[TEACHER_BATCH]["view_layout"], batch[TEACHER_BATCH]["input_ids"]
+        found.image_tokens += torch.isin(taught, ids.new_tensor(collate.image_token_ids)).sum(1).tolist()
+        for example, length in zip(seen.examples[View.TEXT_RICH], seen.lengths[View.TEXT_RICH], strict=True):
+            found.tokens.setdefault(f"teacher ({collate.teacher_view})", []).append(length)
+            longest[example] = max(longest[example], length)
     for place, (example, prefix) in enumerate(
         zip(layout.examples.get(View.TEXT_RICH, ()), layout.prefixes, strict=True)
     ):

@@ -19,12 +19,14 @@ from ..views import (
     PLAIN_COLUMNS,
     SLOT_COLUMN,
     PairError,
+    View,
 )
 from .groups import Rows, groups_of, is_filler, shows_an_image, with_an_image
 from .image_tokens import image_token_ids
 from .merge import merge
-from .overlong import Limit, fit
+from .overlong import Limit, fit, without_teacher
 from .render import HostCollators, Renderer
+from .teacher_view import TEACHER_BATCH, TEACHER_VIEWS, TeacherView
 
 
 class ProcessLock:
@@ -76,6 +78,12 @@ class PairedCollator:
             that only lends its images, without labels. `None`: such a row raises.
         max_pixels, min_pixels: Every image of every row is scaled into these before the processor has it, its aspect
             ratio kept; see `images.PixelLimits`.
+        teacher_view: What a teacher sees of the pairs that are in the batch in both views: `"text_rich"`, that view;
+            `"text_only"`, its prompt without its images; `"teacher_prompt"`, the columns `teacher_prompt` and
+            `teacher_images` (the images of the pair where it is missing, none where it is empty). Of any but the first
+            the batch has the rows, a batch of its own under `teacher_batch`: row i is that of pair i, with the same
+            completion ids. `overlong` is for these rows as for both views: a row too long in any of the three is
+            refused, left out or cut in all.
 
     Raises:
         PairError: a row that cannot be collated; the message names the row, the field and the remedy. With a
@@ -95,7 +103,10 @@ class PairedCollator:
         quarantine: Quarantine | None = None,
         max_pixels: int | None = None,
         min_pixels: int | None = None,
+        teacher_view: str = "text_rich",
     ):
+        if teacher_view not in TEACHER_VIEWS:
+            raise ValueError(f"`teacher_view` must be one of {', '.join(TEACHER_VIEWS)}, got {teacher_view!r}.")
         if overlong not in OVERLONG_POLICIES:
             raise ValueError(f"`overlong` must be one of {', '.join(OVERLONG_POLICIES)}, got {overlong!r}.")
         self.processor = processor
@@ -104,6 +115,7 @@ class PairedCollator:
         self.dataset_text_field = dataset_text_field
         self.overlong = overlong
         self.quarantine = quarantine
+        self.teacher_view = teacher_view
         self.pixels = PixelLimits(max_pixels, min_pixels).check()
         self._stand_in: Mapping[str, Any] | None = None
         # Lengths are judged here, with the row at hand: TRL's collator cuts without a word
@@ -127,8 +139,11 @@ class PairedCollator:
         overlong: str = "error",
         quarantine: Quarantine | None = None,
         pixels: PixelLimits | None = None,
+        teacher_view: str = "text_rich",
     ) -> "PairedCollator":
         """A paired collator with the settings of the collator that `SFTTrainer` made."""
+        # Not named where it is not used: a class of the user's may have no such argument
+        more: Any = {} if teacher_view == View.TEXT_RICH else {"teacher_view": teacher_view}
         return cls(
             host.processor,
             max_length=host.max_length,
@@ -140,6 +155,7 @@ class PairedCollator:
             overlong=overlong,
             quarantine=quarantine,
             **(pixels or PixelLimits()).set_ones,
+            **more,
         )
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
@@ -199,12 +215,16 @@ class PairedCollator:
 
     def _collate(self, rows: Rows) -> dict[str, Any]:
         rows = with_an_image(rows)
-        render = Renderer(self.processor, self._hosts, self.dataset_text_field, self.pixels, self._lock)
+        view = TeacherView(self.teacher_view) if self.teacher_view != View.TEXT_RICH else None
+        render = Renderer(self.processor, self._hosts, self.dataset_text_field, self.pixels, self._lock, view)
         rendered = [render(rows, group) for group in groups_of(rows)]
         pad_id: Any = self.processor.tokenizer.pad_token_id
         image_ids = tuple(self.image_token_ids)
         fitted = fit(rendered, Limit(self.max_length, self.overlong, image_ids, pad_id), render.collate)
-        return merge(fitted, rows, pad_id=pad_id, multiple=self.pad_to_multiple_of or 1, image_ids=image_ids)
+        fitted, taught = without_teacher(fitted)
+        options = {"pad_id": pad_id, "multiple": self.pad_to_multiple_of or 1, "image_ids": image_ids}
+        batch = merge(fitted, rows, **options)
+        return batch | {TEACHER_BATCH: merge(taught, rows, **options)} if taught.groups else batch
 
     @property
     def image_token_ids(self) -> list[int]:

@@ -42,6 +42,19 @@ class Fitted(NamedTuple):
     n_cut: int = 0
 
 
+def without_teacher(fitted: Fitted) -> tuple[Fitted, Fitted]:
+    """The groups of a batch, and those of what a teacher sees of its pairs, all of whose rows are text_rich ones."""
+    own, taught = [], []
+    for each in fitted.groups:
+        parts = {view: part for view, part in each.parts.items() if isinstance(view, View)}
+        own.append(each._replace(parts=parts))
+        group = each.group._replace(views=(View.TEXT_RICH,), shares_images=False)
+        for view in each.parts.keys() - parts.keys():
+            seen = {View.TEXT_RICH: each.host_rows[view]}
+            taught.append(each._replace(group=group, host_rows=seen, parts={View.TEXT_RICH: each.parts[view]}))
+    return fitted._replace(groups=own), Fitted(taught)
+
+
 def fit(rendered: Sequence[Rendered], limit: Limit, collate: Callable[[Rendered], Rendered]) -> Fitted:
     """Apply the policy to rows with images; rows of text alone are cut at their end, as `SFTTrainer` does.
 
@@ -67,7 +80,7 @@ def fit(rendered: Sequence[Rendered], limit: Limit, collate: Callable[[Rendered]
 
 
 def _judge(rendered: Rendered, limit: Limit) -> Verdict:
-    parts, views, names = list(rendered.parts.values()), rendered.group.views, rendered.names
+    parts, views, names = list(rendered.parts.values()), list(rendered.parts), rendered.names
     if rendered.group.is_filler:
         return Verdict(frozenset(), (0,) * len(names), frozenset(range(len(names))))
     if limit.max_length is None:
@@ -101,7 +114,7 @@ def _judge(rendered: Rendered, limit: Limit) -> Verdict:
     return Verdict(frozenset(), tuple(excess))
 
 
-def _check_cut(part: Part, row: int, excess: int, name: str, view: View, limit: Limit) -> None:
+def _check_cut(part: Part, row: int, excess: int, name: str, view: str, limit: Limit) -> None:
     end = int(part["attention_mask"][row].sum())
     ids, labels = (part[key][row, :end] for key in ("input_ids", "labels"))
     if torch.isin(ids[end - excess :], ids.new_tensor(limit.image_ids)).any():

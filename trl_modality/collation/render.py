@@ -12,7 +12,6 @@ from .._compat import DataCollatorForVisionLanguageModeling
 from ..images import PixelLimits
 from ..views import (
     ESCAPE,
-    PROMPT_COLUMN,
     PairError,
     View,
     describe_row,
@@ -27,6 +26,7 @@ from .image_tokens import image_token_ids, with_collapsed_image_tokens
 from .layout import OF_ROWS, TOKEN_FILL, Part
 from .prompt_processors import for_prompts_and_completions
 from .row_checks import check_learnt, check_literal_tokens, check_modes, remedy_of
+from .teacher_view import TeacherView, check_same_completions, prompt_column, teacher_row
 from .turns import mask_other_turns
 
 
@@ -55,12 +55,12 @@ class Rendered(NamedTuple):
     group: Group
     names: tuple[str, ...]
     """Names of the rows in messages."""
-    host_rows: dict[View, list[dict[str, Any]]]
-    """What TRL's collator was given: text, and decoded images."""
-    parts: dict[View, Part]
+    host_rows: dict[View | TeacherView, list[dict[str, Any]]]
+    """What TRL's collator was given: text, and decoded images. Pairs in both views may have a teacher's view too."""
+    parts: dict[View | TeacherView, Part]
     """What it made of them. Of images that both views show, the vision_centric part has no tensors."""
 
-    def n_images(self, view: View) -> list[int]:
+    def n_images(self, view: View | TeacherView) -> list[int]:
         """The number of images that each row shows in a view."""
         return [len(row["images"]) for row in self.host_rows[view]]
 
@@ -88,6 +88,7 @@ class Renderer:
         text_field: Column of plain text rows.
         pixels: Into which images are scaled.
         lock: Held while the processor works: tokenizers keep how they pad as a state of their own.
+        teacher_view: What a teacher sees of pairs, if that is not the text_rich view.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Renderer:
         text_field: str,
         pixels: PixelLimits,
         lock: AbstractContextManager[Any],
+        teacher_view: TeacherView | None = None,
     ):
         # A copy for this batch alone, since it remembers images, and the processor may be changed between batches
         pair, completion, document = map(copy.copy, hosts)
@@ -106,6 +108,7 @@ class Renderer:
         document.processor = for_prompts_and_completions(processor, is_for_conversations=True)
         self._hosts = HostCollators(pair, completion, document)
         self._processor, self._text_field, self._pixels, self._lock = processor, text_field, pixels, lock
+        self._teacher_view = teacher_view
 
     def __call__(self, rows: Rows, group: Group) -> Rendered:
         """Collate the rows of a group.
@@ -119,15 +122,17 @@ class Renderer:
     def collate(self, rendered: Rendered) -> Rendered:
         """Make the parts of rows whose images are loaded."""
         group, names, host_rows, _ = rendered
-        parts: dict[View, Part] = {}
+        parts: dict[View | TeacherView, Part] = {}
         for view, rows in host_rows.items():
             parts[view] = self._collate_naming_rows(getattr(self._hosts, group.row_format), rows, names, view)
-            self._check_image_tokens(parts[view], rows, names, PROMPT_COLUMN.get(view, "the text"))
-            if view in PROMPT_COLUMN:
+            self._check_image_tokens(parts[view], rows, names, prompt_column(view) or "the text")
+            if prompt_column(view) is not None:
                 mask_other_turns(parts[view], rows, names, self._processor)
             check_learnt(parts[view], names, group.row_format)
         if len(parts) > 1:
             _check_completions(parts[View.TEXT_RICH], parts[View.VISION_CENTRIC], names)
+            if self._teacher_view is not None and self._teacher_view in parts:
+                check_same_completions(parts[View.TEXT_RICH], parts[self._teacher_view], self._teacher_view, names)
         if group.shares_images:
             vision = parts[View.VISION_CENTRIC]
             parts[View.VISION_CENTRIC] = {
@@ -135,11 +140,11 @@ class Renderer:
             }
         return rendered._replace(parts=parts)
 
-    def _host_rows(self, rows: Rows, group: Group, names: Sequence[str]) -> dict[View, list[dict]]:
+    def _host_rows(self, rows: Rows, group: Group, names: Sequence[str]) -> dict[View | TeacherView, list[dict]]:
         """What TRL's collator is given for each view."""
-        host_rows: dict[View, list[dict]] = {view: [] for view in group.views}
+        host_rows: dict[View | TeacherView, list[dict]] = {view: [] for view in group.views}
         for i, name in zip(group.positions, names, strict=True):
-            row, images = rows[i], None
+            row, images, loaded = rows[i], None, {}
             if group.row_format == "pair":
                 validate_pair(row, name=name, image_token=getattr(self._processor, "image_token", None))
             else:
@@ -149,22 +154,30 @@ class Renderer:
                 if images is None or not group.shares_images:
                     images = load_images(row, view, name, self._pixels)
                     check_modes(images, self._processor, name)
+                loaded[view] = images
                 text = self._text(row, view)
-                check_literal_tokens(text, len(images), self._processor, name, PROMPT_COLUMN.get(view))
+                check_literal_tokens(text, len(images), self._processor, name, prompt_column(view))
                 host_rows[view].append({**text, "images": images})
+            if self._teacher_view is not None and len(group.views) > 1:
+                host_rows.setdefault(self._teacher_view, []).append(self._teacher_row(row, name, loaded))
         return host_rows
 
+    def _teacher_row(self, row: Mapping[str, Any], name: str, loaded: Mapping[View, list[Any]]) -> dict[str, Any]:
+        assert self._teacher_view is not None
+        text, images = teacher_row(row, self._teacher_view, name, self._processor, loaded, self._pixels)
+        check_modes(images, self._processor, name)
+        check_literal_tokens(text, len(images), self._processor, name, prompt_column(self._teacher_view))
+        return {**text, "images": images}
+
     def _text(self, row: Mapping[str, Any], view: View) -> dict[str, Any]:
-        if view in PROMPT_COLUMN:
-            return {
-                "prompt": without_none(row[PROMPT_COLUMN[view]]),
-                "completion": without_none(row["completion"]),
-            }
+        column = prompt_column(view)
+        if column is not None:
+            return {"prompt": without_none(row[column]), "completion": without_none(row["completion"])}
         fields = ("prompt", "completion", "messages", self._text_field)
         return {field: without_none(row[field]) for field in fields if row.get(field) is not None}
 
     def _collate_naming_rows(
-        self, host: Callable[[list[dict]], Mapping], rows: list[dict], names: Sequence[str], view: View
+        self, host: Callable[[list[dict]], Mapping], rows: list[dict], names: Sequence[str], view: str
     ) -> Part:
         """Call TRL's collator; if it fails, find the row that makes it fail and name it."""
         with self._lock:

@@ -37,6 +37,8 @@ COLUMNS = {
     "text_rich_images": "what the text_rich view shows, where that differs (an empty list: words alone)",
     "text_rich_prompt": "the question with the facts in words, as messages",
     "vision_centric_prompt": "the question alone: the facts are in the image",
+    "teacher_prompt": "what a teacher reads in place of the text_rich prompt",
+    "teacher_images": "what a teacher is shown, where that differs (an empty list: no image)",
     "completion": "what follows either prompt",
     "prompt": "the question, as messages, perhaps with the turns before it",
     "messages": "the whole conversation",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._fields import check_numbers
+from ..collation.teacher_view import TEACHER_VIEWS
 from ..kernels.spec import KL_MASKS, SAMPLED
 from ..parts.config import PartsConfig
 
@@ -30,6 +31,12 @@ class DistillationConfig(PartsConfig):
             Decay of `"ema"` in each step, in [0, 1).
         teacher_model_init_kwargs (`dict`, *optional*, defaults to `None`):
             Keyword arguments for `from_pretrained` of a teacher that is a model of its own; of the student by default.
+        teacher_view (`str`, *optional*, defaults to `"text_rich"`):
+            What the teacher sees of a pair, the live model too: `"text_rich"`, that view; `"text_only"`, the text_rich
+            prompt without its images; `"teacher_prompt"`, the columns `teacher_prompt` (a string or messages) and
+            `teacher_images` of the row, the images of the pair where it has no `teacher_images`, and none where they
+            are empty. A row that is longer than `max_length` as the teacher sees it is met by `overlong`, as if one
+            of its views were.
         teacher_top_k (`int`, *optional*, defaults to `None`):
             Compare the teacher's K likeliest tokens, and all others as one class, in place of the whole vocabulary.
 
@@ -73,6 +80,17 @@ class DistillationConfig(PartsConfig):
         metadata={
             "help": "Keyword arguments for `from_pretrained` of a teacher that is a model of its own; of the student "
             "by default."
+        },
+    )
+    teacher_view: str = field(
+        default="text_rich",
+        metadata={
+            "help": "What the teacher sees of a pair, the live model too: 'text_rich', that view; 'text_only', the "
+            "text_rich prompt without its images; 'teacher_prompt', the columns `teacher_prompt` (a string or "
+            "messages) and `teacher_images` of the row, the images of the pair where it has no `teacher_images`, and "
+            "none where they are empty. A row that is longer than `max_length` as the teacher sees it is met by "
+            "`overlong`, as if one of its views were.",
+            "choices": list(TEACHER_VIEWS),
         },
     )
     teacher_top_k: int | None = field(
@@ -134,6 +152,12 @@ class DistillationConfig(PartsConfig):
         return args.kl_weight if self.teacher != "live" and not args.text_rich_weight else 0.0
 
     @property
+    def used_teacher_view(self) -> str:
+        """What the teacher sees; the text_rich view in a run without a divergence, which needs nothing else."""
+        args: Any = self
+        return self.teacher_view if args.kl_weight else TEACHER_VIEWS[0]
+
+    @property
     def own_teachers(self) -> set[str]:
         """Whose weights a run needs beside the live ones: `base` and `ema`."""
         args: Any = self
@@ -150,6 +174,8 @@ def check_distillation(args: Any) -> None:
         )
     if args.anchor not in ANCHORS:
         raise ValueError(f"`anchor` must be one of {', '.join(ANCHORS)}, got {args.anchor!r}.")
+    if args.teacher_view not in TEACHER_VIEWS:
+        raise ValueError(f"`teacher_view` must be one of {', '.join(TEACHER_VIEWS)}, got {args.teacher_view!r}.")
     if args.kl_mask not in KL_MASKS:
         raise ValueError(f"`kl_mask` must be one of {', '.join(KL_MASKS)}, got {args.kl_mask!r}.")
     if not 0.0 <= args.teacher_ema_decay < 1.0:
@@ -170,7 +196,8 @@ def check_distillation(args: Any) -> None:
             f"`divergence={args.divergence!r}` looks at the completion's own tokens alone: leave out `kl_clip` and "
             "`teacher_top_k`."
         )
-    if args.kl_mask == "visual_advantage" and args.teacher_top_k is not None and args.teacher == "live":
+    is_live_view = args.teacher == "live" and args.teacher_view == TEACHER_VIEWS[0]
+    if args.kl_mask == "visual_advantage" and args.teacher_top_k is not None and is_live_view:
         raise ValueError(
             "`kl_mask='visual_advantage'` with `teacher='live'` needs the whole vocabulary: leave out `teacher_top_k`."
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from ..collation.image_slots import without_image_parts
 from ..images import PixelLimits
 from ..views import LEVELS, PROMPT_COLUMN, PairError, View, describe_row, load_images, without_none
 from .models.requests import Request
@@ -82,18 +83,6 @@ def level_row(row: Mapping[str, Any], level: str) -> Mapping[str, Any]:
     # The prompts of all levels go with the images of the pair
     prompt = prompts[LEVEL_CONDITIONS.index(level)]
     return {**row, "vision_centric_prompt": prompt, "vision_centric_images": None}
-
-
-def without_image_parts(prompt: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """A message list without its image parts; a string prompt unchanged (see `Request.images`)."""
-    if isinstance(prompt, str):
-        return prompt
-    return [
-        message
-        if isinstance(message.get("content"), str | None)
-        else {**message, "content": [part for part in message["content"] if part.get("type") != "image"]}
-        for message in prompt
-    ]
 
 
 def image_digests(images: Sequence[Any]) -> tuple[str, ...]:

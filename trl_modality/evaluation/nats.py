@@ -149,7 +149,7 @@ def _as_plain(
     processor: Any, row: Any, condition: str, other: Any, pixels: PixelLimits | None = None
 ) -> dict[str, Any]:
     """A row in one condition as a prompt-completion row, such as the collator takes."""
-    from .models.slots import without_image_slots
+    from ..collation.image_slots import without_image_slots
 
     request = make_request(row, condition, other, pixels)
     prompt = request.prompt

@@ -32,14 +32,16 @@ class Teachings:
     """`[M]`, what the teacher of `pairs` says of the labels where it sees no more than the student."""
 
 
-def states_by_group(states: PairedStates, tokens: TokenLayout) -> dict[str, Teacher]:
+def states_by_group(states: PairedStates | None, tokens: TokenLayout) -> dict[str, Teacher]:
     """A teacher's states over the text_rich and the replay rows of a batch, as its groups have them.
 
     Args:
-        states: Of the teacher, over rows without partners.
+        states: Of the teacher, over rows without partners; `None` where it has read nothing.
         tokens: Of the student's batch, in which the first text_rich rows have partners.
     """
-    teachers = {}
+    teachers: dict[str, Teacher] = {}
+    if states is None:
+        return teachers
     paired = tokens.groups.get(PAIRS)
     n_paired = 0 if paired is None else len(paired["labels"])
     for name, hidden in states.states.items():

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from ..collation.collator import PairedCollator
 from ..collation.layout import ViewLayout
+from ..collation.teacher_view import PROMPT, TeacherView
 from ..curriculum.options import RunSchedule
 from ..curriculum.rows import at_level
 from ..curriculum.stream import unread_stream
@@ -304,6 +305,16 @@ def reject_late_pairs(dataset: Any, text_field: str) -> None:
             )
 
 
+def say_what_no_teacher_reads(datasets: Mapping[str, AnyDataset], view: str) -> None:
+    """Warn of columns for a teacher in a run whose teacher sees something else."""
+    for name, dataset in datasets.items():
+        if view != TeacherView.TEACHER_PROMPT and PROMPT in columns_of(dataset, name):
+            logger.warning(
+                f"`{name}` has a `{PROMPT}`, which no teacher reads with `teacher_view={view!r}`: set "
+                "`teacher_view='teacher_prompt'`, or leave the column out."
+            )
+
+
 def check_collator(collator: Any, args: Any) -> None:
     """Refuse a data collator that does not know the views of a pair; warn of one with another policy for rows."""
     if not isinstance(collator, PairedCollator):
@@ -320,6 +331,11 @@ def check_collator(collator: Any, args: Any) -> None:
             f"`max_pixels` and `min_pixels` of the config are {pixels[0]} and {pixels[1]}, those of the given "
             f"`data_collator` {collator.pixels[0]} and {collator.pixels[1]}: the model would be evaluated on other "
             "images than it is trained on. Give both the same."
+        )
+    if collator.teacher_view != args.used_teacher_view:
+        raise ValueError(
+            f"`teacher_view` of the config is {args.used_teacher_view!r}, that of the given `data_collator` "
+            f"{collator.teacher_view!r}: a teacher reads what the collator makes. Give both the same."
         )
     if args.bad_rows == "skip" and collator.quarantine is None:
         logger.warning(

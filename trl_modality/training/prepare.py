@@ -206,8 +206,10 @@ def check_run(
             levels=schedule.moves_level,
             bad_rows_limit=args.bad_rows_limit,
         )
-    if shares_prefix and args.process_index == 0:
-        checks.say_what_is_not_shared(not_shared)
+    if args.process_index == 0:
+        checks.say_what_no_teacher_reads(datasets, args.used_teacher_view)
+        if shares_prefix:
+            checks.say_what_is_not_shared(not_shared)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from trl.trainer.utils import create_model_from_path
 
+from ..collation.teacher_view import TeacherView
 from ..distillation.config import OWN_TEACHERS
 from ..distillation.teaching import AVERAGES, Teaching
 from ..modeling.loss_settings import LossSettings
@@ -53,6 +54,15 @@ class TaughtSFTTrainer(GuardedSFTTrainer):
                 f"{sorted(needs)} as a teacher or anchor needs other weights in place of those that train, which "
                 "DeepSpeed ZeRO-3 has in parts. Train an adapter, whose base needs none, or use FSDP2 or ZeRO-2."
             )
+        is_sharded = self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+        if is_sharded and args.world_size > 1:
+            self._teaching.needs_images = True
+            if args.used_teacher_view == TeacherView.TEXT_ONLY:
+                raise ValueError(
+                    "`teacher_view='text_only'` with FSDP or ZeRO-3: a teacher that is shown no image does not gather "
+                    "the weights of the tower, which a rank without pairs would wait for. Use DDP or ZeRO-2, or show "
+                    "the images with another `teacher_view`."
+                )
         if "ema" in needs and self.is_fsdp_enabled:
             raise ValueError("`ema` is not kept over FSDP shards: take `base`, or train with DDP or ZeRO-2.")
 

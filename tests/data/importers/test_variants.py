@@ -1,6 +1,7 @@
 """Files of each format, written by hand after its documentation, become the rows that are expected."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from tests.testing.foreign_files import VARIANTS, Variant, write_images
 from tests.testing.tiny import picture
 from trl_modality.data.importers import FORMATS, read_rows
 from trl_modality.data.rows import PairRows
-from trl_modality.views import validate_plain
+from trl_modality.views import image_slots, validate_plain
 
 
 def _expected_prompt(said: Any) -> list[dict]:
@@ -200,3 +201,25 @@ def test_lists_that_are_not_json(text, tmp_path):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match="x.json is not valid JSON"):
         read_rows(tmp_path / "x.json")
+
+
+def test_what_a_teacher_sees_of_a_pair(tmp_path):
+    """Its prompt, and its images where those are not the pair's; a record may have neither."""
+    pair = {"images": ["a.png"], "text_rich_prompt": "F. Q?", "vision_centric_prompt": "Q?", "completion": "A."}
+    own = [
+        {"teacher_prompt": "Hint. Q?"},
+        {"teacher_prompt": "<image>Hint. <image>Q?", "teacher_images": ["b.png", "c.png"]},
+        {"teacher_prompt": "Hint. Q?", "teacher_images": []},
+        {},
+    ]
+    for name in "abc":
+        picture(0).save(tmp_path / f"{name}.png")
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({**pair, **each}) for each in own))
+    said = []
+    rows = PairRows(read_rows(tmp_path / "x.jsonl", say=said.append))
+    found = [rows[i] for i in range(4)]
+    shown = [row["teacher_images"] and [Path(image["path"]).name for image in row["teacher_images"]] for row in found]
+    assert shown == [None, ["b.png", "c.png"], [], None]
+    slots = [row["teacher_prompt"] and image_slots(row["teacher_prompt"]) for row in found]
+    assert slots == [1, 2, 0, None]
+    assert not any("not read" in line for line in said)

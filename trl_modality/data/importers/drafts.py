@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...views import PAIR_PROMPTS, PairError, validate_pair, validate_plain
-from .formats import IMAGE_FIELDS, Said, answer_of, choices_of
+from .formats import IMAGES_OF, TEACHER_PROMPT, Said, answer_of, choices_of
 from .image_files import ImageFinder, MissingImage
 from .turns import Shown, Turn, check_order, place_images
 
 
 TURNS = ("each", "last", "all")
 """Which answers of a conversation are learnt, and in how many rows; see `read_rows`."""
-TEXTS = ("prompt", "messages", *PAIR_PROMPTS, "completion")
+TEXTS = ("prompt", "messages", *PAIR_PROMPTS, TEACHER_PROMPT, "completion")
 """Columns of messages."""
 
 
@@ -90,7 +90,7 @@ def drafts_of(said: Said, turns: str, finder: ImageFinder, where: str, counts: C
     shared = said.images.get("images", [])
     prompts = {}
     for name, prompt in said.prompts.items():
-        own = said.images.get({v: k for k, v in zip(IMAGE_FIELDS, reversed(PAIR_PROMPTS), strict=True)}.get(name, ""))
+        own = said.images.get(IMAGES_OF.get(name, ""))
         prompts[name] = place_images(prompt, shared if own is None else own, said.named or name, where)
     for turn in said.completion or ():
         if turn.images:
@@ -213,8 +213,10 @@ def _pair_columns(said: Said, prompts: Mapping[str, list[Turn]], labels: dict[st
     for name, own in (("vision_centric_images", vision), ("text_rich_images", text)):
         if name in said.images:
             images[name] = own
-    if vision != text and not set(IMAGE_FIELDS) & said.images.keys():
+    if vision != text and not {"vision_centric_images", "text_rich_images"} & said.images.keys():
         images["vision_centric_images"] = vision
+    if TEACHER_PROMPT in prompts and ("teacher_images" in said.images or shown[TEACHER_PROMPT] != images["images"]):
+        images["teacher_images"] = shown[TEACHER_PROMPT]
     return {**labels, **images, **prompts, **({"completion": list(said.completion)} if said.completion else {})}
 
 

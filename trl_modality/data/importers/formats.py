@@ -41,6 +41,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "vision_centric_images": ("vision_centric_images",),
     "text_rich_images": ("text_rich_images",),
+    "teacher_images": ("teacher_images",),
     "facts": ("facts",),
     "question": ("question", "query", "instruction", "problem", "prompt", "user", "input"),
     "completion": ("completion", "response", "output", "solution", "assistant"),
@@ -50,7 +51,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "system": ("system",),
 }
 """What a field is called, in order of preference; `columns` names another."""
-IMAGE_FIELDS = ("vision_centric_images", "text_rich_images")
+TEACHER_PROMPT = "teacher_prompt"
+IMAGES_OF: dict[str, str] = {
+    "text_rich_prompt": "text_rich_images",
+    "vision_centric_prompt": "vision_centric_images",
+    TEACHER_PROMPT: "teacher_images",
+}
+"""The field of the images of a prompt, where they are not those of the pair."""
 
 
 class Fields:
@@ -149,15 +156,20 @@ def _prompt_completion(fields: Fields, record: Record, where: str) -> Said:
 
 
 def _pair(fields: Fields, record: Record, where: str) -> Said:
-    prompts = {name: turns_of(_required(record, name, where), name, where) for name in PAIR_PROMPTS}
+    names = (*PAIR_PROMPTS, *((TEACHER_PROMPT,) if record.get(TEACHER_PROMPT) is not None else ()))
+    prompts = {name: turns_of(_required(record, name, where), name, where) for name in names}
     completion = []
     if record.get("completion") is not None:
         completion = turns_of(record["completion"], "completion", where, default_role="assistant")
-    fields.read |= {*PAIR_PROMPTS, "completion"}
+    fields.read |= {*names, "completion"}
     for name, turns in prompts.items():
         check_order([*turns, *completion], name, where)
     images = {"images": fields.images(record)}
-    images |= {name: fields.images(record, name) for name in IMAGE_FIELDS if record.get(name) is not None}
+    images |= {
+        name: fields.images(record, name)
+        for name in (IMAGES_OF[each] for each in names)
+        if record.get(name) is not None
+    }
     labels = {name: value for name, value in fields.labels(record).items() if name != "facts"}
     return Said(prompts, completion, images, labels)
 

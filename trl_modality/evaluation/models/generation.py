@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, LogitsProcessorList
 from trl import prepare_multimodal_messages
 
+from ...collation.image_slots import without_image_slots
 from .requests import Generation, Request, RequestError
 from .sampling import Sampling, SeededDraws
-from .slots import without_image_slots
 
 
 WEIGHT_SAMPLES = 256

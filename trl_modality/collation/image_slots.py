@@ -1,9 +1,21 @@
-"""Removing image tokens from string prompts, in the form that the chat template of a model's family gives them."""
+"""Prompts without their images: messages without image parts, strings without the image tokens of a model's family."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
+
+
+def without_image_parts(prompt: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """A message list without its image parts; a string prompt unchanged (see `without_image_slots`)."""
+    if isinstance(prompt, str):
+        return prompt
+    return [
+        message
+        if isinstance(message.get("content"), str | None)
+        else {**message, "content": [part for part in message["content"] if part.get("type") != "image"]}
+        for message in prompt
+    ]
 
 
 def without_image_slots(prompt: str, processor: Any) -> str:
