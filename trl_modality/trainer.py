@@ -12,21 +12,20 @@ from .curriculum.deadline import saying_why_workers_die, with_deadline
 from .curriculum.options import RunSchedule
 from .curriculum.schedule import Schedule
 from .evaluation.gap import ModalityGapEvaluator
-from .images import PixelLimits
 from .modeling.attention import follows_segments, shared_prefix_attention
 from .modeling.forward import LossSettings, PairedModelOutput, loss_to_backward, output_with_logits
 from .modeling.token_layout import counted_labels
-from .training.bad_rows import evaluated_rows, quarantine_of
+from .training.bad_rows import evaluated_rows
 from .training.checks import check_collator, reject_late_pairs, reject_parallelism
 from .training.choosing import check_choosing
 from .training.datasets import named_datasets
 from .training.gap import EvaluationGap
 from .training.metrics import RunMetrics
-from .training.prepare import check_run, collating_with, prepare_model, prepare_run
+from .training.prepare import check_run, collating_with, collator_options, prepare_model, prepare_run
 from .training.run_plan import PLAN_STATE, RunPlan
 from .training.run_record import RunRecord
 from .training.taught import TaughtSFTTrainer
-from .views import PAIR_COLUMNS, PLAIN_COLUMNS, View
+from .views import PAIR_COLUMNS, PLAIN_COLUMNS
 
 
 class ModalityBalancedSFTTrainer(TaughtSFTTrainer):
@@ -125,11 +124,8 @@ class ModalityBalancedSFTTrainer(TaughtSFTTrainer):
 
     def get_paired_collator(self) -> PairedCollator:
         """The collator of a run with pairs, with the settings of the one that `SFTTrainer` made."""
-        args, make = self.args, self.data_collator_class.from_host
-        given = args.overlong, quarantine_of(args), PixelLimits.of(args)
-        view = args.used_teacher_view  # not named where it is none of its own: a `from_host` may not know it
-        more = {} if view == View.TEXT_RICH else {"teacher_view": view}
-        return make(self.data_collator, args.completion_only_loss is not False, *given, **more)
+        given, more = collator_options(self.args)
+        return self.data_collator_class.from_host(self.data_collator, *given, **more)
 
     def get_run_plan(self, schedule: RunSchedule) -> RunPlan:
         """The plan of a run with pairs: which rows and views its steps have."""

@@ -22,7 +22,9 @@ from ..modeling.families import shares_prefix
 from ..modeling.forward import add_paired_loss
 from ..modeling.loss_settings import LossSettings
 from ..modeling.token_layout import TokenLayouts
+from ..views import View
 from . import checks
+from .bad_rows import quarantine_of
 from .datasets import (
     AnyDataset,
     checked_replay,
@@ -139,6 +141,13 @@ def paired_config(args: TrainingArguments | None, model: Any) -> ModalityBalance
     # `to_dict` hides the value of whatever ends in `_token`: secrets, and with them `eos_token`
     values |= {key: getattr(args, key) for key in values if key.endswith("_token")}
     return ModalityBalancedSFTConfig(**values)
+
+
+def collator_options(args: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What `PairedCollator.from_host` is given beside the host's collator, by place and by name."""
+    given = (args.completion_only_loss is not False, args.overlong, quarantine_of(args), PixelLimits.of(args))
+    view = args.used_teacher_view  # not named where it is none of its own: a `from_host` may not know it
+    return given, {} if view == View.TEXT_RICH else {"teacher_view": view}
 
 
 class PreparedModel(NamedTuple):
