@@ -98,7 +98,7 @@ def test_no_further_from_float64_than_eager(monkeypatch, backend):
     monkeypatch.setattr(tiles, "_multiplies_natively", lambda dtype: False)
 
     @settings(
-        max_examples={"torch": 300, "triton": 50}[backend],
+        max_examples={"torch": 300, "triton": 30}[backend],
         deadline=None,
         derandomize=True,
         phases=[Phase.generate],

@@ -114,8 +114,9 @@ def assert_no_further_than_eager(
             error, allowed = _errors(values, eager_values, truth_values, root_mean_square=half_products)
             allowed = 1.1 * allowed + 4e-6 * max(1.0, _largest(truth_values))
             assert error <= allowed, f"{name}: {error:.3g} from float64, allowed {allowed:.3g}"
-        elif not half_products:
-            assert torch.equal(values, eager_values), name
+        elif not half_products:  # of two likeliest tokens next to each other eager may take the wrong one, in half
+            is_right = (values == eager_values) | (values.cpu() == truth_values.cpu()).to(values.device)
+            assert is_right.all(), name
 
 
 def _errors(value, eager, truth, root_mean_square: bool) -> tuple[float, float]:
