@@ -221,6 +221,22 @@ def test_a_live_teacher_that_nothing_holds_is_warned_of(config, make_trainer, ca
     assert ("nothing holds the text_rich view" in caplog.text) == is_warned
 
 
+def test_a_teacher_by_its_folder_is_the_one_that_is_loaded(config, make_trainer, tmp_path):
+    torch.manual_seed(9)
+    other = tiny_llava()[0]
+    for parameter in other.parameters():
+        parameter.data.normal_(0, 0.05)
+    other.save_pretrained(tmp_path / "teacher")
+    options = {"text_rich_weight": 0.0, "vision_centric_weight": 0.0, "logging_steps": 1}
+    found = []
+    for given in ({"teacher": str(tmp_path / "teacher")}, {"teacher_model": other}):
+        args = sequential(config, **options, **{k: v for k, v in given.items() if k == "teacher"})
+        trainer = make_trainer(args, pair_dataset(8), **{k: v for k, v in given.items() if k == "teacher_model"})
+        trainer.train()
+        found.append(losses_of(trainer))
+    assert found[0] == found[1]
+
+
 def test_a_teacher_of_another_family_is_refused(config):
     other = tiny_llava()[0]
     other.config.image_token_index = other.config.image_token_id = 3

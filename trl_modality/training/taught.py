@@ -34,9 +34,11 @@ class TaughtSFTTrainer(GuardedSFTTrainer):
         args: Any = self.args
         if teacher_model is None and args.teacher not in OWN_TEACHERS and args.kl_weight:
             given = args.teacher_model_init_kwargs or args.model_init_kwargs or {}
-            loading = {"trust_remote_code": args.trust_remote_code, **given}
+            # Not spread over devices, as it would be by default: each process has one, beside its student
+            loading = {"trust_remote_code": args.trust_remote_code, "device_map": None, **given}
             teacher_model = create_model_from_path(args.teacher, **loading)
-        if teacher_model is not None:
+        is_placed = getattr(teacher_model, "hf_device_map", None) or getattr(teacher_model, "is_quantized", False)
+        if teacher_model is not None and not is_placed:
             teacher_model.to(args.device)
         self._token_layouts, self._teaching = layouts, Teaching(args, self.model, layouts, teacher_model)
         if self._teaching.is_on:
