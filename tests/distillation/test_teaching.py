@@ -44,6 +44,8 @@ def test_the_base_of_an_adapter_is_no_copy(config, make_trainer):
     inputs, found = trainer._teaching.of(trainer.model, batch, trainer._loss_settings.with_rows_apart())
     assert TEACHER_BATCH not in inputs
     teacher = found.teachers["pairs"]
+    trained = trainer.model.get_base_model().lm_head.weight
+    assert teacher.head.weight.data_ptr() != trained.data_ptr()  # of `modules_to_save`
     logits = teacher.hidden @ teacher.head.weight.T
     with torch.no_grad():
         for p in base.parameters():
@@ -61,6 +63,16 @@ def is_base(name):
 
 def clean(name):
     return name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", "")
+
+
+def test_a_frozen_head_is_the_students_too(config, make_trainer):
+    """By which the loss knows that it needs no converted copy of its own; a trained one is that of the start."""
+    for adapter, is_shared in ((LoraConfig(r=2, target_modules=["q_proj"]), True), (None, False)):
+        trainer = make_trainer(sequential(config, **OWN), pair_dataset(4), peft_config=adapter)
+        batch = batch_of(trainer, [pair_row(i) for i in range(BATCH)])
+        found = trainer._teaching.of(trainer.model, batch, trainer._loss_settings.with_rows_apart())[1]
+        own = trainer.model.get_output_embeddings().weight
+        assert (found.teachers["pairs"].head.weight is own) == is_shared
 
 
 def test_what_trains_beside_an_adapter_is_that_of_the_start_too(config, make_trainer):
@@ -96,7 +108,7 @@ def test_a_resumed_run_is_the_one_that_was_not_interrupted(config, make_trainer,
         assert kept.keys() == {name for name, p in whole.model.named_parameters() if p.requires_grad}
         Path(checkpoint, AVERAGES).unlink()
         with pytest.raises(ValueError, match=f"has no {AVERAGES}"):
-            resumed._load_from_checkpoint(checkpoint)
+            resumed._load_optimizer_and_scheduler(checkpoint)
 
 
 def test_accumulation_does_not_change_the_step(config, make_trainer):

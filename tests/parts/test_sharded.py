@@ -13,7 +13,7 @@ from tests.testing.processes import launch
 WORKER = """
 import sys
 import torch
-from accelerate import DistributedType, PartialState
+from tests.testing.sharding import options_of, shard_on_cpus
 from tests.testing.tiny import SMALL_RUN, pair_dataset, tiny_llava
 from transformers import TrainerCallback
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
@@ -21,24 +21,14 @@ from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
 out, folder, kind, batch_size, resume = sys.argv[1:]
 torch.set_num_threads(1)
 model, processor = tiny_llava()  # before the config: ZeRO-3 shards what is made after it
-options = {}
-if kind.startswith("zero"):
-    zero = {"stage": int(kind[-1]), "stage3_param_persistence_threshold": 0}
-    options["deepspeed"] = {
-        "zero_optimization": zero, "zero_allow_untested_optimizer": True, "gradient_clipping": 0.0,
-        "train_micro_batch_size_per_gpu": int(batch_size), "gradient_accumulation_steps": 1,
-    }
-if kind == "fsdp2":
-    options |= {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"],
-                                               "state_dict_type": "SHARDED_STATE_DICT"}}
+options = options_of(kind, int(batch_size))
 rates = {"language_model": 1e-3, "attention": 1e-2, "projector": 2e-2, "vision_tower": 0}
 args = ModalityBalancedSFTConfig(
     folder, train_parts=rates, per_device_train_batch_size=int(batch_size), max_steps=6, optim="adamw_torch",
     **{**SMALL_RUN, "lr_scheduler_type": "linear", "save_strategy": "steps"}, save_steps=3, max_grad_norm=0.0,
     **options,
 )
-if kind == "fsdp2":  # accelerate shards on devices alone: without this the processes would be plain DDP
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+shard_on_cpus(kind)
 trainer = ModalityBalancedSFTTrainer(model, args, train_dataset=pair_dataset(48), processing_class=processor)
 assert (trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled) == (kind == "fsdp2", kind.startswith("zero"))
 trainer.train(resume_from_checkpoint=f"{folder}/checkpoint-3" if resume == "resume" else None)

@@ -13,9 +13,9 @@ from tests.testing.processes import launch
 WORKER = """
 import json, sys
 import torch
-from accelerate import DistributedType, PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Features
+from tests.testing.sharding import options_of, shard_on_cpus
 from tests.testing.tiny import MESSAGES, PAIR_FEATURES, pair_row, tiny_llava
 from transformers import TrainerCallback
 from trl_modality import ModalityBalancedSFTConfig, ModalityBalancedSFTTrainer
@@ -41,24 +41,13 @@ model, processor = tiny_llava()  # before the config: ZeRO-3 shards what is made
 # No gradient reaches it; FSDP2 then saves no state of the optimizer for it, and does not load without
 model.model.vision_tower.post_layernorm.requires_grad_(False)
 STATES = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
-options = {}
-if kind.startswith("zero"):
-    zero = {"stage": int(kind[-1]), "stage3_param_persistence_threshold": 0,
-            "stage3_gather_16bit_weights_on_model_save": True}
-    options["deepspeed"] = {
-        "zero_optimization": zero, "zero_allow_untested_optimizer": True, "train_micro_batch_size_per_gpu": batch_size,
-        "gradient_accumulation_steps": 1, "gradient_clipping": 0.0,
-    }
-if kind == "fsdp2":
-    options |= {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"],
-                                               "state_dict_type": STATES[resume == "poisoned"]}}
+options = options_of(kind, batch_size, STATES[resume == "poisoned"], stage3_gather_16bit_weights_on_model_save=True)
 args = ModalityBalancedSFTConfig(
     folder, per_device_train_batch_size=batch_size, max_steps=6, logging_steps=1, learning_rate=1e-2,
     optim="adamw_torch", max_grad_norm=0.0, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
     save_strategy="steps", save_steps=3, disable_tqdm=True, replay_ratio=0.25, **options,
 )
-if kind == "fsdp2":  # accelerate shards on devices alone: without this the processes would be plain DDP
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+shard_on_cpus(kind)
 trainer = ModalityBalancedSFTTrainer(
     model, args, train_dataset=rows, processing_class=processor, callbacks=[StopAt()],
     replay_dataset=Dataset.from_list([{"text": f"{i} - {i} = 0"} for i in range(9)]),

@@ -76,7 +76,7 @@ def linear_losses(
         )
         rows = rows_class(spec, dtype, len(lm_head_weight), plan.block_rows, n_compared, device)
         buffers = TileBuffers(plan, n_views, lm_head_weight, dtype)
-        teachers = TeacherTiles(head, lm_head_weight, dtype, plan, has_teacher)
+        teachers = TeacherTiles(head, lm_head_weight, lm_head_bias, plan, has_teacher)
         normalizer = normalizer.to(accumulation_dtype(dtype))
         divisor = normalizer if dtype != torch.float16 else _divisor_for_float16(groups, normalizer)
         passes = [

@@ -23,21 +23,26 @@ class TeacherTiles:
 
     Args:
         head: The student's, which may be a teacher's too.
-        student_weight: Its weight `[V, H]`.
-        dtype: Of the products.
+        student_weight, student_bias: Its weight `[V, H]`, and its bias `[V]` or `None`.
         plan: Sizes of the tiles.
         is_needed: Whether any group has a teacher with a head.
     """
 
     def __init__(
-        self, head: HeadProducts, student_weight: torch.Tensor, dtype: torch.dtype, plan: TilePlan, is_needed
+        self,
+        head: HeadProducts,
+        student_weight: torch.Tensor,
+        student_bias: torch.Tensor | None,
+        plan: TilePlan,
+        is_needed: bool,
     ):
-        self._student, self._student_weight, self._dtype, self._plan = head, student_weight, dtype, plan
+        self._student, self._dtype, self._plan = head, head.dtype, plan
+        self._student_weight, self._student_bias = student_weight, student_bias
         self._products: dict[int, HeadProducts] = {}
         self._made: tuple[Any, ...] = ()
         device, self._vocab_size = student_weight.device, len(student_weight)
         shape = (plan.tokens if is_needed else 0, padded_columns(self._vocab_size, device))
-        self._logits = torch.empty(shape, dtype=dtype, device=device)[:, : self._vocab_size]
+        self._logits = torch.empty(shape, dtype=head.dtype, device=device)[:, : self._vocab_size]
 
     def logits(self, teacher: Teacher, source: Any, n_tokens: int) -> tuple[torch.Tensor, Rules]:
         """The products `[N, V]` of a teacher's head for some of its hidden states, and what makes logits of them.
@@ -73,7 +78,7 @@ class TeacherTiles:
 
     def _head_of(self, teacher: Teacher) -> HeadProducts:
         weight, bias = teacher.head.weight.detach(), teacher.head.bias
-        if teacher.head.weight is self._student_weight and (bias is None) == (self._student.bias is None):
+        if teacher.head.weight is self._student_weight and bias is self._student_bias:
             return self._student
         if id(teacher.head.weight) not in self._products:
             is_small = weight.numel() <= self._student_weight.numel()

@@ -32,7 +32,6 @@ class LossSettings:
     kl_clip: float | None = None
     kl_mask: str = "all"
     kl_confidence: float = 0.5
-    importance_clip: float | None = None
     teacher_top_k: int | None = None
 
     @classmethod
@@ -69,8 +68,7 @@ class LossSettings:
             self.kl_clip,
             self.kl_mask,
             self.kl_confidence,
-            self.importance_clip,
-            self.teacher_top_k,
+            teacher_top_k=self.teacher_top_k,
         )
 
     @property

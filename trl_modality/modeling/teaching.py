@@ -69,8 +69,16 @@ def states_of(
         found[name] = torch.cat([found[name], own]) if name in found else own
     weight, bias = whole(weight), whole(bias)
     bias = rules.bias_without_excluded(weight, bias)
-    # Detached while the teacher's weights are in place: the parameter has the student's again afterwards
-    head = TeacherHead(
-        weight.detach(), None if bias is None else bias.detach(), rules.logit_scale, rules.logit_softcap
-    )
+    head = TeacherHead(_as_it_is(weight), _as_it_is(bias), rules.logit_scale, rules.logit_softcap)
     return PairedStates(found, head)
+
+
+def _as_it_is(parameter: Any) -> Any:
+    """What trains, detached while the teacher's weights are in place: it has the student's again afterwards. So has
+    what ZeRO-3 has put together, which is in parts again.
+
+    What does not train is the student's too, by which the loss knows that it needs no copy of its own.
+    """
+    if parameter is None or not (parameter.requires_grad or hasattr(parameter, "ds_id")):
+        return parameter
+    return parameter.detach()

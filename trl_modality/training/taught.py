@@ -93,15 +93,16 @@ class TaughtSFTTrainer(GuardedSFTTrainer):
         if averages and not self._writes_state_only and self.args.should_save:
             torch.save(averages, os.path.join(output_dir, AVERAGES))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if not self._averages():
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        # The one that the host calls however weights are loaded: DeepSpeed loads them by itself
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self._averages():
             return
-        path = os.path.join(str(resume_from_checkpoint), AVERAGES)
+        path = os.path.join(str(checkpoint), AVERAGES)
         if not os.path.isfile(path):
             raise ValueError(
-                f"{resume_from_checkpoint} has no {AVERAGES}: it was saved by a run without `ema` as a teacher or "
-                "anchor, whose average is not known."
+                f"{checkpoint} has no {AVERAGES}: it was saved with `save_only_model`, or by a run without `ema` as a "
+                "teacher or anchor, whose average is not known."
             )
         self._teaching.load_averages(torch.load(path, map_location="cpu", weights_only=True))
 
