@@ -241,6 +241,22 @@ def test_a_single_view_learns_from_a_teacher(backend):
 
 
 @both
+def test_a_teacher_with_the_students_head_may_have_another_bias(backend):
+    data = make()
+    weight, bias = data["head"].detach(), torch.linspace(-3, 3, V, dtype=torch.float64)
+    data["head"] = weight  # frozen, the very same tensor
+    leaves = [data["text"], data["vision"]]
+    found = []
+    for head in (TeacherHead(weight, bias), TeacherHead(weight.clone(), bias)):
+        output = paired_linear_loss(
+            *leaves, weight, data["labels"], teacher=Teacher(data["text"].detach(), head), backend=backend
+        )
+        found.append((output.loss, *torch.autograd.grad(output.loss, leaves)))
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-14)
+
+
+@both
 @pytest.mark.parametrize("teacher_vocab", [V - 3, V + 4])
 def test_a_teacher_of_other_tokens(teacher_vocab, backend):
     data = make(teacher_vocab=teacher_vocab)

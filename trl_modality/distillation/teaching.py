@@ -99,7 +99,7 @@ class Teaching:
         """
         inputs = dict(inputs)
         batches = {key: inputs.pop(key, None) for key in (TEACHER_BATCH, ANCHOR_BATCH)}
-        is_used = inputs["view_layout"].kl_factor > 0 or settings.anchor_weight or settings.replay_anchor_weight
+        is_used = inputs["view_layout"].kl_factor > 0 or settings.anchor_weight
         if not self.is_on or not is_used:
             return inputs, None
         tokens, text_key = inputs.get("token_layout"), ANCHOR_BATCH if self._is_apart else TEACHER_BATCH

@@ -240,14 +240,12 @@ def _token_groups(
         View.TEXT_RICH.value: settings.text_rich_weight,
         View.VISION_CENTRIC.value: settings.vision_centric_weight,
     }
-    anchors = {View.REPLAY.value: settings.replay_anchor_weight}
     groups = {}
     for name, tensors in tokens.groups.items():
         found = {key: tensor.to(hidden.device) for key, tensor in tensors.items()}
         text_hidden, text_weight, weight, kl_weight = None, 0.0, weights.get(name, 1.0), 0.0
-        anchor, anchor_weight = teachings.anchors.get(name), anchors.get(name, settings.anchor_weight)
-        if anchor is None or not anchor_weight:
-            anchor, anchor_weight = None, 0.0
+        anchor_weight = settings.anchor_weight if name in teachings.anchors else 0.0
+        anchor = teachings.anchors[name] if anchor_weight else None
         if name == PAIRS:
             text_hidden = hidden.index_select(0, found["text_places"])
             text_weight = _weight(settings.text_rich_weight, found.get("text_has_cross_entropy"), hidden.dtype)

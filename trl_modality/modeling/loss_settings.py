@@ -26,9 +26,7 @@ class LossSettings:
     padding_free: bool = False
     """Run all rows as one sequence; for a decoder with `shared_prefix` attention."""
     anchor_weight: float = 0.0
-    """Of the divergence that holds the text_rich view of pairs to what teaches them (`Teachings.anchors`)."""
-    replay_anchor_weight: float = 0.0
-    """The same of replayed rows."""
+    """Of the divergence that holds the groups of `Teachings.anchors`."""
     kl_clip: float | None = None
     kl_mask: str = "all"
     kl_confidence: float = 0.5
@@ -50,7 +48,6 @@ class LossSettings:
             share_prefix=share_prefix,
             padding_free=args.padding_free,
             anchor_weight=args.anchor_of_pairs,
-            replay_anchor_weight=args.anchor_weight or 0.0,
             kl_clip=args.kl_clip,
             kl_mask=args.kl_mask,
             kl_confidence=args.kl_confidence,

@@ -77,8 +77,7 @@ class LossMetrics:
         for view in VIEWS:
             if (single := getattr(output, view)) is not None:
                 _add_view(values, tokens, view, single.vision_nll, single.vision_is_top1, single.vision_entropy)
-                anchor_weight = settings.replay_anchor_weight if view is View.REPLAY else settings.anchor_weight
-                self._add_teachers(values, single, anchor_weight)
+                self._add_teachers(values, single, settings.anchor_weight)
         weights = {
             "text_rich_nll": settings.text_rich_weight,
             "vision_centric_nll": settings.vision_centric_weight,
