@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-frozen bench-collator bench-sampler bench-data bench-render bench-trust recipes check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
+.PHONY: help demo demo-sft base-model test test-fast test-floor test-sharded lint types check bench bench-loss bench-pairs bench-frozen bench-collator bench-sampler bench-data bench-render bench-trust recipes run-off check-data check-intervals fuzz-grading images gpu gpu-wheels gpu-check gpu-loss gpu-step bench-gpu kernel-resources clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,6 +90,9 @@ bench-render: $(READY)  ## pairs a second of rendered text, one core, and what O
 
 recipes: $(READY)  ## the study of recipes: what is not in results/recipes.csv yet, by recipe and seed (all: two hours)
 	$(BIN)/python benchmarks/recipes.py
+
+run-off: $(READY)  ## which runs without answers run off, and what tells it (eight minutes on two cores)
+	$(BIN)/python benchmarks/run_off.py
 
 check-data: $(READY)  ## 10,000 answers of each generator found again in the words of the problem (about ten minutes)
 	$(BIN)/python benchmarks/check_generators.py
